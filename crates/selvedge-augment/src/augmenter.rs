@@ -1,0 +1,169 @@
+//! A checked chain of operations, applied to one image or to a batch.
+
+use ndarray::{ArrayView4, Axis};
+use rayon::prelude::*;
+
+use crate::batch::unlocked;
+use crate::{AugmentError, Augmentation, Batch, Canvas, DrawnStep, EpochKey, ImageShape, Stream};
+
+/// Samples that a worker takes at a time: enough to hide the cost of handing them out, few enough to
+/// divide a batch of 128 evenly.
+const SAMPLES_PER_TASK: usize = 16;
+
+/// The longest side: positions in 1/256 of a pixel then fit the 23 bits that
+/// [`warp`](crate::warp) has for them.
+const MAX_SIDE: usize = 16_384;
+
+/// A chain of operations that was checked against the shape of the images.
+#[derive(Clone, Debug)]
+pub struct Augmenter {
+    ops: Vec<Augmentation>,
+    shape: ImageShape,
+    classes: usize,
+}
+
+impl Augmenter {
+    /// Checks every operation and its parameters.
+    ///
+    /// # Errors
+    /// The first operation that cannot be used, and why.
+    pub fn new(ops: Vec<Augmentation>, shape: ImageShape, classes: usize) -> Result<Augmenter, AugmentError> {
+        let ImageShape { height, width, channels } = shape;
+        let sizes = [("height", height, MAX_SIDE), ("width", width, MAX_SIDE), ("channels", channels, 1024)];
+        for (what, found, largest) in sizes.into_iter().chain([("classes", classes, 256)]) {
+            if !(1..=largest).contains(&found) {
+                return Err(AugmentError::Size { what, found, largest });
+            }
+        }
+        Augmentation::validate_chain(&ops, shape)?;
+        Ok(Augmenter { ops, shape, classes })
+    }
+
+    /// The chain.
+    pub fn ops(&self) -> &[Augmentation] {
+        &self.ops
+    }
+
+    /// The shape of every image.
+    pub fn shape(&self) -> ImageShape {
+        self.shape
+    }
+
+    /// The number of classes, the width of soft labels.
+    pub fn classes(&self) -> usize {
+        self.classes
+    }
+
+    /// Fills the batch with the samples at `indices`, each augmented by draws that depend on the key,
+    /// on its index and on the operation's position in the chain alone. An empty chain copies.
+    ///
+    /// Operations that mix are then applied to the whole batch, by draws keyed by its first index; where
+    /// one is, `batch.soft` holds the mixed labels.
+    ///
+    /// The work is spread over the threads of the current rayon pool.
+    ///
+    /// # Panics
+    /// Where the images have another shape than the augmenter, images and labels differ in number, an
+    /// index is beyond them, or a label is not below the number of classes when labels are mixed.
+    pub fn fill_batch(
+        &self,
+        images: ArrayView4<'_, u8>,
+        labels: &[u8],
+        indices: &[u32],
+        key: EpochKey,
+        batch: &mut Batch,
+    ) {
+        let ImageShape { height, width, channels } = self.shape;
+        let samples = images.len_of(Axis(0));
+        assert_eq!(
+            images.shape()[1..],
+            [height, width, channels],
+            "the augmenter was made for images of another shape"
+        );
+        assert_eq!(labels.len(), samples, "as many labels as images are needed");
+        batch.reserve(indices.len(), self.shape, rayon::current_num_threads());
+        batch.labels.clear();
+        batch.labels.extend(indices.iter().map(|&index| labels[index as usize]));
+        batch.harden();
+
+        let image_len = self.shape.len();
+        let contiguous = images.to_slice();
+        let (to, canvases) = batch.parts();
+        let tasks = to.par_chunks_mut(SAMPLES_PER_TASK * image_len).zip(indices.par_chunks(SAMPLES_PER_TASK));
+        tasks.for_each(|(to, indices)| {
+            let worker = rayon::current_thread_index().unwrap_or(0) % canvases.len();
+            let mut canvas = unlocked(canvases[worker].lock());
+            for (to, &index) in to.chunks_exact_mut(image_len).zip(indices) {
+                let sample = index as usize;
+                if let Some(all) = contiguous {
+                    canvas.load(&all[sample * image_len..][..image_len]);
+                } else {
+                    let from = images.index_axis(Axis(0), sample);
+                    canvas.image_mut().iter_mut().zip(from.iter()).for_each(|(to, from)| *to = *from);
+                }
+                self.run(index, key, &mut canvas, &mut None);
+                to.copy_from_slice(canvas.image());
+            }
+        });
+        self.mix(indices, key, batch);
+    }
+
+    fn mix(&self, indices: &[u32], key: EpochKey, batch: &mut Batch) {
+        let Some(&first) = indices.first() else { return };
+        if !self.ops.iter().any(Augmentation::is_mixing) {
+            return;
+        }
+        let sample = Stream::for_sample(key, first);
+        batch.mix(self.shape, self.classes, |unmixed| {
+            let mut mixed = false;
+            for (position, op) in self.ops.iter().enumerate() {
+                mixed |= op.run_on_batch(false, &mut sample.fork(position), unmixed);
+            }
+            mixed
+        });
+    }
+
+    /// Augments one image as [`fill_batch`](Self::fill_batch) would, and tells what was done to it.
+    /// Operations that mix images are left out.
+    ///
+    /// # Panics
+    /// Where an image or the canvas has another shape than the augmenter.
+    pub fn apply_one(
+        &self,
+        image: &[u8],
+        index: u32,
+        key: EpochKey,
+        out: &mut [u8],
+        canvas: &mut Canvas,
+    ) -> Vec<DrawnStep> {
+        assert_eq!(canvas.shape(), self.shape, "the canvas was made for images of another shape");
+        let mut steps = Vec::new();
+        canvas.load(image);
+        self.run(index, key, canvas, &mut Some(&mut steps));
+        out.copy_from_slice(canvas.image());
+        steps
+    }
+
+    fn run(&self, index: u32, key: EpochKey, canvas: &mut Canvas, record: &mut Option<&mut Vec<DrawnStep>>) {
+        let sample = Stream::for_sample(key, index);
+        for (position, op) in self.ops.iter().enumerate() {
+            op.run(false, &mut sample.fork(position), canvas, record);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn impossible_sizes_are_refused() {
+        let message = |height, classes| {
+            let shape = ImageShape { height, width: 28, channels: 1 };
+            Augmenter::new(Vec::new(), shape, classes).unwrap_err().to_string()
+        };
+        assert!(message(0, 10).contains("height = 0"));
+        assert!(message(28, 257).contains("classes = 257") && message(28, 257).contains("from 1 to 256"));
+        assert!(message(1 << 20, 10).contains("from 1 to 16384"));
+    }
+}

@@ -1,0 +1,232 @@
+//! Random numbers that depend on (seed, epoch, sample, position in the chain) and on nothing else.
+//!
+//! Every operation of every sample has its own [`Stream`], so that the numbers an image gets do not
+//! depend on the number of threads, on the batch size, or on the order of the samples, and an
+//! operation added to a chain does not change what the operations before it draw.
+//!
+//! The generator is SplitMix (Steele, Lea and Flood, "Fast splittable pseudorandom number
+//! generators", OOPSLA 2014): a 64-bit counter that advances by an odd increment, hashed by Stafford's
+//! mix 13. Counter and increment both come from the key, so two streams share neither. A cipher such
+//! as ChaCha8 would need a new block for every operation: `cargo bench -p selvedge-augment --bench
+//! stream` measures both (README, "Random numbers").
+
+use std::convert::Infallible;
+
+use rand::TryRng;
+
+/// What an epoch's draws are keyed by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EpochKey {
+    /// The seed of the run.
+    pub seed: u64,
+    /// The epoch, counted from 0.
+    pub epoch: u64,
+}
+
+const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// Stafford's mix 13: a bijection of 64 bits in which every input bit changes about half of the output.
+const fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+const fn absorb(key: u64, word: u64) -> u64 {
+    mix(key.rotate_left(23) ^ mix(word.wrapping_add(GOLDEN)))
+}
+
+/// A stream of random numbers with a key of its own.
+///
+/// It implements [`rand::Rng`] through [`TryRng`], so that the distributions of `rand_distr` can draw
+/// from it; the draws that operations use most are methods of its own, whose values no update of
+/// another crate can change.
+///
+/// ```
+/// use selvedge_augment::{EpochKey, Stream};
+///
+/// let key = EpochKey { seed: 1, epoch: 0 };
+/// let mut first = Stream::for_sample(key, 17).fork(0);
+/// let mut again = Stream::for_sample(key, 17).fork(0);
+/// assert_eq!(first.unit(), again.unit());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stream {
+    state: u64,
+    increment: u64,
+    /// Hash of seed, sample and position, without the epoch.
+    lineage: u64,
+    epoch: u64,
+}
+
+impl Stream {
+    /// The stream of one sample (its index in the data set) in one epoch.
+    pub fn for_sample(key: EpochKey, sample: u32) -> Stream {
+        let lineage = absorb(absorb(GOLDEN, key.seed), u64::from(sample));
+        Stream::keyed(lineage, key.epoch)
+    }
+
+    /// A stream whose numbers depend on 64 drawn bits, to be generated where they are needed.
+    pub fn from_bits(bits: u64) -> Stream {
+        Stream::keyed(bits, 0)
+    }
+
+    fn keyed(lineage: u64, epoch: u64) -> Stream {
+        let state = absorb(lineage, epoch);
+        Stream { state, increment: mix(state ^ GOLDEN) | 1, lineage, epoch }
+    }
+
+    /// The stream of the `position`-th operation below this one; it does not depend on how much was
+    /// drawn from this stream before.
+    pub fn fork(&self, position: usize) -> Stream {
+        Stream::keyed(absorb(self.lineage, position as u64), self.epoch)
+    }
+
+    /// The epoch that the stream belongs to.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// 64 bits that are the same for this sample and position in every epoch.
+    pub fn lasting_bits(&self) -> u64 {
+        mix(self.lineage)
+    }
+
+    /// The next 64 bits.
+    #[inline]
+    pub fn bits(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(self.increment);
+        mix(self.state)
+    }
+
+    /// Uniform in `[0, 1)`, a multiple of 2⁻²⁴.
+    #[inline]
+    pub fn unit(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 * (1.0 / (1u64 << 24) as f32)
+    }
+
+    /// Uniform between `low` and `high`; `low` itself where they are equal.
+    #[inline]
+    pub fn between(&mut self, low: f32, high: f32) -> f32 {
+        low + (high - low) * self.unit()
+    }
+
+    /// A whole number, uniform in `0..count`. The bias is below `count` / 2⁶⁴.
+    ///
+    /// # Panics
+    /// In debug builds where `count` is 0.
+    #[inline]
+    pub fn below(&mut self, count: usize) -> usize {
+        debug_assert!(count > 0, "below(0): there is nothing to draw from");
+        ((u128::from(self.bits()) * count as u128) >> 64) as usize
+    }
+
+    /// A whole number, uniform in `low..=high`.
+    #[inline]
+    pub fn whole(&mut self, low: i32, high: i32) -> i32 {
+        debug_assert!(low <= high, "whole({low}, {high}): an empty range");
+        let count = (i64::from(high) - i64::from(low) + 1) as usize;
+        (i64::from(low) + self.below(count) as i64) as i32
+    }
+
+    /// True with this probability: never at 0, always at 1.
+    #[inline]
+    pub fn chance(&mut self, probability: f32) -> bool {
+        self.unit() < probability
+    }
+
+    /// Random bytes.
+    pub fn fill(&mut self, bytes: &mut [u8]) {
+        for chunk in bytes.chunks_mut(8) {
+            chunk.copy_from_slice(&self.bits().to_le_bytes()[..chunk.len()]);
+        }
+    }
+}
+
+impl TryRng for Stream {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        Ok((self.bits() >> 32) as u32)
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        Ok(self.bits())
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+        self.fill(bytes);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(seed: u64, epoch: u64) -> EpochKey {
+        EpochKey { seed, epoch }
+    }
+
+    #[test]
+    fn each_part_of_the_key_changes_the_draws() {
+        let base = Stream::for_sample(key(1, 2), 3).fork(4).bits();
+        assert_eq!(base, Stream::for_sample(key(1, 2), 3).fork(4).bits());
+        assert_ne!(base, Stream::for_sample(key(2, 2), 3).fork(4).bits());
+        assert_ne!(base, Stream::for_sample(key(1, 3), 3).fork(4).bits());
+        assert_ne!(base, Stream::for_sample(key(1, 2), 4).fork(4).bits());
+        assert_ne!(base, Stream::for_sample(key(1, 2), 3).fork(5).bits());
+    }
+
+    #[test]
+    fn a_fork_does_not_depend_on_earlier_draws() {
+        let mut stream = Stream::for_sample(key(1, 2), 3);
+        let before = stream.fork(0);
+        stream.bits();
+        assert_eq!(before, stream.fork(0));
+    }
+
+    #[test]
+    fn lasting_bits_stay_while_the_epoch_changes() {
+        let bits = |epoch| Stream::for_sample(key(9, epoch), 5).fork(1).lasting_bits();
+        assert_eq!(bits(0), bits(7));
+    }
+
+    #[test]
+    fn first_draws_of_neighbouring_samples_are_uniform_and_uncorrelated() {
+        let count = 60_000;
+        let (mut sum, mut squares, mut products, mut previous) = (0.0, 0.0, 0.0, 0.5);
+        let mut bins = [0u32; 64];
+        for sample in 0..count {
+            let u = Stream::for_sample(key(0, 0), sample).fork(0).unit();
+            bins[(u * 64.0) as usize] += 1;
+            let x = f64::from(u);
+            sum += x;
+            squares += (x - 0.5) * (x - 0.5);
+            products += (x - 0.5) * (previous - 0.5);
+            previous = x;
+        }
+        let n = f64::from(count);
+        assert!((sum / n - 0.5).abs() < 5.0 * (1.0 / 12.0 / n).sqrt());
+        assert!((squares / n - 1.0 / 12.0).abs() < 0.002);
+        assert!((products / n).abs() < 5.0 / 12.0 / n.sqrt());
+        let expected = n / 64.0;
+        let chi_square: f64 = bins.iter().map(|&b| (f64::from(b) - expected).powi(2) / expected).sum();
+        // 63 degrees of freedom: mean 63, standard deviation 11.2.
+        assert!(chi_square < 63.0 + 5.0 * 11.3, "chi-square {chi_square}");
+    }
+
+    #[test]
+    fn ranges_reach_both_ends_and_nothing_else() {
+        let mut stream = Stream::for_sample(key(3, 0), 0);
+        let mut seen = [false; 5];
+        for _ in 0..1000 {
+            seen[(stream.whole(-2, 2) + 2) as usize] = true;
+            let x = stream.between(-0.25, 0.75);
+            assert!((-0.25..0.75).contains(&x));
+        }
+        assert_eq!(seen, [true; 5]);
+        assert_eq!(stream.between(0.5, 0.5), 0.5);
+        assert!((0..1000).all(|_| stream.chance(1.0) && !stream.chance(0.0)));
+    }
+}

@@ -1,0 +1,164 @@
+//! A random window of the image, enlarged to the image's size.
+
+use std::fmt::{self, Display};
+
+use serde::{Deserialize, Serialize};
+
+use super::sample::{Border, Interpolation, warp};
+use crate::error::Check;
+use crate::parameter::Span;
+use crate::{AugmentError, Canvas, ImageShape, Stream, Transform};
+
+/// Cuts out a window whose area is uniform in `scale` and whose width over height is uniform in the
+/// logarithm in `ratio`, and enlarges it to the size of the image.
+///
+/// Source: torchvision `RandomResizedCrop(size, scale=(0.08, 1), ratio=(3/4, 4/3))` with the size of
+/// the images, and Albumentations' of the same name: ten tries to find a window that fits, then the
+/// largest one in the middle whose ratio is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RandomResizedCrop {
+    /// The window's share of the image, from 0.001 to 1; also written `area`.
+    #[serde(alias = "area")]
+    pub scale: Span<f32>,
+    /// Width over height of the window, from 0.01 to 100.
+    pub ratio: Span<f32>,
+    /// The probability, from 0 to 1.
+    pub p: f32,
+}
+
+/// The window that is enlarged, in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CropWindow {
+    /// The first row.
+    pub top: usize,
+    /// The first column.
+    pub left: usize,
+    /// Rows, at least 1.
+    pub height: usize,
+    /// Columns, at least 1.
+    pub width: usize,
+}
+
+impl Default for RandomResizedCrop {
+    fn default() -> Self {
+        RandomResizedCrop {
+            scale: Span { low: 0.08, high: 1.0 },
+            ratio: Span { low: 3.0 / 4.0, high: 4.0 / 3.0 },
+            p: 1.0,
+        }
+    }
+}
+
+impl Display for CropWindow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}×{} at row {}, column {}", self.height, self.width, self.top, self.left)
+    }
+}
+
+impl Transform for RandomResizedCrop {
+    type Drawn = CropWindow;
+    const NAME: &'static str = "random_resized_crop";
+
+    fn probability(&self) -> f32 {
+        self.p
+    }
+
+    fn validate(&self, _shape: ImageShape) -> Result<(), AugmentError> {
+        let check = Check { op: Self::NAME };
+        check.probability(self.p)?;
+        check.span("scale", self.scale, 0.001..=1.0)?;
+        check.span("ratio", self.ratio, 0.01..=100.0)
+    }
+
+    fn draw(&self, rng: &mut Stream, shape: ImageShape) -> CropWindow {
+        for _ in 0..10 {
+            let area = shape.pixels() as f32 * self.scale.draw(rng);
+            let ratio = self.ratio.draw_logarithmic(rng);
+            let width = (area * ratio).sqrt().round_ties_even() as usize;
+            let height = (area / ratio).sqrt().round_ties_even() as usize;
+            if (1..=shape.width).contains(&width) && (1..=shape.height).contains(&height) {
+                let top = rng.below(shape.height - height + 1);
+                let left = rng.below(shape.width - width + 1);
+                return CropWindow { top, left, height, width };
+            }
+        }
+        let (full_width, full_height) = (shape.width as f32, shape.height as f32);
+        let ratio = (full_width / full_height).max(self.ratio.low).min(self.ratio.high);
+        let width = (full_height * ratio).min(full_width).round().max(1.0) as usize;
+        let height = (full_width / ratio).min(full_height).round().max(1.0) as usize;
+        CropWindow { top: (shape.height - height) / 2, left: (shape.width - width) / 2, height, width }
+    }
+
+    fn apply(&self, drawn: &CropWindow, canvas: &mut Canvas) {
+        let ImageShape { height, width, .. } = canvas.shape();
+        let across = Axis::new(drawn.left, drawn.width, width);
+        let down = Axis::new(drawn.top, drawn.height, height);
+        warp(canvas, Border::default(), Interpolation::Bilinear, |row, xs, ys| {
+            ys.fill(down.position(row));
+            xs.iter_mut().enumerate().for_each(|(column, x)| *x = across.position(column));
+        });
+    }
+}
+
+/// How positions along one side of the result map to the window; at its rim the outermost pixel of
+/// the window goes on.
+struct Axis {
+    step: f32,
+    first: f32,
+    low: f32,
+    high: f32,
+}
+
+impl Axis {
+    fn new(start: usize, len: usize, to: usize) -> Axis {
+        let step = len as f32 / to as f32;
+        let low = start as f32;
+        Axis { step, first: low + step * 0.5 - 0.5, low, high: low + len as f32 - 1.0 }
+    }
+
+    fn position(&self, index: usize) -> f32 {
+        (self.first + self.step * index as f32).max(self.low).min(self.high)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::EpochKey;
+
+    #[test]
+    fn the_whole_image_stays_as_it_is() {
+        let shape = ImageShape { height: 5, width: 3, channels: 2 };
+        let mut canvas = Canvas::new(shape);
+        let image: Vec<u8> = (0..30).map(|i| i * 8).collect();
+        canvas.load(&image);
+        let whole = CropWindow { top: 0, left: 0, height: 5, width: 3 };
+        RandomResizedCrop::default().apply(&whole, &mut canvas);
+        assert_eq!(canvas.image(), image);
+    }
+
+    #[test]
+    fn windows_lie_inside_and_their_area_is_uniform() {
+        let shape = ImageShape { height: 28, width: 28, channels: 1 };
+        let crop = RandomResizedCrop::default();
+        let mut mean = 0.0;
+        for sample in 0..10_000 {
+            let mut stream = Stream::for_sample(EpochKey { seed: 0, epoch: 0 }, sample).fork(0);
+            let window = crop.draw(&mut stream, shape);
+            assert!(window.top + window.height <= 28 && window.left + window.width <= 28);
+            assert!(window.height > 0 && window.width > 0);
+            mean += (window.height * window.width) as f64 / 784.0 / 10_000.0;
+        }
+        // The middle of 0.08 and 1 is 0.54; large windows of unequal sides do not fit and are drawn anew.
+        assert!((0.48..0.54).contains(&mean), "{mean}");
+    }
+
+    #[test]
+    fn when_nothing_fits_the_middle_is_taken() {
+        let shape = ImageShape { height: 4, width: 40, channels: 1 };
+        let crop = RandomResizedCrop { scale: [1.0, 1.0].into(), ..RandomResizedCrop::default() };
+        let mut stream = Stream::for_sample(EpochKey { seed: 0, epoch: 0 }, 0);
+        assert_eq!(crop.draw(&mut stream, shape), CropWindow { top: 0, left: 17, height: 4, width: 5 });
+    }
+}

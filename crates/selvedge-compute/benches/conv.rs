@@ -1,0 +1,218 @@
+//! Convolutions and dense layers: every pass, on every instruction set.
+//!
+//! A batch of 64 images, two blocks, on one thread for each block; in bf16 on AMX, in f32 elsewhere. Figures count the
+//! nominal operations, two for each multiply-add and taps on the padding included, so that criterion's Gelem/s are
+//! GFLOP/s; the share of the hardware's limit is the quotient by `peak/multiply-add` of the same instruction set and
+//! number of threads.
+
+mod common;
+
+use std::ops::Range;
+
+use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
+use rayon::prelude::*;
+use selvedge_compute::conv::{self, Blocks, Conv2dShape, Epilogue};
+use selvedge_compute::simd::Element;
+use selvedge_compute::{AlignedVec, BLOCK, BlockShape, Cpu, Isa, Threads, bf16};
+
+/// Blocks of the batch.
+const BLOCKS: usize = 2;
+
+/// Pixels in each direction, input channels, filters of 3x3 convolutions.
+const CONVOLUTIONS: [[usize; 3]; 7] =
+    [[28, 1, 16], [28, 64, 64], [14, 16, 32], [14, 64, 64], [14, 128, 128], [7, 256, 256], [3, 512, 512]];
+
+/// Pixels in each direction, channels, units: the dense layers of recipe `seed`.
+const DENSE: [[usize; 3]; 3] = [[3, 64, 350], [1, 350, 150], [1, 150, 10]];
+
+fn convolutions() -> Vec<Conv2dShape> {
+    let shape = |[size, channels, filters]: [usize; 3]| {
+        // A single channel is a network's input; others come from a layer, which pads them.
+        let input = match channels {
+            1 => BlockShape::input(size, size, channels),
+            _ => BlockShape::new(size, size, channels),
+        };
+        Conv2dShape::same(input, filters, [3, 3], 1)
+    };
+    CONVOLUTIONS.map(shape).to_vec()
+}
+
+fn dense_layers() -> Vec<Conv2dShape> {
+    DENSE.map(|[size, channels, units]| Conv2dShape::dense(BlockShape::new(size, size, channels), units)).to_vec()
+}
+
+/// The passes of an element type.
+trait Passes: Element {
+    fn forward(cpu: Cpu, shape: &Conv2dShape, x: &[Self], w: &[Self], epilogue: Epilogue<'_>, y: &mut [Self]);
+    fn forward_pooled(cpu: Cpu, shape: &Conv2dShape, x: &[Self], w: &[Self], y: &mut [Self], winners: &mut [u16]);
+    fn backward_data(cpu: Cpu, shape: &Conv2dShape, dy: &[Self], transposed: &[Self], dx: &mut [Self]);
+    fn backward_weights(
+        cpu: Cpu,
+        shape: &Conv2dShape,
+        x: Blocks<'_, Self>,
+        dy: Blocks<'_, Self>,
+        panels: Range<usize>,
+        dweights: &mut [f32],
+    );
+}
+
+impl Passes for f32 {
+    fn forward(cpu: Cpu, shape: &Conv2dShape, x: &[f32], w: &[f32], epilogue: Epilogue<'_>, y: &mut [f32]) {
+        conv::forward(cpu, shape, x, w, epilogue, 0..shape.output.height, y);
+    }
+    fn forward_pooled(cpu: Cpu, shape: &Conv2dShape, x: &[f32], w: &[f32], y: &mut [f32], winners: &mut [u16]) {
+        conv::forward_pooled(cpu, shape, [2, 2], x, w, None, 0..shape.output.height / 2, y, Some(winners));
+    }
+    fn backward_data(cpu: Cpu, shape: &Conv2dShape, dy: &[f32], transposed: &[f32], dx: &mut [f32]) {
+        conv::backward_data(cpu, shape, dy, transposed, 0..shape.input.height, dx);
+    }
+    fn backward_weights(
+        cpu: Cpu,
+        shape: &Conv2dShape,
+        x: Blocks<'_, f32>,
+        dy: Blocks<'_, f32>,
+        panels: Range<usize>,
+        dweights: &mut [f32],
+    ) {
+        conv::backward_weights(cpu, shape, x, dy, panels, dweights);
+    }
+}
+
+impl Passes for bf16 {
+    fn forward(cpu: Cpu, shape: &Conv2dShape, x: &[bf16], w: &[bf16], epilogue: Epilogue<'_>, y: &mut [bf16]) {
+        conv::forward_bf16(cpu, shape, x, w, epilogue, 0..shape.output.height, y);
+    }
+    fn forward_pooled(cpu: Cpu, shape: &Conv2dShape, x: &[bf16], w: &[bf16], y: &mut [bf16], winners: &mut [u16]) {
+        conv::forward_pooled_bf16(cpu, shape, [2, 2], x, w, None, 0..shape.output.height / 2, y, Some(winners));
+    }
+    fn backward_data(cpu: Cpu, shape: &Conv2dShape, dy: &[bf16], transposed: &[bf16], dx: &mut [bf16]) {
+        conv::backward_data_bf16(cpu, shape, dy, transposed, 0..shape.input.height, dx);
+    }
+    fn backward_weights(
+        cpu: Cpu,
+        shape: &Conv2dShape,
+        x: Blocks<'_, bf16>,
+        dy: Blocks<'_, bf16>,
+        panels: Range<usize>,
+        dweights: &mut [f32],
+    ) {
+        conv::backward_weights_bf16(cpu, shape, x, dy, panels, dweights);
+    }
+}
+
+/// One pass over the batch.
+type Pass = Box<dyn FnMut(Cpu) + Send>;
+
+/// Makes the pass of a shape, with its tensors.
+type Prepare = fn(Conv2dShape) -> Pass;
+
+/// Measures a pass over each shape: the first in f32, the second in bf16.
+fn measure(criterion: &mut Criterion, name: &str, shapes: &[Conv2dShape], in_f32: Prepare, in_bf16: Prepare) {
+    let threads = Threads::new(BLOCKS.min(Threads::available())).expect("a pool of threads");
+    let mut group = criterion.benchmark_group(name);
+    group.sampling_mode(SamplingMode::Flat);
+    for &shape in shapes {
+        let Conv2dShape { input, output, .. } = shape;
+        let title = format!("{}x{} {}-{}", input.height, input.width, input.channels, output.channels);
+        group.throughput(Throughput::Elements((2 * shape.multiply_adds() * BLOCKS * BLOCK) as u64));
+        // AMX needs padded channels: a network's input is convolved in f32 there, too.
+        let amx =
+            common::amx().filter(|_| input.channel_stride == BlockShape::new(1, 1, input.channels).channel_stride);
+        for cpu in common::vector_cpus().into_iter().chain(amx) {
+            let prepare = if cpu.isa() == Isa::Amx { in_bf16 } else { in_f32 };
+            // Not before criterion calls: most benchmarks may be filtered out.
+            let mut pass = None;
+            group.bench_function(BenchmarkId::new(&title, cpu.isa()), |bencher| {
+                let pass = pass.get_or_insert_with(|| prepare(shape));
+                threads.install(|| bencher.iter(|| pass(cpu)));
+            });
+        }
+    }
+    group.finish();
+}
+
+fn batch<E: Element>(shape: &BlockShape) -> AlignedVec<E> {
+    common::numbers(BLOCKS * shape.len())
+}
+
+fn forward<E: Passes>(shape: Conv2dShape) -> Pass {
+    let (x, mut y) = (batch::<E>(&shape.input), batch::<E>(&shape.output));
+    let weights = common::numbers::<E>(shape.weights_len());
+    let bias = common::numbers::<f32>(shape.output.channel_stride);
+    Box::new(move |cpu| {
+        let epilogue = Epilogue { bias: Some(&bias), relu: true };
+        y.par_chunks_mut(shape.output.len()).zip(x.par_chunks(shape.input.len())).for_each(|(y, x)| {
+            E::forward(cpu, &shape, x, &weights, epilogue, y);
+        });
+    })
+}
+
+fn forward_pooled<E: Passes>(shape: Conv2dShape) -> Pass {
+    let output = shape.output;
+    let pooled = BlockShape::new(output.height / 2, output.width / 2, output.channels);
+    let (x, mut y) = (batch::<E>(&shape.input), batch::<E>(&pooled));
+    let mut winners = AlignedVec::<u16>::zeroed(y.len());
+    let weights = common::numbers::<E>(shape.weights_len());
+    Box::new(move |cpu| {
+        let blocks = y.par_chunks_mut(pooled.len()).zip(winners.par_chunks_mut(pooled.len()));
+        blocks.zip(x.par_chunks(shape.input.len())).for_each(|((y, winners), x)| {
+            E::forward_pooled(cpu, &shape, x, &weights, y, winners);
+        });
+    })
+}
+
+fn backward_data<E: Passes>(shape: Conv2dShape) -> Pass {
+    let (mut dx, dy) = (batch::<E>(&shape.input), batch::<E>(&shape.output));
+    let transposed = common::numbers::<E>(shape.transposed_len());
+    Box::new(move |cpu| {
+        dx.par_chunks_mut(shape.input.len()).zip(dy.par_chunks(shape.output.len())).for_each(|(dx, dy)| {
+            E::backward_data(cpu, &shape, dy, &transposed, dx);
+        });
+    })
+}
+
+/// Cut as a network cuts it: gradients larger than a block's activations two panels at a time, over all blocks; smaller
+/// ones by blocks, each with a sum of its own.
+fn backward_weights<E: Passes>(shape: Conv2dShape) -> Pass {
+    let (x, dy) = (batch::<E>(&shape.input), batch::<E>(&shape.output));
+    let mut dweights = AlignedVec::<f32>::zeroed(BLOCKS * shape.weights_len());
+    let activations = (shape.input.len() + shape.output.len()) * size_of::<E>();
+    if shape.weights_len() * size_of::<f32>() <= activations {
+        return Box::new(move |cpu| {
+            let blocks = x.par_chunks(shape.input.len()).zip(dy.par_chunks(shape.output.len()));
+            dweights.par_chunks_mut(shape.weights_len()).zip(blocks).for_each(|(dweights, (x, dy))| {
+                E::backward_weights(cpu, &shape, Blocks::one(x), Blocks::one(dy), 0..shape.panels(), dweights);
+            });
+        });
+    }
+    Box::new(move |cpu| {
+        let x = Blocks { data: &x[..], stride: shape.input.len(), count: BLOCKS };
+        let dy = Blocks { data: &dy[..], stride: shape.output.len(), count: BLOCKS };
+        let pieces = dweights[..shape.weights_len()].par_chunks_mut(2 * shape.panel_len()).enumerate();
+        pieces.for_each(|(piece, dweights)| {
+            let panels = 2 * piece..(2 * piece + 2).min(shape.panels());
+            E::backward_weights(cpu, &shape, x, dy, panels, dweights);
+        });
+    })
+}
+
+fn convolution_passes(criterion: &mut Criterion) {
+    let shapes = convolutions();
+    // A network's input has no gradient.
+    let inner = &shapes[1..];
+    let pooled = [shapes[0], shapes[2], shapes[3]];
+    measure(criterion, "conv/forward", &shapes, forward::<f32>, forward::<bf16>);
+    measure(criterion, "conv/forward_pooled", &pooled, forward_pooled::<f32>, forward_pooled::<bf16>);
+    measure(criterion, "conv/backward_data", inner, backward_data::<f32>, backward_data::<bf16>);
+    measure(criterion, "conv/backward_weights", &shapes, backward_weights::<f32>, backward_weights::<bf16>);
+}
+
+fn dense_passes(criterion: &mut Criterion) {
+    let shapes = dense_layers();
+    measure(criterion, "dense/forward", &shapes, forward::<f32>, forward::<bf16>);
+    measure(criterion, "dense/backward_data", &shapes, backward_data::<f32>, backward_data::<bf16>);
+    measure(criterion, "dense/backward_weights", &shapes, backward_weights::<f32>, backward_weights::<bf16>);
+}
+
+criterion_group! { name = benches; config = common::settings(); targets = convolution_passes, dense_passes }
+criterion_main!(benches);

@@ -1,0 +1,106 @@
+//! The AMX microkernel: products of bf16 tiles, accumulated in f32, from stable Rust.
+//!
+//! A tile register holds 16 rows of 64 bytes. `tdpbf16ps C, A, B` adds to C (16 × 16 f32) the product of A (16 rows × 32
+//! bf16) and B (16 pairs of rows × 16 columns, the two numbers of a pair side by side). It takes 16 cycles, and the loads
+//! of an A and a B tile 8 each, so four products for two A and two B tiles keep the unit busy:
+//!
+//! ```text
+//!              B0 (tmm6)   B1 (tmm7)
+//! A0 (tmm4)    C  tmm0     C  tmm1
+//! A1 (tmm5)    C  tmm2     C  tmm3
+//! ```
+//!
+//! The intrinsics are not stable; `asm!` is. The whole sum of a block of tiles is one `asm!` that names the tile
+//! registers as clobbered, and tiles are configured only within [`with_tiles`], which clears them at its end: other code
+//! on the thread never meets them.
+
+mod job;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod shuffle;
+
+pub(crate) use job::Job;
+
+use crate::cpu::{Cpu, Isa};
+
+/// Rows of a tile.
+pub(crate) const ROWS: usize = 16;
+
+/// What `ldtilecfg` reads.
+#[repr(C, align(64))]
+struct Config {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+/// Steps of a sum that one product takes: 32, or 16 for tensors whose channels are no multiple of 32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Depth {
+    Sixteen,
+    ThirtyTwo,
+}
+
+impl Depth {
+    /// For sums over `channels`, a multiple of 16.
+    pub(crate) fn of(channels: usize) -> Self {
+        if channels.is_multiple_of(32) { Self::ThirtyTwo } else { Self::Sixteen }
+    }
+
+    /// The number of steps.
+    pub(crate) fn steps(self) -> usize {
+        match self {
+            Self::Sixteen => 16,
+            Self::ThirtyTwo => 32,
+        }
+    }
+}
+
+/// Proof that tiles are configured on this thread: [`Job::run`] asks for it.
+pub(crate) struct Tiles(());
+
+/// Runs `f` with tiles for products of `depth` steps: C 0–3, A 4–5, B 6–7.
+///
+/// # Panics
+/// If `cpu` does not prove AMX.
+#[inline]
+pub(crate) fn with_tiles<R>(cpu: Cpu, depth: Depth, f: impl FnOnce(&Tiles) -> R) -> R {
+    assert!(cpu.isa() >= Isa::Amx, "bf16 kernels need amx, and this is {}", cpu.isa());
+    let a_bytes = (depth.steps() * 2) as u16;
+    let b_rows = (depth.steps() / 2) as u8;
+    let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+    config.row_bytes[..8].copy_from_slice(&[64, 64, 64, 64, a_bytes, a_bytes, 64, 64]);
+    config.rows[..8].copy_from_slice(&[16, 16, 16, 16, 16, 16, b_rows, b_rows]);
+    /// Clears the tiles also when `f` panics.
+    struct Release;
+    impl Drop for Release {
+        fn drop(&mut self) {
+            // SAFETY: `with_tiles` asserted that the processor has AMX.
+            unsafe { release() }
+        }
+    }
+    // SAFETY: the assertion above: the processor has AMX and the system gave permission (`cpu::detect`). `config` is a
+    // valid configuration of 64 bytes.
+    unsafe { configure(&config) };
+    let _release = Release;
+    f(&Tiles(()))
+}
+
+#[cfg(target_arch = "x86_64")]
+unsafe fn configure(config: &Config) {
+    // SAFETY: the caller's promise; the instruction reads the 64 bytes of `config`.
+    unsafe { std::arch::asm!("ldtilecfg [{0}]", in(reg) config, options(nostack, readonly)) }
+}
+
+#[cfg(target_arch = "x86_64")]
+unsafe fn release() {
+    // SAFETY: the caller's promise.
+    unsafe { std::arch::asm!("tilerelease", options(nostack, nomem)) }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn configure(_: &Config) {}
+
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn release() {}

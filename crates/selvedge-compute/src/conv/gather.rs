@@ -1,0 +1,192 @@
+//! The walk of [`super::forward`] and [`super::backward_data`] over the pixels they write: both gather, for each, the
+//! pixels of the other tensor that take part in it. What multiplies them is a [`Product`]: f32 vectors or bf16 tiles.
+
+use std::ops::Range;
+
+use super::{Conv2dShape, PANEL, Span};
+use crate::layout::BlockShape;
+use crate::simd::{Element, Kernel, Simd};
+
+/// What is done to a sum before it is written.
+#[derive(Clone, Copy)]
+pub struct Epilogue<'a> {
+    /// Added to every pixel; as long as the output's channel stride, its padded lanes zero.
+    pub bias: Option<&'a [f32]>,
+    /// Whether negative results become zero.
+    pub relu: bool,
+}
+
+impl Epilogue<'_> {
+    /// The bare sum.
+    pub const NONE: Epilogue<'static> = Epilogue { bias: None, relu: false };
+
+    /// Whether the bare sum is written.
+    pub(super) fn is_none(&self) -> bool {
+        self.bias.is_none() && !self.relu
+    }
+}
+
+/// Multiplies the pixels of `from` that take part in one pixel of `to` by their weights.
+pub(super) trait Product {
+    /// How many panels from `panel` on, of `panels`, are computed together: 1 or 2.
+    fn panels_at_once<S: Simd>(&self, panel: usize, panels: usize) -> usize;
+
+    /// The length of the source, and of the weights.
+    fn lens(&self) -> [usize; 2];
+
+    /// One pixel: all images, the columns of `panels` panels from `panel` on, written to `target` with `stride` elements
+    /// from image to image.
+    ///
+    /// # Safety
+    /// [`Gather::check`] must have passed, the spans must lie on `from`, and `target` must have room for every image.
+    unsafe fn columns<S: Simd, Y: Element>(
+        &self,
+        s: S,
+        place: &Place<'_>,
+        panel: usize,
+        panels: usize,
+        target: *mut Y,
+        stride: usize,
+    );
+}
+
+/// Where a pixel's sum is taken, and what is done to it.
+pub(super) struct Place<'a> {
+    pub from: &'a BlockShape,
+    pub kernel: [usize; 2],
+    pub ys: Span,
+    pub xs: Span,
+    pub epilogue: &'a Epilogue<'a>,
+}
+
+impl Place<'_> {
+    /// Whether every tap falls on the padding.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ys.count == 0 || self.xs.count == 0
+    }
+
+    /// Where the first tap's pixel begins in the source; 0 if there is none.
+    pub(super) fn first(&self) -> usize {
+        if self.is_empty() { 0 } else { self.from.offset(self.ys.position, self.xs.position, 0) }
+    }
+
+    /// Elements from one tap's pixel to the next one's, vertically and horizontally.
+    pub(super) fn pixel_steps(&self) -> [isize; 2] {
+        [self.ys.position_step * self.from.row() as isize, self.xs.position_step * self.from.pixel() as isize]
+    }
+
+    /// The number of the first tap.
+    pub(super) fn tap(&self) -> usize {
+        self.ys.tap * self.kernel[1] + self.xs.tap
+    }
+
+    /// Taps from one tap to the next, vertically and horizontally.
+    pub(super) fn tap_steps(&self) -> [usize; 2] {
+        [self.ys.tap_step * self.kernel[1], self.xs.tap_step]
+    }
+
+    /// Taps that take part, vertically and horizontally.
+    pub(super) fn count(&self) -> [usize; 2] {
+        [self.ys.count, self.xs.count]
+    }
+}
+
+/// A sum over taps for each pixel of `to`, read from `from`.
+pub(super) struct Gather<'a, P> {
+    pub from: BlockShape,
+    pub to: BlockShape,
+    pub kernel: [usize; 2],
+    pub product: P,
+    pub epilogue: Epilogue<'a>,
+}
+
+impl<P: Product> Gather<'_, P> {
+    /// Compares every length with the shapes.
+    pub(super) fn check(&self, rows: &Range<usize>, target: usize) {
+        let [source, weights] = self.product.lens();
+        let (from, to) = (&self.from, &self.to);
+        assert_eq!(source, from.len(), "the source's length and that of {from:?}");
+        assert!(rows.start <= rows.end && rows.end <= to.height, "rows {rows:?} of {to:?}");
+        assert_eq!(target, rows.len() * to.row(), "the target's length and that of rows {rows:?} of {to:?}");
+        if let Some(bias) = self.epilogue.bias {
+            assert_eq!(bias.len(), to.channel_stride, "the bias' length and the channel stride");
+        }
+        let taps = self.kernel[0] * self.kernel[1];
+        let expected = to.channel_stride * taps * from.channel_stride;
+        assert_eq!(weights, expected, "the weights' length and that of {taps} taps from {from:?} to {to:?}");
+    }
+
+    /// The place of the pixel with taps `ys` and `xs`.
+    #[inline(always)]
+    pub(super) fn place(&self, ys: Span, xs: Span) -> Place<'_> {
+        Place { from: &self.from, kernel: self.kernel, ys, xs, epilogue: &self.epilogue }
+    }
+
+    #[inline(always)]
+    fn run<S: Simd, Y: Element>(
+        &self,
+        s: S,
+        rows: Range<usize>,
+        target: &mut [Y],
+        rows_of: impl Fn(usize) -> Span,
+        columns_of: impl Fn(usize) -> Span,
+    ) {
+        let all_panels = self.to.channel_stride / PANEL;
+        for (row, target) in rows.zip(target.chunks_exact_mut(self.to.row())) {
+            for (column, pixel) in target.chunks_exact_mut(self.to.pixel()).enumerate() {
+                let place = self.place(rows_of(row), columns_of(column));
+                let mut panel = 0;
+                while panel < all_panels {
+                    let panels = self.product.panels_at_once::<S>(panel, all_panels);
+                    // SAFETY: `check` has passed, spans lie on `from` by construction, and `pixel` has room for all
+                    // images' channels.
+                    unsafe {
+                        let target = pixel.as_mut_ptr().add(panel * PANEL);
+                        self.product.columns(s, &place, panel, panels, target, self.to.channel_stride);
+                    }
+                    panel += panels;
+                }
+            }
+        }
+    }
+}
+
+/// Output rows `rows`, each from the input pixels it sees.
+pub(super) struct Forward<'a, P, Y> {
+    pub shape: &'a Conv2dShape,
+    pub gather: Gather<'a, P>,
+    pub rows: Range<usize>,
+    pub y: &'a mut [Y],
+}
+
+impl<P: Product, Y: Element> Kernel for Forward<'_, P, Y> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let shape = self.shape;
+        self.gather.run(s, self.rows, self.y, |y| shape.rows_of(y), |x| shape.columns_of(x));
+    }
+}
+
+/// Input rows `rows`, each from the output pixels it takes part in.
+pub(super) struct BackwardData<'a, P, Y> {
+    pub shape: &'a Conv2dShape,
+    pub gather: Gather<'a, P>,
+    pub rows: Range<usize>,
+    pub dx: &'a mut [Y],
+}
+
+impl<P: Product, Y: Element> Kernel for BackwardData<'_, P, Y> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Conv2dShape { kernel, stride, padding, output, .. } = *self.shape;
+        self.gather.run(
+            s,
+            self.rows,
+            self.dx,
+            |y| Span::backward(y, kernel[0], stride, padding[0], output.height),
+            |x| Span::backward(x, kernel[1], stride, padding[1], output.width),
+        );
+    }
+}

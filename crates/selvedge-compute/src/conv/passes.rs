@@ -1,0 +1,174 @@
+//! The entries of the forward and the data pass, in f32 and in bf16.
+
+use std::ops::Range;
+
+use half::bf16;
+
+use super::gather::{BackwardData, Epilogue, Forward, Gather, Product};
+use super::pooled::ForwardPooled;
+use super::tiles::TileProduct;
+use super::vectors::Vectors;
+use super::{Conv2dShape, PANEL};
+use crate::amx::{Depth, with_tiles};
+use crate::cpu::Cpu;
+use crate::simd::{Element, dispatch};
+
+/// Output rows `rows` of a convolution: `y = epilogue(x ∗ weights)`.
+///
+/// `x` is the whole input block, `weights` are packed in panels ([`super::pack`]), `y` is exactly the rows asked for.
+///
+/// ```
+/// use selvedge_compute::{BlockShape, Cpu, conv::{Conv2dShape, Epilogue, forward, pack}};
+/// let shape = Conv2dShape::new(BlockShape::input(3, 3, 1), 1, [3, 3], 1, [1, 1]);
+/// let mut weights = vec![0.0; shape.weights_len()];
+/// pack::to_panels(&shape, &[1.0; 9], &mut weights);
+/// let (x, mut y) = (vec![1.0; shape.input.len()], vec![0.0; shape.output.len()]);
+/// forward(Cpu::detect()?, &shape, &x, &weights, Epilogue::NONE, 0..3, &mut y);
+/// // The sum over the 3x3 neighbourhood: 4 pixels of it at a corner, 9 in the middle.
+/// assert_eq!((y[0], y[shape.output.offset(1, 1, 0)]), (4.0, 9.0));
+/// # Ok::<(), selvedge_compute::CpuError>(())
+/// ```
+///
+/// # Panics
+/// If a slice is not as long as the shape says, with both lengths, before anything is written.
+pub fn forward<Y: Element>(
+    cpu: Cpu,
+    shape: &Conv2dShape,
+    x: &[f32],
+    weights: &[f32],
+    epilogue: Epilogue<'_>,
+    rows: Range<usize>,
+    y: &mut [Y],
+) {
+    let gather = forward_gather(shape, Vectors { source: x, weights }, epilogue);
+    gather.check(&rows, y.len());
+    dispatch(cpu, Forward { shape, gather, rows, y });
+}
+
+/// [`forward`] in bf16 on AMX; `weights` are packed by [`super::pack::to_bf16`].
+///
+/// # Panics
+/// As [`forward`], if `cpu` does not prove AMX, or if the input's channels are not padded.
+pub fn forward_bf16<Y: Element>(
+    cpu: Cpu,
+    shape: &Conv2dShape,
+    x: &[bf16],
+    weights: &[bf16],
+    epilogue: Epilogue<'_>,
+    rows: Range<usize>,
+    y: &mut [Y],
+) {
+    let depth = depth_of(shape.input.channel_stride);
+    with_tiles(cpu, depth, |tiles| {
+        let gather = forward_gather(shape, TileProduct { source: x, weights, depth, tiles }, epilogue);
+        gather.check(&rows, y.len());
+        dispatch(cpu, Forward { shape, gather, rows, y });
+    });
+}
+
+/// Rows `rows` of a convolution followed by bias, ReLU and max pooling over windows of `window` (non-overlapping), in
+/// one pass: what is pooled away is never written.
+///
+/// `y` has the pooled shape: `[rows][output.width / window[1]][32][channels]`. `winners`, as long as `y`, gets the
+/// number of each maximum's pixel in its window, row by row, the first if several are equal, or [`super::NO_WINNER`]
+/// where ReLU made it zero: what [`crate::pool::max_backward`] needs to spread the gradient.
+///
+/// # Panics
+/// If a slice is not as long as the shape says, with both lengths, or the window has more than [`super::MAX_WINDOW`]
+/// pixels.
+pub fn forward_pooled<Y: Element>(
+    cpu: Cpu,
+    shape: &Conv2dShape,
+    window: [usize; 2],
+    x: &[f32],
+    weights: &[f32],
+    bias: Option<&[f32]>,
+    rows: Range<usize>,
+    y: &mut [Y],
+    winners: Option<&mut [u16]>,
+) {
+    let gather = forward_gather(shape, Vectors { source: x, weights }, Epilogue::NONE);
+    dispatch(cpu, ForwardPooled::new(shape, window, gather, bias, rows, y, winners));
+}
+
+/// [`forward_pooled`] in bf16 on AMX; `weights` are packed by [`super::pack::to_bf16`].
+///
+/// # Panics
+/// As [`forward_pooled`], if `cpu` does not prove AMX, or if the input's channels are not padded.
+pub fn forward_pooled_bf16<Y: Element>(
+    cpu: Cpu,
+    shape: &Conv2dShape,
+    window: [usize; 2],
+    x: &[bf16],
+    weights: &[bf16],
+    bias: Option<&[f32]>,
+    rows: Range<usize>,
+    y: &mut [Y],
+    winners: Option<&mut [u16]>,
+) {
+    let depth = depth_of(shape.input.channel_stride);
+    with_tiles(cpu, depth, |tiles| {
+        let gather = forward_gather(shape, TileProduct { source: x, weights, depth, tiles }, Epilogue::NONE);
+        dispatch(cpu, ForwardPooled::new(shape, window, gather, bias, rows, y, winners));
+    });
+}
+
+/// Input rows `rows` of the gradient: `dx = dy ∗ weights transposed`.
+///
+/// `dy` is the whole output block, `transposed` the weights from [`super::pack::transpose_panel`], `dx` exactly the rows
+/// asked for.
+///
+/// # Panics
+/// If a slice is not as long as the shape says, with both lengths, or the input's channels are not padded: a network's
+/// input has no gradient here.
+pub fn backward_data<Y: Element>(
+    cpu: Cpu,
+    shape: &Conv2dShape,
+    dy: &[f32],
+    transposed: &[f32],
+    rows: Range<usize>,
+    dx: &mut [Y],
+) {
+    let gather = backward_gather(shape, Vectors { source: dy, weights: transposed });
+    gather.check(&rows, dx.len());
+    dispatch(cpu, BackwardData { shape, gather, rows, dx });
+}
+
+/// [`backward_data`] in bf16 on AMX; `transposed` comes from [`super::pack::transpose_to_bf16`].
+///
+/// # Panics
+/// As [`backward_data`], or if `cpu` does not prove AMX.
+pub fn backward_data_bf16<Y: Element>(
+    cpu: Cpu,
+    shape: &Conv2dShape,
+    dy: &[bf16],
+    transposed: &[bf16],
+    rows: Range<usize>,
+    dx: &mut [Y],
+) {
+    let depth = depth_of(shape.output.channel_stride);
+    with_tiles(cpu, depth, |tiles| {
+        let gather = backward_gather(shape, TileProduct { source: dy, weights: transposed, depth, tiles });
+        gather.check(&rows, dx.len());
+        dispatch(cpu, BackwardData { shape, gather, rows, dx });
+    });
+}
+
+fn forward_gather<'a, P: Product>(shape: &Conv2dShape, product: P, epilogue: Epilogue<'a>) -> Gather<'a, P> {
+    Gather { from: shape.input, to: shape.output, kernel: shape.kernel, product, epilogue }
+}
+
+fn backward_gather<P: Product>(shape: &Conv2dShape, product: P) -> Gather<'static, P> {
+    assert_padded(shape.input.channel_stride);
+    Gather { from: shape.output, to: shape.input, kernel: shape.kernel, product, epilogue: Epilogue::NONE }
+}
+
+/// The depth of tile products over `channels`.
+fn depth_of(channels: usize) -> Depth {
+    assert_padded(channels);
+    Depth::of(channels)
+}
+
+fn assert_padded(channels: usize) {
+    assert!(channels.is_multiple_of(PANEL), "a channel stride of {channels}: these kernels need multiples of {PANEL}");
+}

@@ -1,0 +1,133 @@
+//! A convolution with bias, ReLU and max pooling in one pass: what is pooled away is never written.
+
+use std::ops::Range;
+
+use super::gather::{Gather, Product};
+use super::{Conv2dShape, PANEL};
+use crate::layout::{BLOCK, BlockShape};
+use crate::simd::{Element, Kernel, Simd};
+
+/// The most pixels of a window that [`super::forward_pooled`] takes.
+pub const MAX_WINDOW: usize = 9;
+
+/// In place of a winner: no pixel of the window has a gradient.
+pub const NO_WINNER: u16 = u16::MAX;
+
+/// The shape that pooling over windows of `window` pixels leaves of a convolution's output.
+fn pooled_shape(shape: &Conv2dShape, window: [usize; 2]) -> BlockShape {
+    let BlockShape { height, width, channels, .. } = shape.output;
+    BlockShape::new(height / window[0], width / window[1], channels)
+}
+
+/// Rows `rows` of the pooled output.
+pub(super) struct ForwardPooled<'a, P, Y> {
+    shape: &'a Conv2dShape,
+    window: [usize; 2],
+    gather: Gather<'a, P>,
+    bias: Option<&'a [f32]>,
+    pooled: BlockShape,
+    rows: Range<usize>,
+    y: &'a mut [Y],
+    winners: Option<&'a mut [u16]>,
+}
+
+/// The convolution's results for one window: `[pixel][image][two panels]`, in the first cache.
+#[repr(align(64))]
+struct Window([f32; MAX_WINDOW * BLOCK * 2 * PANEL]);
+
+impl<'a, P: Product, Y: Element> ForwardPooled<'a, P, Y> {
+    /// Compares every length with the shape; `gather` has no epilogue.
+    pub(super) fn new(
+        shape: &'a Conv2dShape,
+        window: [usize; 2],
+        gather: Gather<'a, P>,
+        bias: Option<&'a [f32]>,
+        rows: Range<usize>,
+        y: &'a mut [Y],
+        winners: Option<&'a mut [u16]>,
+    ) -> Self {
+        assert!((1..=MAX_WINDOW).contains(&(window[0] * window[1])), "a window of {window:?}");
+        let pooled = pooled_shape(shape, window);
+        assert!(rows.start <= rows.end && rows.end <= pooled.height, "rows {rows:?} of {pooled:?}");
+        assert_eq!(y.len(), rows.len() * pooled.row(), "the length of y and that of rows {rows:?} of {pooled:?}");
+        if let Some(winners) = &winners {
+            assert_eq!(winners.len(), y.len(), "the lengths of winners and y");
+        }
+        if let Some(bias) = bias {
+            assert_eq!(bias.len(), shape.output.channel_stride, "the bias' length and the channel stride");
+        }
+        gather.check(&(0..shape.output.height), shape.output.len());
+        Self { shape, window, gather, bias, pooled, rows, y, winners }
+    }
+
+    /// The maxima over the window of the channels from `channel` on, `columns` of them, from element `at` of y on.
+    #[inline(always)]
+    fn pool<S: Simd>(&mut self, s: S, results: &Window, channel: usize, columns: usize, at: usize) {
+        let pixels = self.window[0] * self.window[1];
+        for column in (0..columns).step_by(S::LANES) {
+            let bias = match self.bias {
+                // SAFETY: `new` asserted that the bias is as long as the channel stride.
+                Some(bias) => unsafe { s.load(bias.as_ptr().add(channel + column)) },
+                None => s.zero(),
+            };
+            for image in 0..BLOCK {
+                let from = image * columns + column;
+                let to = at + image * self.pooled.channel_stride + column;
+                debug_assert!(to + S::LANES <= self.y.len() && pixels * BLOCK * columns <= results.0.len());
+                // SAFETY: `results` holds `pixels` times BLOCK rows of `columns`, and `run` keeps `to` inside of the
+                // pooled pixel, whose room `new` asserted.
+                unsafe {
+                    let load = |pixel: usize| s.load(results.0.as_ptr().add(pixel * BLOCK * columns + from));
+                    let mut largest = load(0);
+                    let mut winner = s.splat_u(0);
+                    for pixel in 1..pixels {
+                        let value = load(pixel);
+                        let larger = s.gt(value, largest);
+                        largest = s.select(larger, value, largest);
+                        winner = s.select_u(larger, s.splat_u(pixel as u32), winner);
+                    }
+                    let largest = s.add(largest, bias);
+                    let alive = s.gt(largest, s.zero());
+                    Y::store(s, self.y.as_mut_ptr().add(to), s.select(alive, largest, s.zero()));
+                    if let Some(winners) = &mut self.winners {
+                        let winner = s.select_u(alive, winner, s.splat_u(NO_WINNER.into()));
+                        s.store_u16(winners.as_mut_ptr().add(to), winner);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<P: Product, Y: Element> Kernel for ForwardPooled<'_, P, Y> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        let mut results = Window([0.0; MAX_WINDOW * BLOCK * 2 * PANEL]);
+        let all_panels = self.pooled.channel_stride / PANEL;
+        for y in self.rows.clone() {
+            for x in 0..self.pooled.width {
+                let mut panel = 0;
+                while panel < all_panels {
+                    let panels = self.gather.product.panels_at_once::<S>(panel, all_panels);
+                    let columns = panels * PANEL;
+                    for pixel in 0..self.window[0] * self.window[1] {
+                        let (dy, dx) = (pixel / self.window[1], pixel % self.window[1]);
+                        let ys = self.shape.rows_of(y * self.window[0] + dy);
+                        let xs = self.shape.columns_of(x * self.window[1] + dx);
+                        let target = &mut results.0[pixel * BLOCK * columns..][..BLOCK * columns];
+                        let place = self.gather.place(ys, xs);
+                        // SAFETY: `new` ran `check`, spans lie on the input by construction, and `target` has room for
+                        // all images' panels.
+                        unsafe {
+                            self.gather.product.columns(s, &place, panel, panels, target.as_mut_ptr(), columns);
+                        }
+                    }
+                    let at = ((y - self.rows.start) * self.pooled.width + x) * self.pooled.pixel() + panel * PANEL;
+                    self.pool(s, &results, panel * PANEL, columns, at);
+                    panel += panels;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! bf16 data in the form of AMX tiles: packed weights, and activations with the sum over images along their rows.
+//!
+//! A product of tiles wants B with two steps of the sum side by side. For the forward and the data pass the sum runs
+//! over channels, so weights are packed in pairs of input (or output) channels. For the weights pass it runs over
+//! images: dY is regrouped into pairs of images ([`pair_images`]), and X is transposed ([`transpose_images`]), once a
+//! step, not once a tap.
+
+use half::bf16;
+
+use super::{Conv2dShape, PANEL};
+use crate::cpu::{Cpu, Isa};
+use crate::layout::{BLOCK, BlockShape};
+
+/// Rounds weights in panels to bf16, `[out/16][ky][kx][in/2][16][2]`: what [`super::forward_bf16`] reads.
+///
+/// Any run of pairs of rows can be packed alone, so the work can be cut at multiples of 32.
+///
+/// # Panics
+/// If the lengths differ or are no multiple of 32, or `cpu` does not prove AMX.
+pub fn to_bf16(cpu: Cpu, panels: &[f32], packed: &mut [bf16]) {
+    assert_amx(cpu);
+    assert_eq!(panels.len(), packed.len(), "the lengths of the panels and the packed weights");
+    assert!(panels.len().is_multiple_of(2 * PANEL), "{} weights are no pairs of rows of {PANEL}", panels.len());
+    // SAFETY: `assert_amx`: AMX is reported only beside AVX-512 with bf16 (`cpu::detect`).
+    unsafe { x86::round_all(panels, packed) }
+}
+
+/// Writes panel `panel` (of `shape.input.channel_stride / 16`) of the transposed weights, `[ky][kx][out/2][16][2]`, in
+/// bf16: what [`super::backward_data_bf16`] reads.
+///
+/// # Panics
+/// If a slice is not as long as the shape says, the input's channels are not padded, or `cpu` does not prove AMX.
+pub fn transpose_to_bf16(cpu: Cpu, shape: &Conv2dShape, panels: &[f32], panel: usize, packed: &mut [bf16]) {
+    assert_amx(cpu);
+    let (inputs, outputs, taps) = (shape.input.channel_stride, shape.output.channel_stride, shape.taps());
+    assert!(inputs.is_multiple_of(PANEL), "the input's channel stride {inputs} is padded to {PANEL}");
+    assert!(panel < inputs / PANEL, "panel {panel} of {}", inputs / PANEL);
+    assert_eq!(panels.len(), shape.weights_len(), "the panels' length and that of shape {shape:?}");
+    assert_eq!(packed.len(), taps * outputs * PANEL, "the packed panel's length");
+    // SAFETY: as in `to_bf16`.
+    unsafe { x86::transpose_weights(shape, panels, panel, packed) }
+}
+
+/// Regroups a block for the weights pass's dY: `[pixel][channels/16][image pair][16][2]`.
+///
+/// # Panics
+/// If a slice is not as long as the shape says, its channels are not padded, or `cpu` does not prove AMX.
+pub fn pair_images(cpu: Cpu, shape: &BlockShape, from: &[bf16], to: &mut [bf16]) {
+    check_regroup(cpu, shape, from, to);
+    // SAFETY: as in `to_bf16`.
+    unsafe { x86::regroup::<false>(shape, from, to) }
+}
+
+/// Regroups a block for the weights pass's X: `[pixel][channel][image]`.
+///
+/// # Panics
+/// As [`pair_images`].
+pub fn transpose_images(cpu: Cpu, shape: &BlockShape, from: &[bf16], to: &mut [bf16]) {
+    check_regroup(cpu, shape, from, to);
+    // SAFETY: as in `to_bf16`.
+    unsafe { x86::regroup::<true>(shape, from, to) }
+}
+
+fn check_regroup(cpu: Cpu, shape: &BlockShape, from: &[bf16], to: &[bf16]) {
+    assert_amx(cpu);
+    assert!(shape.channel_stride.is_multiple_of(PANEL), "a channel stride of {}", shape.channel_stride);
+    assert_eq!(from.len(), shape.len(), "the source's length and that of {shape:?}");
+    assert_eq!(to.len(), shape.len(), "the target's length and that of {shape:?}");
+}
+
+fn assert_amx(cpu: Cpu) {
+    assert!(cpu.isa() >= Isa::Amx, "bf16 kernels need amx, and this is {}", cpu.isa());
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use half::bf16;
+
+    use super::{BLOCK, BlockShape, Conv2dShape, PANEL};
+    use crate::amx::shuffle::{pair_words, round_pairs, round_row, transpose};
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub(super) fn round_all(panels: &[f32], packed: &mut [bf16]) {
+        for (rows, to) in panels.chunks_exact(2 * PANEL).zip(packed.chunks_exact_mut(2 * PANEL)) {
+            // SAFETY: `rows` are two rows of 16 f32, `to` as many bf16.
+            unsafe {
+                let (even, odd) = (_mm512_loadu_ps(rows.as_ptr()), _mm512_loadu_ps(rows.as_ptr().add(PANEL)));
+                _mm512_storeu_si512(to.as_mut_ptr().cast(), round_pairs(even, odd));
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub(super) fn transpose_weights(shape: &Conv2dShape, panels: &[f32], panel: usize, packed: &mut [bf16]) {
+        let (inputs, outputs, taps) = (shape.input.channel_stride, shape.output.channel_stride, shape.taps());
+        for (tap, to) in packed.chunks_exact_mut(outputs * PANEL).enumerate() {
+            for (out_panel, to) in to.chunks_mut(2 * PANEL * PANEL).enumerate() {
+                // 16 rows of two panels' output channels; a last single panel has zeros beside it.
+                let row = |out_panel: usize, input: usize| {
+                    let at = ((out_panel * taps + tap) * inputs + panel * PANEL + input) * PANEL;
+                    panels.get(at..at + PANEL)
+                };
+                let mut rows = [_mm512_setzero_si512(); 16];
+                for (input, packed_row) in rows.iter_mut().enumerate() {
+                    let load = |row: Option<&[f32]>| match row {
+                        // SAFETY: the row is 16 f32.
+                        Some(row) => unsafe { _mm512_loadu_ps(row.as_ptr()) },
+                        None => _mm512_setzero_ps(),
+                    };
+                    *packed_row = round_row(load(row(2 * out_panel, input)), load(row(2 * out_panel + 1, input)));
+                }
+                for (to, row) in to.chunks_exact_mut(2 * PANEL).zip(transpose(rows)) {
+                    // SAFETY: `to` is 32 bf16.
+                    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), row) }
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(super) fn regroup<const TRANSPOSE: bool>(shape: &BlockShape, from: &[bf16], to: &mut [bf16]) {
+        let stride = shape.channel_stride;
+        for (from, to) in from.chunks_exact(shape.pixel()).zip(to.chunks_exact_mut(shape.pixel())) {
+            for (panel, to) in to.chunks_exact_mut(BLOCK * PANEL).enumerate() {
+                let mut pairs = [_mm512_setzero_si512(); 16];
+                for (pair, words) in pairs.iter_mut().enumerate() {
+                    let (even, odd) =
+                        (&from[2 * pair * stride + panel * PANEL..], &from[(2 * pair + 1) * stride + panel * PANEL..]);
+                    let (even, odd) = (&even[..PANEL], &odd[..PANEL]);
+                    // SAFETY: both are 16 bf16.
+                    *words = unsafe {
+                        pair_words(_mm256_loadu_si256(even.as_ptr().cast()), _mm256_loadu_si256(odd.as_ptr().cast()))
+                    };
+                }
+                let rows = if TRANSPOSE { transpose(pairs) } else { pairs };
+                for (to, row) in to.chunks_exact_mut(2 * PANEL).zip(rows) {
+                    // SAFETY: `to` is 32 bf16.
+                    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), row) }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+mod x86 {
+    //! Nothing proves AMX here, so `assert_amx` has panicked before any of these.
+    use super::*;
+
+    pub(super) unsafe fn round_all(_: &[f32], _: &mut [bf16]) {}
+    pub(super) unsafe fn transpose_weights(_: &Conv2dShape, _: &[f32], _: usize, _: &mut [bf16]) {}
+    pub(super) unsafe fn regroup<const TRANSPOSE: bool>(_: &BlockShape, _: &[bf16], _: &mut [bf16]) {}
+}

@@ -1,0 +1,456 @@
+//! Each pass on every instruction set against the naive f64 convolution, and against matrixmultiply.
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::reference::for_each_product;
+use super::*;
+use crate::cpu::Cpu;
+use crate::layout::BLOCK;
+
+/// Shapes around the edges of the tiles: channels below, at and above one and two panels, images smaller than the
+/// kernel, strides, even kernels, asymmetric padding, several output columns left over from the pixel chunks.
+fn shapes() -> Vec<Conv2dShape> {
+    let mut shapes = vec![];
+    for (height, width, input, filters, kernel, stride, padding) in [
+        (5, 6, 1, 16, [3, 3], 1, [1, 1]),
+        (4, 5, 3, 20, [3, 3], 1, [1, 1]),
+        (6, 5, 2, 33, [5, 5], 1, [2, 2]),
+        (5, 5, 1, 1, [1, 1], 1, [0, 0]),
+        (3, 3, 15, 10, [2, 3], 2, [1, 0]),
+    ] {
+        shapes.push(Conv2dShape::new(BlockShape::input(height, width, input), filters, kernel, stride, padding));
+    }
+    for (height, width, input, filters, kernel, stride, padding) in [
+        (4, 5, 16, 32, [3, 3], 1, [1, 1]),
+        (3, 4, 32, 16, [3, 3], 1, [1, 1]),
+        (5, 3, 17, 48, [3, 3], 1, [1, 1]),
+        (2, 2, 33, 40, [3, 3], 1, [1, 1]),
+        (1, 1, 16, 16, [3, 3], 1, [1, 1]),
+        (7, 7, 10, 5, [3, 3], 2, [1, 1]),
+        (6, 7, 16, 16, [2, 2], 2, [0, 0]),
+        (6, 6, 16, 16, [1, 1], 3, [0, 0]),
+        (6, 6, 16, 16, [5, 4], 1, [0, 3]),
+        (4, 4, 20, 30, [1, 1], 1, [0, 0]),
+        (5, 5, 16, 32, [3, 3], 3, [2, 2]),
+    ] {
+        shapes.push(Conv2dShape::new(BlockShape::new(height, width, input), filters, kernel, stride, padding));
+    }
+    shapes.push(Conv2dShape::same(BlockShape::new(6, 7, 16), 16, [3, 3], 2));
+    shapes.push(Conv2dShape::same(BlockShape::input(7, 6, 1), 16, [4, 2], 1));
+    shapes.push(Conv2dShape::dense(BlockShape::new(3, 3, 20), 37));
+    shapes.push(Conv2dShape::dense(BlockShape::input(4, 4, 1), 10));
+    shapes
+}
+
+/// Random tensors of a convolution of `blocks` blocks, logical and as kernels want them.
+struct Case {
+    shape: Conv2dShape,
+    x: Vec<f32>,
+    dy: Vec<f32>,
+    weights: Vec<f32>,
+}
+
+impl Case {
+    fn new(shape: Conv2dShape, blocks: usize, seed: u64) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut block = |shape: &BlockShape| {
+            let mut values = vec![0.0; blocks * shape.len()];
+            for (i, value) in values.iter_mut().enumerate() {
+                if i % shape.channel_stride < shape.channels {
+                    *value = rng.random_range(-1.0..1.0);
+                }
+            }
+            values
+        };
+        let (x, dy) = (block(&shape.input), block(&shape.output));
+        let logical = shape.taps() * shape.input.channels * shape.output.channels;
+        let weights = (0..logical).map(|_| rng.random_range(-1.0..1.0)).collect();
+        Self { shape, x, dy, weights }
+    }
+
+    fn panels(&self) -> Vec<f32> {
+        let mut panels = vec![0.0; self.shape.weights_len()];
+        pack::to_panels(&self.shape, &self.weights, &mut panels);
+        panels
+    }
+
+    fn transposed(&self) -> Vec<f32> {
+        let panels = self.panels();
+        let mut transposed = vec![0.0; self.shape.transposed_len()];
+        let len = self.shape.taps() * self.shape.output.channel_stride * PANEL;
+        for (panel, to) in transposed.chunks_exact_mut(len).enumerate() {
+            pack::transpose_panel(&self.shape, &panels, panel, to);
+        }
+        transposed
+    }
+
+    /// The logical `[pixel][channel]` values of one image of a block.
+    fn image(&self, shape: &BlockShape, values: &[f32], block: usize, image: usize) -> Vec<f64> {
+        let mut out = vec![];
+        for y in 0..shape.height {
+            for x in 0..shape.width {
+                let at = block * shape.len() + shape.offset(y, x, image);
+                out.extend(values[at..at + shape.channels].iter().map(|&v| v as f64));
+            }
+        }
+        out
+    }
+}
+
+fn assert_close(name: &str, got: f32, want: f64, terms: usize) {
+    let tolerance = 3e-7 * (terms as f64).sqrt().max(4.0);
+    assert!((got as f64 - want).abs() <= tolerance * (1.0 + want.abs()), "{name}: {got}, not {want}");
+}
+
+fn padded_lanes_are_zero(shape: &BlockShape, values: &[f32]) {
+    for (i, &value) in values.iter().enumerate() {
+        assert!(i % shape.channel_stride < shape.channels || value == 0.0, "lane {i} of {shape:?} is {value}");
+    }
+}
+
+#[test]
+fn forward_equals_the_reference() {
+    for (i, shape) in shapes().into_iter().enumerate() {
+        let case = Case::new(shape, 1, i as u64);
+        let mut bias = vec![0.0; shape.output.channel_stride];
+        for (c, b) in bias[..shape.output.channels].iter_mut().enumerate() {
+            *b = c as f32 * 0.1 - 0.5;
+        }
+        for cpu in Cpu::all() {
+            for relu in [false, true] {
+                let mut y = vec![f32::NAN; shape.output.len()];
+                // In two calls, to test the cut by rows.
+                let cut = shape.output.height / 2;
+                let (upper, lower) = y.split_at_mut(cut * shape.output.row());
+                let epilogue = Epilogue { bias: Some(&bias), relu };
+                forward(cpu, &shape, &case.x, &case.panels(), epilogue, 0..cut, upper);
+                forward(cpu, &shape, &case.x, &case.panels(), epilogue, cut..shape.output.height, lower);
+                padded_lanes_are_zero(&shape.output, &y);
+                for image in [0, 1, 7, 8, 15, 31] {
+                    let x = case.image(&shape.input, &case.x, 0, image);
+                    let mut want: Vec<f64> = (0..shape.output.height * shape.output.width)
+                        .flat_map(|_| bias[..shape.output.channels].iter().map(|&b| b as f64))
+                        .collect();
+                    for_each_product(&shape, |o, i, w| want[o] += x[i] * case.weights[w] as f64);
+                    for (got, want) in case.image(&shape.output, &y, 0, image).iter().zip(want) {
+                        let want = if relu { want.max(0.0) } else { want };
+                        assert_close(&format!("{} {shape:?}", cpu.isa()), *got as f32, want, shape.panel_len());
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn forward_pooled_equals_the_passes_apart() {
+    for (i, shape) in shapes().into_iter().enumerate() {
+        let case = Case::new(shape, 1, i as u64);
+        let mut bias = vec![0.0; shape.output.channel_stride];
+        bias[..shape.output.channels].fill(-0.5);
+        for cpu in Cpu::all() {
+            let mut full = vec![0.0; shape.output.len()];
+            let rows = 0..shape.output.height;
+            forward(cpu, &shape, &case.x, &case.panels(), Epilogue::NONE, rows, &mut full);
+            for window in [[2, 2], [1, 1], [3, 3], [2, 1]] {
+                let (height, width) = (shape.output.height / window[0], shape.output.width / window[1]);
+                let pooled = BlockShape::new(height, width, shape.output.channels);
+                let mut y = vec![f32::NAN; pooled.len()];
+                let mut winners = vec![77; pooled.len()];
+                let panels = case.panels();
+                forward_pooled(
+                    cpu,
+                    &shape,
+                    window,
+                    &case.x,
+                    &panels,
+                    Some(&bias),
+                    0..height,
+                    &mut y,
+                    Some(&mut winners),
+                );
+                for at in 0..pooled.len() {
+                    let (pixel, lane) = (at / pooled.pixel(), at % pooled.pixel());
+                    let values: Vec<f32> = (0..window[0] * window[1])
+                        .map(|w| {
+                            let row = pixel / width * window[0] + w / window[1];
+                            let column = pixel % width * window[1] + w % window[1];
+                            full[shape.output.offset(row, column, 0) + lane]
+                        })
+                        .collect();
+                    let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                    let winner = values.iter().position(|&v| v == largest).unwrap() as u16;
+                    let largest = largest + bias[lane % shape.output.channel_stride];
+                    assert_eq!(y[at], largest.max(0.0), "{} {shape:?} {window:?}", cpu.isa());
+                    assert_eq!(winners[at], if largest > 0.0 { winner } else { NO_WINNER });
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn backward_data_equals_the_reference() {
+    for (i, shape) in shapes().into_iter().enumerate() {
+        if !shape.input.channel_stride.is_multiple_of(PANEL) {
+            continue;
+        }
+        let case = Case::new(shape, 1, i as u64);
+        for cpu in Cpu::all() {
+            let mut dx = vec![f32::NAN; shape.input.len()];
+            let cut = shape.input.height / 2;
+            let (upper, lower) = dx.split_at_mut(cut * shape.input.row());
+            backward_data(cpu, &shape, &case.dy, &case.transposed(), 0..cut, upper);
+            backward_data(cpu, &shape, &case.dy, &case.transposed(), cut..shape.input.height, lower);
+            padded_lanes_are_zero(&shape.input, &dx);
+            for image in [0, 3, 31] {
+                let dy = case.image(&shape.output, &case.dy, 0, image);
+                let got = case.image(&shape.input, &dx, 0, image);
+                let mut want = vec![0.0; got.len()];
+                for_each_product(&shape, |o, i, w| want[i] += dy[o] * case.weights[w] as f64);
+                for (got, want) in got.iter().zip(want) {
+                    let terms = 4 * shape.taps() * shape.output.channels;
+                    assert_close(&format!("{} {shape:?}", cpu.isa()), *got as f32, want, terms);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn backward_weights_equals_the_reference() {
+    for (i, shape) in shapes().into_iter().enumerate() {
+        for blocks in [1, 3] {
+            let case = Case::new(shape, blocks, i as u64);
+            let mut want = vec![0.25; case.weights.len()];
+            let mut want_bias = vec![0.25; shape.output.channels];
+            for block in 0..blocks {
+                for image in 0..BLOCK {
+                    let x = case.image(&shape.input, &case.x, block, image);
+                    let dy = case.image(&shape.output, &case.dy, block, image);
+                    for_each_product(&shape, |o, i, w| want[w] += x[i] * dy[o]);
+                    for (o, &dy) in dy.iter().enumerate() {
+                        want_bias[o % shape.output.channels] += dy;
+                    }
+                }
+            }
+            for cpu in Cpu::all() {
+                let mut dweights = vec![0.25; shape.weights_len()];
+                let x = Blocks { data: &case.x, stride: shape.input.len(), count: blocks };
+                let dy = Blocks { data: &case.dy, stride: shape.output.len(), count: blocks };
+                let cut = shape.panels() / 2;
+                let (left, right) = dweights.split_at_mut(cut * shape.panel_len());
+                backward_weights(cpu, &shape, x, dy, 0..cut, left);
+                backward_weights(cpu, &shape, x, dy, cut..shape.panels(), right);
+                let mut got = vec![0.0; want.len()];
+                pack::from_panels(&shape, &dweights, &mut got);
+                let terms = blocks * BLOCK * shape.output.height * shape.output.width;
+                for (got, want) in got.iter().zip(&want) {
+                    assert_close(&format!("{} {shape:?} {blocks} blocks", cpu.isa()), *got, *want, 4 * terms);
+                }
+                let mut dbias = vec![0.25; shape.output.channel_stride];
+                backward_bias(cpu, &case.dy, &mut dbias);
+                for (got, want) in dbias.iter().zip(&want_bias) {
+                    assert_close(&format!("bias {} {shape:?}", cpu.isa()), *got, *want, 4 * terms);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pointwise_convolution_equals_matrixmultiply() {
+    let shape = Conv2dShape::new(BlockShape::new(6, 5, 48), 80, [1, 1], 1, [0, 0]);
+    let case = Case::new(shape, 1, 1);
+    let rows = 30 * BLOCK;
+    let mut want = vec![0.0; rows * 80];
+    assert_eq!((case.x.len(), case.weights.len()), (rows * 48, 48 * 80));
+    // SAFETY: the lengths are those of the assertion, row-major without gaps.
+    unsafe {
+        let (a, b, c) = (case.x.as_ptr(), case.weights.as_ptr(), want.as_mut_ptr());
+        matrixmultiply::sgemm(rows, 48, 80, 1.0, a, 48, 1, b, 80, 1, 0.0, c, 80, 1);
+    }
+    for cpu in Cpu::all() {
+        let mut y = vec![0.0; shape.output.len()];
+        forward(cpu, &shape, &case.x, &case.panels(), Epilogue::NONE, 0..6, &mut y);
+        for (got, want) in y.iter().zip(&want) {
+            assert_close(cpu.isa().name(), *got, *want as f64, 48);
+        }
+    }
+}
+
+#[test]
+fn weights_survive_packing() {
+    for (i, shape) in shapes().into_iter().enumerate() {
+        let case = Case::new(shape, 1, i as u64);
+        let mut back = vec![0.0; case.weights.len()];
+        pack::from_panels(&shape, &case.panels(), &mut back);
+        assert_eq!(back, case.weights);
+    }
+}
+
+#[test]
+fn shapes_are_those_of_keras() {
+    let same = Conv2dShape::same(BlockShape::new(28, 28, 16), 32, [3, 3], 2);
+    assert_eq!((same.output.height, same.padding), (14, [0, 0]));
+    let same = Conv2dShape::same(BlockShape::new(7, 7, 16), 32, [3, 3], 2);
+    assert_eq!((same.output.height, same.padding), (4, [1, 1]));
+    let same = Conv2dShape::same(BlockShape::new(7, 7, 16), 32, [5, 5], 1);
+    assert_eq!((same.output.height, same.padding), (7, [2, 2]));
+}
+
+#[test]
+#[should_panic(expected = "the source's length")]
+fn a_short_source_is_refused() {
+    let shape = Conv2dShape::new(BlockShape::new(4, 4, 16), 16, [3, 3], 1, [1, 1]);
+    let (weights, mut y) = (vec![0.0; shape.weights_len()], vec![0.0f32; shape.output.len()]);
+    forward(Cpu::detect().unwrap(), &shape, &[0.0; 15], &weights, Epilogue::NONE, 0..4, &mut y);
+}
+
+/// The bf16 passes against the naive convolution of inputs rounded to bf16.
+mod bf16_passes {
+    use half::bf16;
+
+    use super::*;
+    use crate::Isa;
+
+    /// Every shape of padded channels, all its numbers rounded to bf16, where the machine has AMX.
+    fn cases() -> Option<(Cpu, Vec<Case>)> {
+        let Ok(cpu) = Cpu::with(Isa::Amx) else {
+            eprintln!("WARNING: bf16 convolution was NOT TESTED: this machine lacks amx");
+            return None;
+        };
+        let padded = |shape: &Conv2dShape| shape.input.channel_stride.is_multiple_of(PANEL);
+        let cases = shapes().into_iter().filter(padded).enumerate().map(|(i, shape)| {
+            let mut case = Case::new(shape, 3, i as u64);
+            for values in [&mut case.x, &mut case.dy, &mut case.weights] {
+                values.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32());
+            }
+            case
+        });
+        Some((cpu, cases.collect()))
+    }
+
+    fn narrow(values: &[f32]) -> Vec<bf16> {
+        values.iter().map(|&v| bf16::from_f32(v)).collect()
+    }
+
+    impl Case {
+        fn packed(&self, cpu: Cpu) -> Vec<bf16> {
+            let mut packed = vec![bf16::ZERO; self.shape.weights_len()];
+            regroup::to_bf16(cpu, &self.panels(), &mut packed);
+            packed
+        }
+
+        fn one(&self, shape: &BlockShape, values: &[f32]) -> Vec<bf16> {
+            narrow(&values[..shape.len()])
+        }
+    }
+
+    #[test]
+    fn forward_and_pooled() {
+        let Some((cpu, cases)) = cases() else { return };
+        for case in cases {
+            let shape = case.shape;
+            let mut bias = vec![0.0; shape.output.channel_stride];
+            bias[..shape.output.channels].fill(-0.25);
+            let x = case.one(&shape.input, &case.x);
+            let packed = case.packed(cpu);
+            let rows = 0..shape.output.height;
+            let mut sums = vec![f32::NAN; shape.output.len()];
+            forward_bf16(cpu, &shape, &x, &packed, Epilogue::NONE, rows.clone(), &mut sums);
+            padded_lanes_are_zero(&shape.output, &sums);
+            for image in [0, 15, 16, 31] {
+                let x = case.image(&shape.input, &case.x, 0, image);
+                let mut want = vec![0.0; shape.output.height * shape.output.width * shape.output.channels];
+                for_each_product(&shape, |o, i, w| want[o] += x[i] * case.weights[w] as f64);
+                for (got, want) in case.image(&shape.output, &sums, 0, image).iter().zip(want) {
+                    assert_close(&format!("{shape:?}"), *got as f32, want, 4 * shape.panel_len());
+                }
+            }
+            let mut y = vec![bf16::NAN; shape.output.len()];
+            forward_bf16(cpu, &shape, &x, &packed, Epilogue { bias: Some(&bias), relu: true }, rows, &mut y);
+            let lane = |at: usize| at % shape.output.channel_stride;
+            for (at, y) in y.iter().enumerate() {
+                assert_eq!(*y, bf16::from_f32((sums[at] + bias[lane(at)]).max(0.0)), "{shape:?}");
+            }
+            let (height, width) = (shape.output.height / 2, shape.output.width / 2);
+            let pooled = BlockShape::new(height, width, shape.output.channels);
+            let mut small = vec![bf16::NAN; pooled.len()];
+            forward_pooled_bf16(cpu, &shape, [2, 2], &x, &packed, Some(&bias), 0..height, &mut small, None);
+            for at in 0..pooled.len() {
+                let (pixel, inner) = (at / pooled.pixel(), at % pooled.pixel());
+                let window = (0..4).map(|w| {
+                    let (row, column) = (pixel / width * 2 + w / 2, pixel % width * 2 + w % 2);
+                    y[shape.output.offset(row, column, 0) + inner]
+                });
+                assert_eq!(small[at].to_f32(), window.map(bf16::to_f32).fold(0.0, f32::max), "{shape:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn backward_data() {
+        let Some((cpu, cases)) = cases() else { return };
+        for case in cases {
+            let shape = case.shape;
+            let mut transposed = vec![bf16::ZERO; shape.transposed_len()];
+            let len = shape.taps() * shape.output.channel_stride * PANEL;
+            for (panel, to) in transposed.chunks_exact_mut(len).enumerate() {
+                regroup::transpose_to_bf16(cpu, &shape, &case.panels(), panel, to);
+            }
+            let dy = case.one(&shape.output, &case.dy);
+            let mut dx = vec![f32::NAN; shape.input.len()];
+            backward_data_bf16(cpu, &shape, &dy, &transposed, 0..shape.input.height, &mut dx);
+            padded_lanes_are_zero(&shape.input, &dx);
+            for image in [0, 17, 31] {
+                let dy = case.image(&shape.output, &case.dy, 0, image);
+                let got = case.image(&shape.input, &dx, 0, image);
+                let mut want = vec![0.0; got.len()];
+                for_each_product(&shape, |o, i, w| want[i] += dy[o] * case.weights[w] as f64);
+                for (got, want) in got.iter().zip(want) {
+                    assert_close(&format!("{shape:?}"), *got as f32, want, 16 * shape.taps() * shape.output.channels);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn backward_weights() {
+        let Some((cpu, cases)) = cases() else { return };
+        for case in cases {
+            let shape = case.shape;
+            let blocks = 3;
+            let mut want = vec![0.5; case.weights.len()];
+            for block in 0..blocks {
+                for image in 0..BLOCK {
+                    let x = case.image(&shape.input, &case.x, block, image);
+                    let dy = case.image(&shape.output, &case.dy, block, image);
+                    for_each_product(&shape, |o, i, w| want[w] += x[i] * dy[o]);
+                }
+            }
+            let (x, dy) = (narrow(&case.x), narrow(&case.dy));
+            let (mut xt, mut pairs) = (x.clone(), dy.clone());
+            for (from, to) in x.chunks_exact(shape.input.len()).zip(xt.chunks_exact_mut(shape.input.len())) {
+                regroup::transpose_images(cpu, &shape.input, from, to);
+            }
+            for (from, to) in dy.chunks_exact(shape.output.len()).zip(pairs.chunks_exact_mut(shape.output.len())) {
+                regroup::pair_images(cpu, &shape.output, from, to);
+            }
+            let x = Blocks { data: &xt, stride: shape.input.len(), count: blocks };
+            let dy = Blocks { data: &pairs, stride: shape.output.len(), count: blocks };
+            let mut dweights = vec![0.5; shape.weights_len()];
+            let cut = shape.panels() / 2;
+            let (left, right) = dweights.split_at_mut(cut * shape.panel_len());
+            backward_weights_bf16(cpu, &shape, x, dy, 0..cut, left);
+            backward_weights_bf16(cpu, &shape, x, dy, cut..shape.panels(), right);
+            let mut got = vec![0.0; want.len()];
+            pack::from_panels(&shape, &dweights, &mut got);
+            let terms = blocks * BLOCK * shape.output.height * shape.output.width;
+            for (got, want) in got.iter().zip(&want) {
+                assert_close(&format!("{shape:?}"), *got, *want, 16 * terms);
+            }
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The f32 microkernel: a tile of the output held in registers while everything that adds to it is read once.
+//!
+//! AVX-512 keeps 8 rows × 2 vectors (or 16 × 1 for a last single panel): 16 chains of fused multiply-adds, twice what
+//! hides their latency of 4 cycles on two ports, with 10 loads for 16 of them. AVX2 has half the registers: 4 × 2
+//! vectors of half a panel. Portable code has 2 × 4.
+
+use crate::simd::{Element, Simd};
+
+use super::PANEL;
+
+/// How a tile walks over one operand pair: an outer and an inner run of matrix products of `depth` steps.
+///
+/// Offsets are in elements. `a` steps may be negative, since [`super::backward_data`] meets pixels in falling order.
+#[derive(Clone, Copy)]
+pub(super) struct Walk {
+    /// Products in the outer and the inner run.
+    pub count: [usize; 2],
+    /// From one product's A to the next, outer and inner.
+    pub a_step: [isize; 2],
+    /// From one product's B to the next, outer and inner.
+    pub b_step: [usize; 2],
+    /// Steps of each product: channels or images.
+    pub depth: usize,
+    /// From one row of A to the next.
+    pub a_row: usize,
+    /// From one depth step of A to the next.
+    pub a_depth: usize,
+    /// From one depth step of B to the next.
+    pub b_depth: usize,
+    /// From one panel of B to the next.
+    pub b_panel: usize,
+}
+
+/// Where vector `v` of a tile begins, in elements, where panels lie `panel` apart.
+#[inline(always)]
+pub(super) fn column<S: Simd>(v: usize, panel: usize) -> usize {
+    let lane = v * S::LANES;
+    lane / PANEL * panel + lane % PANEL
+}
+
+/// `acc[row][vector] += Σ A[row][step] · B[step][vector]` over the whole walk.
+///
+/// # Safety
+/// Every element of A and B that the walk visits must be readable: rows 0..ROWS, vectors 0..VECTORS.
+#[inline(always)]
+pub(super) unsafe fn accumulate<S: Simd, B: Element, const ROWS: usize, const VECTORS: usize>(
+    s: S,
+    walk: &Walk,
+    a: *const f32,
+    b: *const B,
+    acc: &mut [[S::V; VECTORS]; ROWS],
+) {
+    let Walk { count, a_step, b_step, depth, a_row, a_depth, b_depth, b_panel } = *walk;
+    let mut sums = *acc;
+    let (mut a_outer, mut b_outer) = (a, b);
+    for _ in 0..count[0] {
+        let (mut a_inner, mut b_inner) = (a_outer, b_outer);
+        for _ in 0..count[1] {
+            let (mut a, mut b) = (a_inner, b_inner);
+            for _ in 0..depth {
+                // SAFETY: the caller promises that every element of the walk is readable.
+                unsafe {
+                    let mut columns = [s.zero(); VECTORS];
+                    for (v, c) in columns.iter_mut().enumerate() {
+                        *c = B::load(s, b.add(column::<S>(v, b_panel)));
+                    }
+                    for (row, sums) in sums.iter_mut().enumerate() {
+                        let x = s.splat(*a.add(row * a_row));
+                        for v in 0..VECTORS {
+                            sums[v] = s.mul_add(x, columns[v], sums[v]);
+                        }
+                    }
+                }
+                a = a.wrapping_add(a_depth);
+                b = b.wrapping_add(b_depth);
+            }
+            a_inner = a_inner.wrapping_offset(a_step[1]);
+            b_inner = b_inner.wrapping_add(b_step[1]);
+        }
+        a_outer = a_outer.wrapping_offset(a_step[0]);
+        b_outer = b_outer.wrapping_add(b_step[0]);
+    }
+    *acc = sums;
+}
+
+/// `acc[row][vector] += Σ a[row][step · a_depth] · B[step · b_depth + vector]` with a pointer for each row, which may
+/// lie anywhere.
+///
+/// # Safety
+/// Every element visited must be readable: `depth` steps of each row, and of B.
+#[inline(always)]
+pub(super) unsafe fn accumulate_rows<S: Simd, B: Element, const ROWS: usize, const VECTORS: usize>(
+    s: S,
+    a: [*const f32; ROWS],
+    a_depth: usize,
+    b: *const B,
+    b_depth: usize,
+    depth: usize,
+    acc: &mut [[S::V; VECTORS]; ROWS],
+) {
+    let mut sums = *acc;
+    for step in 0..depth {
+        // SAFETY: the caller promises that every step's elements are readable.
+        unsafe {
+            let mut columns = [s.zero(); VECTORS];
+            for (v, c) in columns.iter_mut().enumerate() {
+                *c = B::load(s, b.add(step * b_depth + column::<S>(v, PANEL)));
+            }
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let x = s.splat(*a[row].add(step * a_depth));
+                for v in 0..VECTORS {
+                    sums[v] = s.mul_add(x, columns[v], sums[v]);
+                }
+            }
+        }
+    }
+    *acc = sums;
+}

@@ -1,0 +1,97 @@
+//! The [`Product`] in f32: vectors of output channels, one broadcast pixel value at a time.
+
+use super::PANEL;
+use super::gather::{Place, Product};
+use super::tile::{Walk, accumulate, column};
+use crate::layout::BLOCK;
+use crate::simd::{Element, Simd};
+
+/// f32 source and weights, `[to channels/16][ky][kx][from channels][16]`.
+pub(super) struct Vectors<'a> {
+    pub source: &'a [f32],
+    pub weights: &'a [f32],
+}
+
+impl Product for Vectors<'_> {
+    #[inline(always)]
+    fn panels_at_once<S: Simd>(&self, panel: usize, panels: usize) -> usize {
+        // Two panels fill AVX-512's registers; the others take one, of several vectors.
+        if S::LANES == 16 && panel + 2 <= panels { 2 } else { 1 }
+    }
+
+    fn lens(&self) -> [usize; 2] {
+        [self.source.len(), self.weights.len()]
+    }
+
+    #[inline(always)]
+    unsafe fn columns<S: Simd, Y: Element>(
+        &self,
+        s: S,
+        place: &Place<'_>,
+        panel: usize,
+        panels: usize,
+        target: *mut Y,
+        stride: usize,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match (S::LANES, panels) {
+                (16, 2) => self.tiles::<S, Y, 8, 2>(s, place, panel, target, stride),
+                (16, _) => self.tiles::<S, Y, 16, 1>(s, place, panel, target, stride),
+                (8, _) => self.tiles::<S, Y, 4, 2>(s, place, panel, target, stride),
+                _ => self.tiles::<S, Y, 2, 4>(s, place, panel, target, stride),
+            }
+        }
+    }
+}
+
+impl Vectors<'_> {
+    /// One pixel: all images, the columns of the panels from `panel` on that VECTORS vectors span.
+    ///
+    /// # Safety
+    /// As for [`Product::columns`].
+    #[inline(always)]
+    unsafe fn tiles<S: Simd, Y: Element, const ROWS: usize, const VECTORS: usize>(
+        &self,
+        s: S,
+        place: &Place<'_>,
+        panel: usize,
+        target: *mut Y,
+        stride: usize,
+    ) {
+        let channels = place.from.channel_stride;
+        let tap = channels * PANEL;
+        let walk = Walk {
+            count: place.count(),
+            a_step: place.pixel_steps(),
+            b_step: place.tap_steps().map(|taps| taps * tap),
+            depth: channels,
+            a_row: channels,
+            a_depth: 1,
+            b_depth: PANEL,
+            b_panel: place.kernel[0] * place.kernel[1] * tap,
+        };
+        let a = place.first();
+        let b = panel * walk.b_panel + place.tap() * tap;
+        for image in (0..BLOCK).step_by(ROWS) {
+            // SAFETY: the caller's promise: the lengths fit the shapes, and the taps' pixels lie on the source.
+            unsafe {
+                let mut acc = [[s.zero(); VECTORS]; ROWS];
+                if let Some(bias) = place.epilogue.bias {
+                    for (v, first) in acc[0].iter_mut().enumerate() {
+                        *first = s.load(bias.as_ptr().add(panel * PANEL + column::<S>(v, PANEL)));
+                    }
+                    acc = [acc[0]; ROWS];
+                }
+                let a = self.source.as_ptr().add(a + image * channels);
+                accumulate(s, &walk, a, self.weights.as_ptr().wrapping_add(b), &mut acc);
+                for (row, sums) in acc.iter().enumerate() {
+                    for (v, &sum) in sums.iter().enumerate() {
+                        let sum = if place.epilogue.relu { s.max(sum, s.zero()) } else { sum };
+                        Y::store(s, target.add((image + row) * stride + column::<S>(v, PANEL)), sum);
+                    }
+                }
+            }
+        }
+    }
+}

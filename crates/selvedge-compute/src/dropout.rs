@@ -1,0 +1,220 @@
+//! Dropout: each element is kept with probability 1 − rate and then divided by it (Srivastava et al., 2014), or zero.
+//!
+//! Whether an element is kept is a function of a key, the image's number and the element's position in its image, so no
+//! mask is stored, the backward pass repeats the forward pass on the gradient, and neither the size of blocks nor the
+//! count of threads changes a bit.
+
+use std::ops::Range;
+
+use crate::Cpu;
+use crate::layout::{BLOCK, BlockShape};
+use crate::simd::{Element, Kernel, MAX_LANES, Simd, dispatch, math};
+
+/// Which elements are dropped.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DropoutMask {
+    /// Different for each layer and step.
+    pub key: u32,
+    /// The number of the block's first image, in the batch or in all; the others follow.
+    pub first_image: u64,
+    /// The share of elements that become zero, at least 0 and below 1.
+    pub rate: f32,
+}
+
+/// y = x / (1 − rate) where the mask keeps an element, else 0, for the rows of pixels `rows`; `x` and `y` are these rows
+/// alone. Called with dy and dx it is the backward pass.
+///
+/// The mask counts an image's elements in the order `[height][width][channel]` without the padding.
+///
+/// # Panics
+/// If a slice is not `rows` of the shape, if the channel stride is no multiple of [`MAX_LANES`], or if the rate is not
+/// in 0..1.
+pub fn apply<E: Element>(cpu: Cpu, shape: &BlockShape, rows: Range<usize>, mask: &DropoutMask, x: &[E], y: &mut [E]) {
+    assert_eq!(x.len(), y.len(), "x has {} elements and y {}", x.len(), y.len());
+    assert_arguments(shape, &rows, mask, y.len());
+    // SAFETY: both slices are `rows` of `shape`, as asserted.
+    dispatch(cpu, unsafe { Dropout::new(shape, rows, mask, x.as_ptr(), y.as_mut_ptr()) });
+}
+
+/// [`apply`] with x and y in the same place.
+///
+/// # Panics
+/// As [`apply`].
+///
+/// ```
+/// use selvedge_compute::{BlockShape, Cpu, dropout::{self, DropoutMask}};
+/// let shape = BlockShape::new(4, 4, 16);
+/// let mut x = vec![1.0; shape.len()];
+/// let mask = DropoutMask { key: 1, first_image: 0, rate: 0.5 };
+/// dropout::apply_in_place(Cpu::detect()?, &shape, 0..4, &mask, &mut x);
+/// assert!(x.iter().all(|&x| x == 0.0 || x == 2.0));
+/// # Ok::<(), selvedge_compute::CpuError>(())
+/// ```
+pub fn apply_in_place<E: Element>(cpu: Cpu, shape: &BlockShape, rows: Range<usize>, mask: &DropoutMask, x: &mut [E]) {
+    assert_arguments(shape, &rows, mask, x.len());
+    let at = x.as_mut_ptr();
+    // SAFETY: the slice is `rows` of `shape`, as asserted; `Dropout` reads an element before it writes it.
+    dispatch(cpu, unsafe { Dropout::new(shape, rows, mask, at, at) });
+}
+
+#[track_caller]
+fn assert_arguments(shape: &BlockShape, rows: &Range<usize>, mask: &DropoutMask, len: usize) {
+    let stride = shape.channel_stride;
+    assert!(stride.is_multiple_of(MAX_LANES), "the channel stride {stride} is no multiple of {MAX_LANES}");
+    assert!(
+        rows.start <= rows.end && rows.end <= shape.height,
+        "rows {rows:?} are not within the {} rows",
+        shape.height
+    );
+    let need = rows.len() * shape.row();
+    assert_eq!(len, need, "{len} elements, and rows {rows:?} have {need}");
+    assert!((0.0..1.0).contains(&mask.rate), "the dropout rate must be at least 0 and below 1, not {}", mask.rate);
+}
+
+struct Dropout<'a, E> {
+    shape: &'a BlockShape,
+    rows: Range<usize>,
+    mask: &'a DropoutMask,
+    x: *const E,
+    y: *mut E,
+}
+
+impl<'a, E: Element> Dropout<'a, E> {
+    /// # Safety
+    /// `rows` of `shape`, whose channel stride is a multiple of [`MAX_LANES`], must be readable at `x` and writable at
+    /// `y` while it lives. The two may be equal but must not overlap otherwise.
+    unsafe fn new(shape: &'a BlockShape, rows: Range<usize>, mask: &'a DropoutMask, x: *const E, y: *mut E) -> Self {
+        Self { shape, rows, mask, x, y }
+    }
+}
+
+impl<E: Element> Kernel for Dropout<'_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let BlockShape { width, channels, channel_stride, .. } = *self.shape;
+        let mut keys = [0; BLOCK];
+        for (image, key) in keys.iter_mut().enumerate() {
+            *key = image_key(self.mask.key, self.mask.first_image.wrapping_add(image as u64));
+        }
+        // Of the 2³² numbers these many, the lowest, drop an element.
+        let threshold = s.splat_u((f64::from(self.mask.rate) * 2f64.powi(32)) as u32);
+        let scale = s.splat((1.0 / (1.0 - f64::from(self.mask.rate))) as f32);
+        let mut at = 0;
+        for pixel in self.rows.start * width..self.rows.end * width {
+            for key in keys {
+                for c in (0..channel_stride).step_by(S::LANES) {
+                    let random = math::random_u32(s, key, (pixel * channels + c) as u32);
+                    // SAFETY: `new`'s promise; `at` counts the elements of `rows` in steps of LANES, which divides the
+                    // channel stride.
+                    unsafe {
+                        let x = E::load(s, self.x.add(at));
+                        let y = s.select(s.lt_u(random, threshold), s.zero(), s.mul(x, scale));
+                        E::store(s, self.y.add(at), y);
+                    }
+                    at += S::LANES;
+                }
+            }
+        }
+    }
+}
+
+/// A key for one image: the finaliser of MurmurHash3 for 64 bits (Appleby), on both numbers.
+fn image_key(key: u32, image: u64) -> u32 {
+    let mut x = image.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (u64::from(key) << 32 | u64::from(!key));
+    x = (x ^ x >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    x = (x ^ x >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    (x ^ x >> 33) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+    use crate::test_support::{Numbers, assert_close, cpus, wide};
+
+    /// Whether an element is kept, with scalar arithmetic.
+    fn kept(mask: &DropoutMask, image: u64, position: u32) -> bool {
+        let mut x = position.wrapping_mul(0x9e37_79b9) ^ image_key(mask.key, image);
+        x = (x ^ x >> 16).wrapping_mul(0x85eb_ca6b);
+        x = (x ^ x >> 13).wrapping_mul(0xc2b2_ae35);
+        f64::from(x ^ x >> 16) >= (f64::from(mask.rate) * 2f64.powi(32)).floor()
+    }
+
+    fn matches_reference<E: Element>() {
+        for (cpu, channels) in cpus().into_iter().flat_map(|cpu| [1, 10, 16, 35].map(|channels| (cpu, channels))) {
+            let shape = BlockShape::new(5, 3, channels);
+            let x = Numbers::new(channels as u64).block::<E>(&shape);
+            for rate in [0.0, 0.25, 0.9] {
+                let mask = DropoutMask { key: 77, first_image: 96, rate };
+                let mut y = vec![E::from_f32(7.0); x.len()];
+                let cut = 2 * shape.row();
+                apply(cpu, &shape, 2..5, &mask, &x[cut..], &mut y[cut..]);
+                apply(cpu, &shape, 0..2, &mask, &x[..cut], &mut y[..cut]);
+                let mut want = vec![0.0; x.len()];
+                for pixel in 0..15 {
+                    for image in 0..BLOCK {
+                        for c in 0..channels {
+                            let at = shape.offset(pixel / 3, pixel % 3, image) + c;
+                            if kept(&mask, 96 + image as u64, (pixel * channels + c) as u32) {
+                                want[at] = f64::from(x[at].to_f32()) / (1.0 - f64::from(rate));
+                            }
+                        }
+                    }
+                }
+                assert_close(&format!("{channels} channels on {}", cpu.isa()), &y, &want, 1e-6);
+                let mut in_place = x.clone();
+                apply_in_place(cpu, &shape, 0..5, &mask, &mut in_place);
+                assert_eq!(wide(&in_place), wide(&y));
+            }
+        }
+    }
+
+    #[test]
+    fn f32_matches_reference() {
+        matches_reference::<f32>();
+    }
+
+    #[test]
+    fn bf16_matches_reference() {
+        matches_reference::<bf16>();
+    }
+
+    /// Shares of zeros, and of zeros in common between keys, images and positions, are those of independent draws.
+    #[test]
+    fn masks_look_independent() {
+        let shape = BlockShape::new(16, 16, 16);
+        let rate = 0.3;
+        let draw = |key, first_image| {
+            let mut x = vec![1.0f32; shape.len()];
+            let mask = DropoutMask { key, first_image, rate };
+            apply_in_place(cpus()[0], &shape, 0..16, &mask, &mut x);
+            x
+        };
+        let a = draw(0, 0);
+        let next_image: Vec<f32> = a.chunks(shape.pixel()).flat_map(|p| [&p[16..], &p[..16]].concat()).collect();
+        let next_pixel = [&a[shape.pixel()..], &a[..shape.pixel()]].concat();
+        for (name, b) in [
+            ("key", draw(1, 0)),
+            ("high key", draw(1 << 31, 0)),
+            ("block", draw(0, 32)),
+            ("far block", draw(0, 1 << 40)),
+            ("image", next_image),
+            ("pixel", next_pixel),
+            ("element", [&a[1..], &a[..1]].concat()),
+        ] {
+            let zeros = b.iter().filter(|&&x| x == 0.0).count() as f32 / b.len() as f32;
+            let common = a.iter().zip(&b).filter(|&(&a, &b)| a == 0.0 && b == 0.0).count() as f32 / b.len() as f32;
+            assert!((zeros - rate).abs() < 0.005, "{name}: {zeros} are zero");
+            assert!((common - rate * rate).abs() < 0.005, "{name}: {common} are zero in both");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "the dropout rate must be at least 0 and below 1, not 1")]
+    fn a_rate_of_one_is_refused() {
+        let mask = DropoutMask { key: 0, first_image: 0, rate: 1.0 };
+        apply_in_place(cpus()[0], &BlockShape::new(1, 1, 16), 0..1, &mask, &mut [0.0f32; 512]);
+    }
+}

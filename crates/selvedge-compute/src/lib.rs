@@ -1,0 +1,30 @@
+//! Convolution, dense, pooling, normalisation, loss and optimizer kernels for training small convolutional networks
+//! on the CPU, written by hand for AMX, AVX-512, AVX2 and portable code and chosen at run time.
+#![deny(clippy::undocumented_unsafe_blocks)]
+
+pub mod activation;
+pub mod aligned;
+pub(crate) mod amx;
+pub mod conv;
+mod counting_allocator;
+pub mod cpu;
+pub mod dropout;
+pub mod input;
+pub mod layout;
+pub mod loss;
+pub mod norm;
+pub mod optim;
+pub mod pool;
+pub mod simd;
+pub mod sum;
+pub mod threads;
+
+pub use aligned::AlignedVec;
+pub use counting_allocator::CountingAllocator;
+pub use cpu::{Cpu, CpuError, Isa, Precision};
+pub use half::bf16;
+pub use layout::{BLOCK, BlockShape, padded_channels};
+pub use threads::{Threads, ThreadsError};
+
+#[cfg(test)]
+mod test_support;

@@ -1,0 +1,256 @@
+//! Softmax cross-entropy with label smoothing over a block's logits, and softmax for prediction.
+//!
+//! With logits z, targets t (one-hot for a label) of K classes and smoothing ε, the loss of an image is
+//! −Σ qᵢ·log pᵢ, where p = softmax(z) and q = (1 − ε)·t + ε/K (Szegedy et al., 2016), and its gradient by z is
+//! (Σ q)·p − q. Both subtract the largest logit first, so no exponential overflows.
+
+use crate::Cpu;
+use crate::layout::BLOCK;
+use crate::simd::{Kernel, MAX_LANES, Simd, dispatch, math};
+
+/// What the images of a block should be recognised as.
+#[derive(Clone, Copy, Debug)]
+pub enum BlockTargets<'a> {
+    /// A class for each valid image.
+    Labels(&'a [u8]),
+    /// A weight for each class of each valid image, `[valid][classes]`.
+    Soft(&'a [f32]),
+}
+
+/// The logits of a block of images.
+#[derive(Clone, Copy, Debug)]
+pub struct Logits<'a> {
+    /// `[BLOCK][channel_stride]`, f32; what lies beyond `classes` is ignored.
+    pub values: &'a [f32],
+    /// Elements from one image's logits to the next image's, a multiple of [`MAX_LANES`].
+    pub channel_stride: usize,
+    /// Classes, at most `channel_stride`.
+    pub classes: usize,
+    /// Images that carry data, the first of the block.
+    pub valid: usize,
+}
+
+/// The loss of a block.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct BlockLoss {
+    /// The sum of the valid images' losses.
+    pub sum: f64,
+    /// How many valid images' largest logit, the first if several are, is the target's largest.
+    pub correct: usize,
+}
+
+/// The loss, and, if `gradient` is given, `scale` times its gradient by the logits, in the logits' layout, zero in
+/// padded lanes and for images that are not valid.
+///
+/// A NaN among an image's logits makes its loss NaN and the image wrong.
+///
+/// # Panics
+/// If a length does not fit the logits, if a label is not below `classes`, or `smoothing` not within 0..=1.
+///
+/// ```
+/// use selvedge_compute::{Cpu, loss::{BlockTargets, Logits, cross_entropy}};
+/// let mut values = vec![0.0; 32 * 16];
+/// values[3] = 8.0;
+/// let logits = Logits { values: &values, channel_stride: 16, classes: 10, valid: 1 };
+/// let loss = cross_entropy(Cpu::detect()?, logits, BlockTargets::Labels(&[3]), 0.0, None);
+/// assert!(loss.sum < 0.01 && loss.correct == 1);
+/// # Ok::<(), selvedge_compute::CpuError>(())
+/// ```
+pub fn cross_entropy(
+    cpu: Cpu,
+    logits: Logits<'_>,
+    targets: BlockTargets<'_>,
+    smoothing: f32,
+    gradient: Option<(f32, &mut [f32])>,
+) -> BlockLoss {
+    logits.check();
+    let (classes, valid) = (logits.classes, logits.valid);
+    match targets {
+        BlockTargets::Labels(labels) => {
+            assert_eq!(labels.len(), valid, "{} labels for {valid} images", labels.len());
+            for &label in labels {
+                assert!(usize::from(label) < classes, "label {label} is not below the {classes} classes");
+            }
+        }
+        BlockTargets::Soft(soft) => {
+            let expected = valid * classes;
+            assert_eq!(soft.len(), expected, "{} weights for {valid} images of {classes} classes", soft.len());
+        }
+    }
+    assert!((0.0..=1.0).contains(&smoothing), "label smoothing must be between 0 and 1, not {smoothing}");
+    if let Some((_, dlogits)) = &gradient {
+        let (have, need) = (dlogits.len(), logits.values.len());
+        assert_eq!(have, need, "the gradient has {have} elements and the logits {need}");
+    }
+    dispatch(cpu, CrossEntropy { logits, targets, smoothing, gradient })
+}
+
+/// The probability of each class of each valid image, `[valid][classes]` without padding.
+///
+/// # Panics
+/// If a length does not fit the logits.
+pub fn softmax(cpu: Cpu, logits: Logits<'_>, probabilities: &mut [f32]) {
+    logits.check();
+    let (have, need) = (probabilities.len(), logits.valid * logits.classes);
+    assert_eq!(have, need, "{have} probabilities for {} images of {} classes", logits.valid, logits.classes);
+    dispatch(cpu, Softmax { logits, probabilities });
+}
+
+impl Logits<'_> {
+    #[track_caller]
+    fn check(&self) {
+        let Self { values, channel_stride, classes, valid } = *self;
+        assert!(
+            channel_stride.is_multiple_of(MAX_LANES),
+            "the channel stride {channel_stride} is no multiple of {MAX_LANES}"
+        );
+        assert!((1..=channel_stride).contains(&classes), "{classes} classes in a channel stride of {channel_stride}");
+        assert!(valid <= BLOCK, "{valid} valid images in a block of {BLOCK}");
+        let need = BLOCK * channel_stride;
+        assert_eq!(values.len(), need, "{} logits for {BLOCK} images of stride {channel_stride}", values.len());
+    }
+
+    /// The largest logit of `image` and the sum of e to the power of each logit less that.
+    #[inline(always)]
+    fn normaliser<S: Simd>(&self, s: S, image: usize) -> (f32, f32) {
+        let mut top = s.splat(f32::NEG_INFINITY);
+        for c in (0..self.classes).step_by(S::LANES) {
+            top = s.max(top, self.load(s, image, c));
+        }
+        let top = s.largest(top);
+        let mut sum = s.zero();
+        for c in (0..self.classes).step_by(S::LANES) {
+            sum = s.add(sum, math::exp(s, s.sub(self.load(s, image, c), s.splat(top))));
+        }
+        (top, s.sum(sum))
+    }
+
+    /// A vector of `image`'s logits from class `c` on; lanes beyond the classes are −∞, whose exponential is 0.
+    #[inline(always)]
+    fn load<S: Simd>(&self, s: S, image: usize, c: usize) -> S::V {
+        let at = image * self.channel_stride + c;
+        // SAFETY: `check` saw BLOCK·channel_stride logits, image < valid ≤ BLOCK, and c + LANES ≤ channel_stride, as c
+        // is a multiple of LANES below classes ≤ channel_stride, which LANES divides.
+        let v = unsafe { s.load(self.values.as_ptr().add(at)) };
+        s.select(self.lanes(s, c), v, s.splat(f32::NEG_INFINITY))
+    }
+
+    /// Which lanes from class `c` on are classes.
+    #[inline(always)]
+    fn lanes<S: Simd>(&self, s: S, c: usize) -> S::M {
+        s.lt_u(s.lane_numbers(), s.splat_u((self.classes - c) as u32))
+    }
+}
+
+struct CrossEntropy<'a> {
+    logits: Logits<'a>,
+    targets: BlockTargets<'a>,
+    smoothing: f32,
+    /// The scale and the place of the gradient.
+    gradient: Option<(f32, &'a mut [f32])>,
+}
+
+impl CrossEntropy<'_> {
+    /// A vector of `image`'s smoothed targets from class `c` on, zero in lanes beyond the classes.
+    #[inline(always)]
+    fn target<S: Simd>(&self, s: S, image: usize, c: usize) -> S::V {
+        let classes = self.logits.classes;
+        let base = s.splat(self.smoothing / classes as f32);
+        let kept = s.splat(1.0 - self.smoothing);
+        let target = match self.targets {
+            BlockTargets::Labels(labels) => {
+                let lanes = s.add_u(s.lane_numbers(), s.splat_u(c as u32));
+                s.select(s.eq_u(lanes, s.splat_u(u32::from(labels[image]))), kept, s.zero())
+            }
+            BlockTargets::Soft(soft) => {
+                // The targets are not padded: the last vector's classes are copied.
+                let mut lanes = [0.0; MAX_LANES];
+                let row = &soft[image * classes..][..classes];
+                let part = &row[c..classes.min(c + S::LANES)];
+                lanes[..part.len()].copy_from_slice(part);
+                // SAFETY: `lanes` has MAX_LANES elements, at least LANES.
+                s.mul(kept, unsafe { s.load(lanes.as_ptr()) })
+            }
+        };
+        s.select(self.logits.lanes(s, c), s.add(target, base), s.zero())
+    }
+
+    /// The class that `image` should be recognised as.
+    #[inline(always)]
+    fn label(&self, image: usize) -> usize {
+        match self.targets {
+            BlockTargets::Labels(labels) => usize::from(labels[image]),
+            BlockTargets::Soft(soft) => {
+                let row = &soft[image * self.logits.classes..][..self.logits.classes];
+                (1..row.len()).fold(0, |best, c| if row[c] > row[best] { c } else { best })
+            }
+        }
+    }
+}
+
+impl Kernel for CrossEntropy<'_> {
+    type Output = BlockLoss;
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) -> BlockLoss {
+        let Logits { channel_stride, classes, valid, .. } = self.logits;
+        let mut gradient = self.gradient.take();
+        let mut loss = BlockLoss::default();
+        for image in 0..valid {
+            let (top, sum) = self.logits.normaliser(s, image);
+            let (mut mass, mut inner) = (s.zero(), s.zero());
+            for c in (0..classes).step_by(S::LANES) {
+                let q = self.target(s, image, c);
+                mass = s.add(mass, q);
+                // Lanes beyond the classes hold −∞, which a target of zero must not multiply.
+                let z = s.sub(self.logits.load(s, image, c), s.splat(top));
+                inner = s.add(inner, s.select(self.logits.lanes(s, c), s.mul(q, z), s.zero()));
+            }
+            let mass = s.sum(mass);
+            loss.sum += f64::from(mass) * f64::from(sum).ln() - f64::from(s.sum(inner));
+            let row = &self.logits.values[image * channel_stride..][..classes];
+            let label = self.label(image);
+            // A NaN makes the sum NaN, whatever the comparisons above made of it.
+            loss.correct += usize::from(row[label] == top && !row[..label].contains(&top) && !sum.is_nan());
+
+            let Some((scale, dlogits)) = &mut gradient else { continue };
+            let (factor, scale) = (s.splat(mass / sum), s.splat(*scale));
+            for c in (0..classes).step_by(S::LANES) {
+                let e = math::exp(s, s.sub(self.logits.load(s, image, c), s.splat(top)));
+                let g = s.mul(scale, s.sub(s.mul(e, factor), self.target(s, image, c)));
+                // SAFETY: `cross_entropy` asserted that the gradient is as long as the logits; see `Logits::load`.
+                unsafe { s.store(dlogits.as_mut_ptr().add(image * channel_stride + c), g) }
+            }
+            dlogits[image * channel_stride..][classes.next_multiple_of(S::LANES)..channel_stride].fill(0.0);
+        }
+        if let Some((_, dlogits)) = gradient {
+            dlogits[valid * channel_stride..].fill(0.0);
+        }
+        loss
+    }
+}
+
+struct Softmax<'a> {
+    logits: Logits<'a>,
+    probabilities: &'a mut [f32],
+}
+
+impl Kernel for Softmax<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let classes = self.logits.classes;
+        for (image, row) in self.probabilities.chunks_mut(classes).enumerate() {
+            let (top, sum) = self.logits.normaliser(s, image);
+            for (n, part) in row.chunks_mut(S::LANES).enumerate() {
+                let e = math::exp(s, s.sub(self.logits.load(s, image, n * S::LANES), s.splat(top)));
+                let mut lanes = [0.0; MAX_LANES];
+                // SAFETY: `lanes` has MAX_LANES elements, at least LANES.
+                unsafe { s.store(lanes.as_mut_ptr(), s.div(e, s.splat(sum))) }
+                part.copy_from_slice(&lanes[..part.len()]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

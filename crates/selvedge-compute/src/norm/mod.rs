@@ -1,0 +1,261 @@
+//! Batch normalisation (Ioffe and Szegedy, 2015) over a batch that is made of blocks, with an activation fused in.
+//!
+//! A training step goes so, each pass over the blocks in parallel, each combination in the order of the blocks, which
+//! keeps the bits independent of the thread count:
+//!
+//! 1. [`block_moments`] of each block, then [`combine_moments`]: mean and spread of each channel over the batch.
+//! 2. [`inverse_deviation`] and [`affine`] make of them a and b such that y = a·x + b; [`normalise`] each block.
+//!    [`update_running`] keeps the averages that inference uses instead.
+//! 3. Backward, [`block_gradient_sums`] of each block, then [`combine_sums`]: the gradients of shift and scale. With
+//!    them [`gradient_coefficients`] and, for each block, [`input_gradient`].
+//!
+//! What a channel's padding holds stays zero if its scale and shift are zero there. Channel strides are multiples of
+//! [`MAX_LANES`].
+
+mod channels;
+mod sums;
+
+pub use channels::{affine, combine_moments, combine_sums, gradient_coefficients, inverse_deviation, update_running};
+pub use sums::{block_gradient_sums, block_moments};
+
+use crate::Cpu;
+use crate::activation::{self, Activation};
+use crate::layout::{BLOCK, BlockShape};
+use crate::simd::{Element, Kernel, MAX_LANES, Simd, dispatch};
+
+/// What the forward pass did to each channel; all slices are of the channel stride's length.
+#[derive(Clone, Copy, Debug)]
+pub struct Normalisation<'a> {
+    /// The mean over the batch.
+    pub mean: &'a [f32],
+    /// 1/√(variance + ε).
+    pub inverse_deviation: &'a [f32],
+    /// a of y = a·x + b ([`affine`]).
+    pub factor: &'a [f32],
+    /// b of y = a·x + b.
+    pub offset: &'a [f32],
+    /// What was applied to y in the same pass.
+    pub activation: Option<Activation>,
+}
+
+/// y = f(a·x + b) with a and b of each channel, f the activation or nothing.
+///
+/// `x` and `y` are any whole number of images' channels at some pixels, such as a block.
+///
+/// # Panics
+/// If the lengths of `x` and `y`, or of `factor` and `offset`, differ, if the former is no multiple of the latter, or
+/// the latter none of [`MAX_LANES`].
+///
+/// ```
+/// use selvedge_compute::{Cpu, norm};
+/// let (x, mut y) = ([3.0; 32], [0.0; 32]);
+/// norm::normalise(Cpu::detect()?, &[2.0; 16], &[-1.0; 16], None, &x, &mut y);
+/// assert_eq!(y, [5.0; 32]);
+/// # Ok::<(), selvedge_compute::CpuError>(())
+/// ```
+pub fn normalise<E: Element>(
+    cpu: Cpu,
+    factor: &[f32],
+    offset: &[f32],
+    activation: Option<Activation>,
+    x: &[E],
+    y: &mut [E],
+) {
+    let stride = factor.len();
+    assert_stride(stride);
+    assert_eq!(stride, offset.len(), "factor has {stride} channels and offset {}", offset.len());
+    assert_eq!(x.len(), y.len(), "x has {} elements and y {}", x.len(), y.len());
+    assert!(x.len().is_multiple_of(stride), "x has {} elements, no multiple of the stride {stride}", x.len());
+    dispatch(cpu, Normalise { factor, offset, activation, x, y });
+}
+
+/// dx = a·dy′ − c₀ − c₁·(x − mean), where dy′ is dy before the activation, for the valid images of a block; zero for
+/// the others. c₀ and c₁ come from [`gradient_coefficients`].
+///
+/// # Panics
+/// If a slice does not fit the shape or the channel stride, or `valid` is more than [`BLOCK`].
+pub fn input_gradient<E: Element>(
+    cpu: Cpu,
+    shape: &BlockShape,
+    valid: usize,
+    norm: &Normalisation<'_>,
+    coefficients: [&[f32]; 2],
+    x: &[E],
+    dy: &[E],
+    dx: &mut [E],
+) {
+    assert_block(shape, valid, &[("x", x.len()), ("dy", dy.len()), ("dx", dx.len())]);
+    norm.check(shape.channel_stride);
+    assert_channels(shape.channel_stride, &[("c₀", coefficients[0].len()), ("c₁", coefficients[1].len())]);
+    dispatch(cpu, InputGradient { shape, valid, norm, coefficients, x, dy, dx });
+}
+
+impl Normalisation<'_> {
+    #[track_caller]
+    fn check(&self, stride: usize) {
+        let Self { mean, inverse_deviation, factor, offset, .. } = self;
+        assert_channels(
+            stride,
+            &[
+                ("mean", mean.len()),
+                ("inverse_deviation", inverse_deviation.len()),
+                ("factor", factor.len()),
+                ("offset", offset.len()),
+            ],
+        );
+    }
+
+    /// dy before the activation, at channel `c`.
+    ///
+    /// # Safety
+    /// `c` + LANES must be at most the channel stride, which `check` has seen.
+    #[inline(always)]
+    unsafe fn through_activation<S: Simd>(
+        &self,
+        s: S,
+        activation: Option<Activation>,
+        c: usize,
+        x: S::V,
+        dy: S::V,
+    ) -> S::V {
+        let Some(kind) = activation else { return dy };
+        // SAFETY: the caller's promise.
+        let (a, b) = unsafe { (s.load(self.factor.as_ptr().add(c)), s.load(self.offset.as_ptr().add(c))) };
+        let z = s.mul_add(x, a, b);
+        match kind {
+            Activation::Relu => s.select(s.gt(z, s.zero()), dy, s.zero()),
+            _ => s.mul(dy, activation::derivative(s, kind, z)),
+        }
+    }
+}
+
+#[track_caller]
+fn assert_stride(stride: usize) {
+    assert!(
+        stride > 0 && stride.is_multiple_of(MAX_LANES),
+        "the channel stride {stride} is no multiple of {MAX_LANES}"
+    );
+}
+
+#[track_caller]
+fn assert_channels(stride: usize, slices: &[(&str, usize)]) {
+    for &(name, len) in slices {
+        assert_eq!(len, stride, "{name} has {len} channels, not {stride}");
+    }
+}
+
+#[track_caller]
+fn assert_block(shape: &BlockShape, valid: usize, slices: &[(&str, usize)]) {
+    assert_stride(shape.channel_stride);
+    assert!(valid <= BLOCK, "{valid} valid images in a block of {BLOCK}");
+    for &(name, len) in slices {
+        assert_eq!(len, shape.len(), "{name} has {len} elements and its shape {}", shape.len());
+    }
+}
+
+/// `$body` in three copies with `$kind` a constant in the two whose cost it decides: nothing and ReLU. The others take so
+/// long that a choice in the inner loop does not show.
+macro_rules! with_activation {
+    ($activation:expr, |$kind:ident| $body:expr) => {
+        match $activation {
+            None => {
+                let $kind = None;
+                $body
+            }
+            Some(Activation::Relu) => {
+                let $kind = Some(Activation::Relu);
+                $body
+            }
+            $kind => $body,
+        }
+    };
+}
+use with_activation;
+
+struct Normalise<'a, E> {
+    factor: &'a [f32],
+    offset: &'a [f32],
+    activation: Option<Activation>,
+    x: &'a [E],
+    y: &'a mut [E],
+}
+
+impl<E: Element> Normalise<'_, E> {
+    #[inline(always)]
+    fn pass<S: Simd>(self, s: S, activation: Option<Activation>) {
+        let stride = self.factor.len();
+        for start in (0..self.x.len()).step_by(stride) {
+            for c in (0..stride).step_by(S::LANES) {
+                // SAFETY: `normalise` saw `x` and `y` equally long, a multiple of the stride, which is the length of
+                // `factor` and `offset` and a multiple of LANES.
+                unsafe {
+                    let x = E::load(s, self.x.as_ptr().add(start + c));
+                    let (a, b) = (s.load(self.factor.as_ptr().add(c)), s.load(self.offset.as_ptr().add(c)));
+                    let y = s.mul_add(x, a, b);
+                    let y = match activation {
+                        None => y,
+                        Some(kind) => activation::apply(s, kind, y),
+                    };
+                    E::store(s, self.y.as_mut_ptr().add(start + c), y);
+                }
+            }
+        }
+    }
+}
+
+impl<E: Element> Kernel for Normalise<'_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        with_activation!(self.activation, |kind| self.pass(s, kind));
+    }
+}
+
+struct InputGradient<'a, E> {
+    shape: &'a BlockShape,
+    valid: usize,
+    norm: &'a Normalisation<'a>,
+    coefficients: [&'a [f32]; 2],
+    x: &'a [E],
+    dy: &'a [E],
+    dx: &'a mut [E],
+}
+
+impl<E: Element> InputGradient<'_, E> {
+    #[inline(always)]
+    fn pass<S: Simd>(self, s: S, activation: Option<Activation>) {
+        let (pixel, stride) = (self.shape.pixel(), self.shape.channel_stride);
+        let data = self.valid * stride;
+        for start in (0..self.shape.len()).step_by(pixel) {
+            for row in (start..start + data).step_by(stride) {
+                for c in (0..stride).step_by(S::LANES) {
+                    // SAFETY: `assert_block` saw `x`, `dy` and `dx` hold the block and valid ≤ BLOCK, `check` and
+                    // `assert_channels` saw the channels' slices hold the stride, a multiple of LANES.
+                    unsafe {
+                        let x = E::load(s, self.x.as_ptr().add(row + c));
+                        let dy = E::load(s, self.dy.as_ptr().add(row + c));
+                        let dy = self.norm.through_activation(s, activation, c, x, dy);
+                        let centred = s.sub(x, s.load(self.norm.mean.as_ptr().add(c)));
+                        let [c0, c1] = self.coefficients;
+                        let (c0, c1) = (s.load(c0.as_ptr().add(c)), s.load(c1.as_ptr().add(c)));
+                        let correction = s.mul_add(centred, c1, c0);
+                        let a = s.load(self.norm.factor.as_ptr().add(c));
+                        E::store(s, self.dx.as_mut_ptr().add(row + c), s.sub(s.mul(a, dy), correction));
+                    }
+                }
+            }
+            self.dx[start + data..start + pixel].fill(E::default());
+        }
+    }
+}
+
+impl<E: Element> Kernel for InputGradient<'_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        with_activation!(self.norm.activation, |kind| self.pass(s, kind));
+    }
+}
+
+#[cfg(test)]
+mod tests;

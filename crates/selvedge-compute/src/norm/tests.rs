@@ -1,0 +1,262 @@
+//! Batch normalisation against its definition in f64, over batches of full and part blocks, and against PyTorch.
+
+use half::bf16;
+
+use super::*;
+use crate::test_support::{Numbers, assert_close, central_difference, cpus, wide};
+
+const EPSILON: f32 = 1e-5;
+
+/// A batch in blocks, run through all steps as the module's documentation lists them.
+struct Run<E> {
+    y: Vec<Vec<E>>,
+    dx: Vec<Vec<E>>,
+    mean: Vec<f64>,
+    square: Vec<f64>,
+    count: usize,
+    scale_gradient: Vec<f64>,
+    shift_gradient: Vec<f64>,
+}
+
+fn run<E: Element>(
+    cpu: Cpu,
+    shape: &BlockShape,
+    images: usize,
+    activation: Option<Activation>,
+    [scale, shift]: [&[f32]; 2],
+    x: &[Vec<E>],
+    dy: &[Vec<E>],
+) -> Run<E> {
+    let stride = shape.channel_stride;
+    let valid = |block: usize| BLOCK.min(images - block * BLOCK);
+    let zeros = || vec![0.0f64; stride];
+    let (mut means, mut squares) = (vec![7.0; x.len() * stride], vec![7.0; x.len() * stride]);
+    for (block, x) in x.iter().enumerate() {
+        let part = block * stride..(block + 1) * stride;
+        block_moments(cpu, shape, valid(block), x, &mut means[part.clone()], &mut squares[part]);
+    }
+    let (mut mean, mut square) = (zeros(), zeros());
+    let count = combine_moments(images, shape.height * shape.width, &means, &squares, &mut mean, &mut square);
+    let narrow: Vec<f32> = mean.iter().map(|&mean| mean as f32).collect();
+    let [mut inverse, mut factor, mut offset] = [(); 3].map(|()| vec![0.0; stride]);
+    inverse_deviation(count, &square, EPSILON, &mut inverse);
+    affine(&narrow, &inverse, Some(scale), Some(shift), &mut factor, &mut offset);
+    let norm =
+        Normalisation { mean: &narrow, inverse_deviation: &inverse, factor: &factor, offset: &offset, activation };
+    let seven = || vec![vec![E::from_f32(7.0); shape.len()]; x.len()];
+    let (mut y, mut dx) = (seven(), seven());
+    for (x, y) in x.iter().zip(&mut y) {
+        normalise(cpu, &factor, &offset, activation, x, y);
+    }
+
+    let (mut sums, mut normalised) = (means, squares);
+    for (block, (x, dy)) in x.iter().zip(dy).enumerate() {
+        let part = block * stride..(block + 1) * stride;
+        let (sum, sum_normalised) = (&mut sums[part.clone()], &mut normalised[part]);
+        block_gradient_sums(cpu, shape, valid(block), &norm, x, dy, sum, sum_normalised);
+    }
+    let (mut shift_gradient, mut scale_gradient) = (zeros(), zeros());
+    combine_sums(&sums, &mut shift_gradient);
+    combine_sums(&normalised, &mut scale_gradient);
+    let (mut c0, mut c1) = (vec![0.0; stride], vec![0.0; stride]);
+    gradient_coefficients(count, &norm, &shift_gradient, &scale_gradient, [&mut c0, &mut c1]);
+    for (block, ((x, dy), dx)) in x.iter().zip(dy).zip(&mut dx).enumerate() {
+        input_gradient(cpu, shape, valid(block), &norm, [&c0, &c1], x, dy, dx);
+    }
+    Run { y, dx, mean, square, count, scale_gradient, shift_gradient }
+}
+
+/// One channel's values: normalised, scaled, shifted and activated.
+fn reference(x: &[f64], [scale, shift]: [f64; 2], activation: Option<Activation>) -> Vec<f64> {
+    let mean = x.iter().sum::<f64>() / x.len() as f64;
+    let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / x.len() as f64;
+    let y = x.iter().map(|x| (x - mean) / (variance + f64::from(EPSILON)).sqrt() * scale + shift);
+    y.map(|y| activation.map_or(y, |kind| crate::activation::tests::reference(kind, y))).collect()
+}
+
+/// Where a channel's values lie: block and element.
+fn places(shape: &BlockShape, images: usize, c: usize) -> Vec<(usize, usize)> {
+    let mut places = vec![];
+    for image in 0..images {
+        for pixel in 0..shape.height * shape.width {
+            let at = shape.offset(pixel / shape.width, pixel % shape.width, image % BLOCK) + c;
+            places.push((image / BLOCK, at));
+        }
+    }
+    places
+}
+
+/// Blocks of numbers with a different mean and spread for each channel. What lies beyond the images is not zero.
+fn batch<E: Element>(shape: &BlockShape, images: usize, seed: u64) -> Vec<Vec<E>> {
+    let mut numbers = Numbers::new(seed);
+    let mut blocks: Vec<Vec<E>> = (0..images.div_ceil(BLOCK)).map(|_| numbers.block(shape)).collect();
+    for block in &mut blocks {
+        for (i, x) in block.iter_mut().enumerate() {
+            let c = i % shape.channel_stride;
+            if c < shape.channels {
+                *x = E::from_f32(x.to_f32() * (1.0 + c as f32 / 4.0) + 3.0 * c as f32 - 5.0);
+            }
+        }
+    }
+    blocks
+}
+
+fn matches_reference<E: Element>() {
+    let kinds = [None, Some(Activation::Relu), Some(Activation::Gelu), Some(Activation::Silu)];
+    let sizes = [(1, 1, 1, 2), (3, 2, 5, 33), (2, 3, 16, 31), (4, 5, 35, 7), (1, 2, 64, 70), (2, 1, 100, 5)];
+    for (n, &(height, width, channels, images)) in sizes.iter().enumerate() {
+        let shape = BlockShape::new(height, width, channels);
+        let mut numbers = Numbers::new(n as u64);
+        let (x, mut dy) = (batch::<E>(&shape, images, 1), vec![]);
+        for _ in &x {
+            dy.push(numbers.block::<E>(&shape));
+        }
+        let [mut scale, mut shift] = [(); 2].map(|()| numbers.elements::<f32>(shape.channel_stride));
+        scale[channels..].fill(0.0);
+        shift[channels..].fill(0.0);
+        for (cpu, activation) in cpus().into_iter().flat_map(|cpu| kinds.map(|kind| (cpu, kind))) {
+            let name = format!("{shape:?}, {images} images, {activation:?} on {}", cpu.isa());
+            let got = run(cpu, &shape, images, activation, [&scale, &shift], &x, &dy);
+            assert_eq!(got.count, images * height * width);
+            for c in (0..channels).step_by(1 + channels / 7) {
+                let places = places(&shape, images, c);
+                let pick =
+                    |blocks: &[Vec<E>]| -> Vec<E> { places.iter().map(|&(block, i)| blocks[block][i]).collect() };
+                let (xs, dys) = (wide(&pick(&x)), wide(&pick(&dy)));
+                let [a, b] = [f64::from(scale[c]), f64::from(shift[c])];
+                let mean = xs.iter().sum::<f64>() / xs.len() as f64;
+                let square: f64 = xs.iter().map(|x| (x - mean).powi(2)).sum();
+                assert!((got.mean[c] - mean).abs() < 1e-6 * mean.abs().max(1.0), "{name}: mean of channel {c}");
+                assert!((got.square[c] - square).abs() < 1e-5 * square, "{name}: spread of channel {c}");
+                // The offset of a·x + b has the size of mean/deviation, so its rounding is relative to that.
+                let magnitude = 1.0 + mean.abs() / (square / xs.len() as f64).sqrt().max(1e-3);
+                assert_close(&name, &pick(&got.y), &reference(&xs, [a, b], activation), 2e-6 * magnitude);
+
+                let weighted = |y: Vec<f64>| -> f64 { y.iter().zip(&dys).map(|(y, dy)| y * dy).sum() };
+                let dx = pick(&got.dx);
+                // ReLU's kink spoils differences beside it.
+                let kink =
+                    |i: usize| activation == Some(Activation::Relu) && reference(&xs, [a, b], None)[i].abs() < 1e-3;
+                for i in (0..xs.len()).step_by(1 + xs.len() / 9).filter(|&i| !kink(i)) {
+                    let f = |x: &[f64]| weighted(reference(x, [a, b], activation));
+                    let want = central_difference(&mut xs.clone(), i, f);
+                    let tolerance = 2e-5 * magnitude + if xs.len() == 2 { 1e-4 } else { 0.0 };
+                    assert_close(&format!("{name}: dx {i} of channel {c}"), &dx[i..=i], &[want], tolerance);
+                }
+                let f = |p: &[f64]| weighted(reference(&xs, [p[0], p[1]], activation));
+                let want = [0, 1].map(|i| central_difference(&mut [a, b], i, f));
+                let sums = [got.scale_gradient[c] as f32, got.shift_gradient[c] as f32];
+                assert_close(&format!("{name}: scale and shift of channel {c}"), &sums, &want, 2e-5 * magnitude);
+            }
+            for (block, dx) in got.dx.iter().enumerate() {
+                for (i, dx) in dx.iter().enumerate() {
+                    let image = block * BLOCK + i / shape.channel_stride % BLOCK;
+                    if image >= images || i % shape.channel_stride >= channels {
+                        assert_eq!(dx.to_f32(), 0.0, "{name}: dx beyond the images and channels");
+                    }
+                    if i % shape.channel_stride >= channels {
+                        assert_eq!(got.y[block][i].to_f32(), 0.0, "{name}: y beyond the channels");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn f32_matches_reference() {
+    matches_reference::<f32>();
+}
+
+#[test]
+fn bf16_matches_reference() {
+    matches_reference::<bf16>();
+}
+
+/// ```python
+/// import torch
+/// torch.set_default_dtype(torch.float64)
+/// x = torch.tensor([[1., -.5], [.25, 2.], [0., 3.], [-1., .5]], requires_grad=True)
+/// bn = torch.nn.BatchNorm1d(2, eps=1e-5, momentum=.1)
+/// bn.weight.data = torch.tensor([1.5, -.5]); bn.bias.data = torch.tensor([.1, .2])
+/// y = bn(x); y.backward(torch.tensor([[.3, -.2], [1., .5], [-.7, .25], [.1, -.6]]))
+/// print(y.flatten().tolist(), x.grad.flatten().tolist(), bn.weight.grad.tolist(), bn.bias.grad.tolist(),
+///       bn.running_mean.tolist(), bn.running_var.tolist())    # torch 2.15.0
+/// ```
+#[test]
+fn matches_pytorch() {
+    let shape = BlockShape::new(1, 1, 2);
+    let block = |values: [f32; 8]| {
+        let mut block = vec![0.0f32; shape.len()];
+        for (to, from) in block.chunks_mut(16).zip(values.chunks(2)) {
+            to[..2].copy_from_slice(from);
+        }
+        vec![block]
+    };
+    let unpack =
+        |blocks: &[Vec<f32>]| -> Vec<f32> { blocks[0].chunks(16).take(4).flat_map(|c| c[..2].to_vec()).collect() };
+    let channels = |values: [f32; 2]| [&values[..], &[0.0; 14]].concat();
+    let x = block([1.0, -0.5, 0.25, 2.0, 0.0, 3.0, -1.0, 0.5]);
+    let dy = block([0.3, -0.2, 1.0, 0.5, -0.7, 0.25, 0.1, -0.6]);
+    let (scale, shift) = (channels([1.5, -0.5]), channels([0.1, 0.2]));
+    for cpu in cpus() {
+        let got = run(cpu, &shape, 4, None, [&scale, &shift], &x, &dy);
+        let y = [
+            2.0658149196,
+            0.8499318907,
+            0.4931629839,
+            -0.0785422389,
+            -0.0310543280,
+            -0.4499318907,
+            -2.1279235756,
+            0.4785422389,
+        ];
+        let dx = [
+            -0.1280454594,
+            -0.0749174598,
+            1.6518863062,
+            -0.1283859025,
+            -1.8087503173,
+            0.0470632359,
+            0.2849094705,
+            0.1562401264,
+        ];
+        assert_close("y", &unpack(&got.y), &y, 5e-7);
+        assert_close("dx", &unpack(&got.dx), &dx, 5e-7);
+        let sums: Vec<f32> =
+            got.scale_gradient[..2].iter().chain(&got.shift_gradient[..2]).map(|&x| x as f32).collect();
+        assert_close("scale and shift", &sums, &[0.5679020879, 1.1977316272, 0.7, -0.05], 5e-7);
+        let (mut mean, mut variance) = (channels([0.0; 2]), channels([1.0; 2]));
+        update_running(got.count, &got.mean, &got.square, 0.1, &mut mean, &mut variance);
+        assert_close("running mean", &mean[..2], &[0.00625, 0.125], 1e-7);
+        assert_close("running variance", &variance[..2], &[0.9682291667, 1.1416666667], 1e-7);
+    }
+}
+
+/// A mean a thousand times the spread leaves the spread accurate.
+#[test]
+fn moments_survive_a_large_mean() {
+    let shape = BlockShape::new(9, 9, 16);
+    let mut x = Numbers::new(3).block::<f32>(&shape);
+    for x in &mut x {
+        *x += 2000.0;
+    }
+    for cpu in cpus() {
+        let (mut mean, mut square) = ([0.0; 16], [0.0; 16]);
+        block_moments(cpu, &shape, BLOCK, &x, &mut mean, &mut square);
+        for c in 0..16 {
+            let xs: Vec<f64> = x.iter().skip(c).step_by(16).map(|&x| f64::from(x)).collect();
+            let want_mean = xs.iter().sum::<f64>() / xs.len() as f64;
+            let want: f64 = xs.iter().map(|x| (x - want_mean).powi(2)).sum();
+            assert!((mean[c] - want_mean).abs() < 1e-3, "{} on {}", mean[c], cpu.isa());
+            assert!((square[c] - want).abs() < 1e-4 * want, "{} and not {want} on {}", square[c], cpu.isa());
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "mean has 16 channels, not 32")]
+fn channels_must_agree() {
+    let shape = BlockShape::new(1, 1, 20);
+    block_moments(cpus()[0], &shape, 1, &[0.0f32; 1024], &mut [0.0; 16], &mut [0.0; 32]);
+}

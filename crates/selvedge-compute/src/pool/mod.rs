@@ -1,0 +1,349 @@
+//! Max and average pooling over windows of pixels, forward and backward; global pooling is a window of the whole image.
+//!
+//! A block keeps the 32 images of a pixel together, so a window's pixels are compared as runs of adjacent vectors, with
+//! no edge cases in images or channels. The backward functions gather: each pixel of the input collects what the
+//! windows that cover it send, in f32 and in a fixed order, and is written once. Overlapping windows need no second
+//! pass, pixels that no window covers become zero, and the rows of the result can be computed in any parts.
+
+use std::ops::Range;
+
+use crate::Cpu;
+use crate::layout::BlockShape;
+use crate::simd::{Element, Kernel, Simd, dispatch};
+
+/// Vectors worked on at a time; [`crate::BLOCK`] elements, the least a pixel has, are this many of the widest.
+const UNROLL: usize = 2;
+
+/// Windows over an image without padding: those that do not fit at the right and lower edge are left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pool2dShape {
+    input: BlockShape,
+    size: [usize; 2],
+    stride: [usize; 2],
+}
+
+impl Pool2dShape {
+    /// Windows of `size` pixels, `stride` pixels apart, each `[vertical, horizontal]`.
+    ///
+    /// # Panics
+    /// If a size or stride is 0, if a window is larger than the image, or if it has more than 65,536 pixels.
+    pub fn new(input: BlockShape, size: [usize; 2], stride: [usize; 2]) -> Self {
+        assert!(size[0] > 0 && size[1] > 0, "a window of {}x{} pixels is empty", size[0], size[1]);
+        assert!(stride[0] > 0 && stride[1] > 0, "a stride of {}x{} does not move", stride[0], stride[1]);
+        assert!(
+            size[0] <= input.height && size[1] <= input.width,
+            "a window of {}x{} does not fit into an image of {}x{}",
+            size[0],
+            size[1],
+            input.height,
+            input.width
+        );
+        let most = usize::from(u16::MAX) + 1;
+        assert!(size[0] * size[1] <= most, "a window of {}x{} has more than {most} pixels", size[0], size[1]);
+        Self { input, size, stride }
+    }
+
+    /// One window of the whole image.
+    ///
+    /// # Panics
+    /// If the image is empty or has more than 65,536 pixels.
+    pub fn global(input: BlockShape) -> Self {
+        Self::new(input, [input.height, input.width], [1, 1])
+    }
+
+    /// The shape of what is pooled.
+    pub fn input(&self) -> BlockShape {
+        self.input
+    }
+
+    /// The shape of the result: a pixel for each window.
+    pub fn output(&self) -> BlockShape {
+        BlockShape {
+            height: (self.input.height - self.size[0]) / self.stride[0] + 1,
+            width: (self.input.width - self.size[1]) / self.stride[1] + 1,
+            ..self.input
+        }
+    }
+}
+
+/// The largest element of each window, for the output rows `rows`; `y` is these rows alone.
+///
+/// If `winners` is given, it receives, in the layout of `y`, the number of the window's pixel that is the largest, the
+/// first if several are, counted row by row. It is a u16, so that a window may be a whole image.
+/// A NaN counts as the largest, as in PyTorch, unless an infinity stands before it in the window.
+///
+/// # Panics
+/// If `x` is not a block of the input shape, or `y` or `winners` not `rows` of the output shape.
+///
+/// ```
+/// use selvedge_compute::{BlockShape, Cpu, pool::{self, Pool2dShape}};
+/// let shape = Pool2dShape::new(BlockShape::new(2, 2, 16), [2, 2], [2, 2]);
+/// let x: Vec<f32> = (0..shape.input().len()).map(|i| i as f32).collect();
+/// let (mut y, mut winners) = (vec![0.0; shape.output().len()], vec![0; shape.output().len()]);
+/// pool::max_forward(Cpu::detect()?, &shape, 0..1, &x, &mut y, Some(&mut winners));
+/// assert_eq!((y[0], winners[0]), (1536.0, 3));
+/// # Ok::<(), selvedge_compute::CpuError>(())
+/// ```
+pub fn max_forward<E: Element>(
+    cpu: Cpu,
+    shape: &Pool2dShape,
+    rows: Range<usize>,
+    x: &[E],
+    y: &mut [E],
+    winners: Option<&mut [u16]>,
+) {
+    assert_block("x", x.len(), &shape.input);
+    assert_rows("y", y.len(), &rows, &shape.output());
+    if let Some(winners) = &winners {
+        assert_rows("winners", winners.len(), &rows, &shape.output());
+    }
+    let winners = winners.map(|winners| winners.as_mut_ptr());
+    dispatch(cpu, MaxForward { shape, rows, x, y, winners });
+}
+
+/// The gradient of [`max_forward`]: each window's `dy` goes to the pixel that `winners` names.
+///
+/// `dy` and `winners` are whole blocks of the output shape, `dx` is the input rows `rows` alone.
+///
+/// # Panics
+/// If `dy` or `winners` is not a block of the output shape, or `dx` not `rows` of the input shape.
+pub fn max_backward<E: Element>(
+    cpu: Cpu,
+    shape: &Pool2dShape,
+    rows: Range<usize>,
+    dy: &[E],
+    winners: &[u16],
+    dx: &mut [E],
+) {
+    assert_block("dy", dy.len(), &shape.output());
+    assert_block("winners", winners.len(), &shape.output());
+    assert_rows("dx", dx.len(), &rows, &shape.input);
+    dispatch(cpu, Backward { shape, rows, dy, winners: Some(winners), dx });
+}
+
+/// The mean of each window, for the output rows `rows`; `y` is these rows alone.
+///
+/// # Panics
+/// If `x` is not a block of the input shape, or `y` not `rows` of the output shape.
+pub fn average_forward<E: Element>(cpu: Cpu, shape: &Pool2dShape, rows: Range<usize>, x: &[E], y: &mut [E]) {
+    assert_block("x", x.len(), &shape.input);
+    assert_rows("y", y.len(), &rows, &shape.output());
+    dispatch(cpu, AverageForward { shape, rows, x, y });
+}
+
+/// The gradient of [`average_forward`]: each window's `dy` is shared by its pixels.
+///
+/// `dy` is a whole block of the output shape, `dx` is the input rows `rows` alone.
+///
+/// # Panics
+/// If `dy` is not a block of the output shape, or `dx` not `rows` of the input shape.
+pub fn average_backward<E: Element>(cpu: Cpu, shape: &Pool2dShape, rows: Range<usize>, dy: &[E], dx: &mut [E]) {
+    assert_block("dy", dy.len(), &shape.output());
+    assert_rows("dx", dx.len(), &rows, &shape.input);
+    dispatch(cpu, Backward { shape, rows, dy, winners: None, dx });
+}
+
+#[track_caller]
+fn assert_block(name: &str, len: usize, shape: &BlockShape) {
+    assert_eq!(len, shape.len(), "{name} has {len} elements and its shape {}", shape.len());
+}
+
+#[track_caller]
+fn assert_rows(name: &str, len: usize, rows: &Range<usize>, shape: &BlockShape) {
+    assert!(
+        rows.start <= rows.end && rows.end <= shape.height,
+        "rows {rows:?} of {name} are not within its {} rows",
+        shape.height
+    );
+    let need = rows.len() * shape.row();
+    assert_eq!(len, need, "{name} has {len} elements and its rows {rows:?} {need}");
+}
+
+struct MaxForward<'a, E> {
+    shape: &'a Pool2dShape,
+    rows: Range<usize>,
+    x: &'a [E],
+    y: &'a mut [E],
+    /// As long as `y`.
+    winners: Option<*mut u16>,
+}
+
+impl<E: Element> MaxForward<'_, E> {
+    #[inline(always)]
+    fn pass<S: Simd>(self, s: S, [height, width]: [usize; 2]) {
+        let Pool2dShape { input, stride, .. } = *self.shape;
+        let output = self.shape.output();
+        let infinity = s.splat(f32::INFINITY);
+        for (row, y) in self.rows.enumerate() {
+            for x in 0..output.width {
+                let corner = input.offset(y * stride[0], x * stride[1], 0);
+                let to = output.offset(row, x, 0);
+                for i in (0..input.pixel()).step_by(UNROLL * S::LANES) {
+                    // SAFETY: `assert_block` saw `x` hold the whole input, in which every window lies (`output`), and
+                    // `assert_rows` saw `y` and `winners` hold `rows`; a pixel's elements are a multiple of
+                    // UNROLL · LANES (`BLOCK`).
+                    unsafe {
+                        let from = self.x.as_ptr().add(corner + i);
+                        let mut best = [s.zero(); UNROLL];
+                        let mut winner = [s.splat_u(0); UNROLL];
+                        for (n, best) in best.iter_mut().enumerate() {
+                            *best = E::load(s, from.add(n * S::LANES));
+                        }
+                        for k in 1..height * width {
+                            let at = from.add((k / width) * input.row() + (k % width) * input.pixel());
+                            for n in 0..UNROLL {
+                                let v = E::load(s, at.add(n * S::LANES));
+                                // `min` gives its second argument for a NaN, which so counts as an infinity.
+                                let larger = s.gt(s.min(v, infinity), best[n]);
+                                best[n] = s.select(larger, v, best[n]);
+                                winner[n] = s.select_u(larger, s.splat_u(k as u32), winner[n]);
+                            }
+                        }
+                        for n in 0..UNROLL {
+                            E::store(s, self.y.as_mut_ptr().add(to + i + n * S::LANES), best[n]);
+                            if let Some(winners) = self.winners {
+                                s.store_u16(winners.add(to + i + n * S::LANES), winner[n]);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<E: Element> Kernel for MaxForward<'_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // The usual window is a constant, which unrolls it.
+        match self.shape.size {
+            [2, 2] => self.pass(s, [2, 2]),
+            size => self.pass(s, size),
+        }
+    }
+}
+
+struct AverageForward<'a, E> {
+    shape: &'a Pool2dShape,
+    rows: Range<usize>,
+    x: &'a [E],
+    y: &'a mut [E],
+}
+
+impl<E: Element> AverageForward<'_, E> {
+    #[inline(always)]
+    fn pass<S: Simd>(self, s: S, [height, width]: [usize; 2]) {
+        let Pool2dShape { input, stride, .. } = *self.shape;
+        let output = self.shape.output();
+        let share = s.splat(1.0 / (height * width) as f32);
+        for (row, y) in self.rows.enumerate() {
+            for x in 0..output.width {
+                let corner = input.offset(y * stride[0], x * stride[1], 0);
+                let to = output.offset(row, x, 0);
+                for i in (0..input.pixel()).step_by(UNROLL * S::LANES) {
+                    // SAFETY: as in `MaxForward::pass`, whose assertions `average_forward` shares.
+                    unsafe {
+                        let from = self.x.as_ptr().add(corner + i);
+                        let mut total = [s.zero(); UNROLL];
+                        for window_row in 0..height {
+                            // Sums of rows keep the rounding of large windows small.
+                            let mut sum = [s.zero(); UNROLL];
+                            for window_column in 0..width {
+                                let at = from.add(window_row * input.row() + window_column * input.pixel());
+                                for (n, sum) in sum.iter_mut().enumerate() {
+                                    *sum = s.add(*sum, E::load(s, at.add(n * S::LANES)));
+                                }
+                            }
+                            for (total, sum) in total.iter_mut().zip(sum) {
+                                *total = s.add(*total, sum);
+                            }
+                        }
+                        for (n, total) in total.into_iter().enumerate() {
+                            let at = self.y.as_mut_ptr().add(to + i + n * S::LANES);
+                            E::store(s, at, s.mul(total, share));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<E: Element> Kernel for AverageForward<'_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        match self.shape.size {
+            [2, 2] => self.pass(s, [2, 2]),
+            size => self.pass(s, size),
+        }
+    }
+}
+
+struct Backward<'a, E> {
+    shape: &'a Pool2dShape,
+    rows: Range<usize>,
+    dy: &'a [E],
+    /// For max pooling; each window's pixels share its gradient if there are none.
+    winners: Option<&'a [u16]>,
+    dx: &'a mut [E],
+}
+
+/// Which windows cover position `at` of an axis, for windows of `size`, `stride` apart, `count` in all.
+#[inline(always)]
+fn covering(at: usize, size: usize, stride: usize, count: usize) -> Range<usize> {
+    let first = if at < size { 0 } else { (at - size) / stride + 1 };
+    first..(at / stride + 1).min(count)
+}
+
+impl<E: Element> Kernel for Backward<'_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Pool2dShape { input, size, stride } = *self.shape;
+        let output = self.shape.output();
+        let share = s.splat(if self.winners.is_some() { 1.0 } else { 1.0 / (size[0] * size[1]) as f32 });
+        for (row, y) in self.rows.enumerate() {
+            let window_rows = covering(y, size[0], stride[0], output.height);
+            for x in 0..input.width {
+                let window_columns = covering(x, size[1], stride[1], output.width);
+                let to = input.offset(row, x, 0);
+                for i in (0..input.pixel()).step_by(UNROLL * S::LANES) {
+                    let mut sum = [s.zero(); UNROLL];
+                    for oy in window_rows.clone() {
+                        for ox in window_columns.clone() {
+                            let number = s.splat_u(((y - oy * stride[0]) * size[1] + x - ox * stride[1]) as u32);
+                            for (n, sum) in sum.iter_mut().enumerate() {
+                                let at = output.offset(oy, ox, 0) + i + n * S::LANES;
+                                // SAFETY: `assert_block` saw `dy` and `winners` hold the whole output, in which
+                                // `covering` keeps the window; a pixel's elements are a multiple of UNROLL · LANES.
+                                unsafe {
+                                    let v = E::load(s, self.dy.as_ptr().add(at));
+                                    let v = match self.winners {
+                                        Some(winners) => {
+                                            let winner = s.load_u16(winners.as_ptr().add(at));
+                                            s.select(s.eq_u(winner, number), v, s.zero())
+                                        }
+                                        None => v,
+                                    };
+                                    *sum = s.add(*sum, v);
+                                }
+                            }
+                        }
+                    }
+                    for (n, &sum) in sum.iter().enumerate() {
+                        // SAFETY: `assert_rows` saw `dx` hold `rows` of the input.
+                        unsafe {
+                            let at = self.dx.as_mut_ptr().add(to + i + n * S::LANES);
+                            E::store(s, at, s.mul(sum, share));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,58 @@
+//! Functions of vectors: exponential, logistic, error function.
+
+use super::Simd;
+
+/// eˣ with a relative error below 2e-7, for any x; 0 below −87, the value at 88 above 88, NaN for NaN.
+///
+/// Cody and Waite's reduction x = n·ln 2 + r with |r| ≤ ln 2 / 2, a polynomial of degree 6 in r (the Taylor series with
+/// the last coefficients as they are: its error at the ends is 3e-8), and a scaling by 2ⁿ.
+#[inline(always)]
+pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    let below = s.gt(s.splat(-87.0), x);
+    // `max` and `min` give their second argument where either is NaN, so a NaN passes.
+    let x = s.min(s.splat(88.0), s.max(s.splat(-87.0), x));
+    let n = s.round(s.mul(x, s.splat(std::f32::consts::LOG2_E)));
+    let r = s.mul_add(n, s.splat(-LN2_HIGH), x);
+    let r = s.mul_add(n, s.splat(-LN2_LOW), r);
+    let mut p = s.splat(1.0 / 5040.0);
+    for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        p = s.mul_add(p, r, s.splat(c));
+    }
+    s.select(below, s.zero(), s.mul(p, s.pow2(n)))
+}
+
+/// The logistic function 1 / (1 + e⁻ˣ).
+#[inline(always)]
+pub fn logistic<S: Simd>(s: S, x: S::V) -> S::V {
+    s.div(s.splat(1.0), s.add(s.splat(1.0), exp(s, s.sub(s.zero(), x))))
+}
+
+/// The error function, absolute error below 2e-7 (Abramowitz and Stegun, formula 7.1.26).
+#[inline(always)]
+pub fn erf<S: Simd>(s: S, x: S::V) -> S::V {
+    let negative = s.gt(s.zero(), x);
+    let a = s.max(x, s.sub(s.zero(), x));
+    let t = s.div(s.splat(1.0), s.mul_add(s.splat(0.327_591_1), a, s.splat(1.0)));
+    let mut p = s.splat(1.061_405_4);
+    for c in [-1.453_152_1, 1.421_413_8, -0.284_496_72, 0.254_829_6] {
+        p = s.mul_add(p, t, s.splat(c));
+    }
+    let tail = s.mul(s.mul(p, t), exp(s, s.sub(s.zero(), s.mul(a, a))));
+    let y = s.sub(s.splat(1.0), tail);
+    s.select(negative, s.sub(s.zero(), y), y)
+}
+
+/// A random u32 for each lane: a bijective hash of `counter` + lane number, different for each `key`.
+///
+/// The finaliser of MurmurHash3 (Appleby) with the key mixed in before it; used where a sequence must be a function
+/// of its position, as dropout masks are.
+#[inline(always)]
+pub fn random_u32<S: Simd>(s: S, key: u32, counter: u32) -> S::U {
+    let x = s.add_u(s.splat_u(counter), s.lane_numbers());
+    let x = s.xor_u(s.mul_u(x, s.splat_u(0x9e37_79b9)), s.splat_u(key));
+    let x = s.mul_u(s.xor_u(x, s.shr_u::<16>(x)), s.splat_u(0x85eb_ca6b));
+    let x = s.mul_u(s.xor_u(x, s.shr_u::<13>(x)), s.splat_u(0xc2b2_ae35));
+    s.xor_u(x, s.shr_u::<16>(x))
+}

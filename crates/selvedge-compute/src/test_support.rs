@@ -1,0 +1,91 @@
+//! What the kernels' tests share: instruction sets, numbers, tolerances.
+
+use std::io::{Write, stderr};
+use std::sync::Once;
+
+use crate::layout::BlockShape;
+use crate::simd::Element;
+use crate::{Cpu, Isa};
+
+/// Every instruction set of this machine. Those it lacks are named once on standard error, and are an error if
+/// `SELVEDGE_TEST_ALL_ISAS` is set.
+pub(crate) fn cpus() -> Vec<Cpu> {
+    static TOLD: Once = Once::new();
+    let missing: Vec<_> = Isa::ALL.into_iter().filter(|&isa| Cpu::with(isa).is_err()).collect();
+    assert!(
+        missing.is_empty() || std::env::var_os("SELVEDGE_TEST_ALL_ISAS").is_none(),
+        "SELVEDGE_TEST_ALL_ISAS is set, but this machine lacks {missing:?}"
+    );
+    TOLD.call_once(|| {
+        for isa in missing {
+            // Not `eprintln!`, which the test harness keeps to itself while tests pass.
+            writeln!(stderr(), "WARNING: kernels were NOT TESTED on {isa}, which this machine lacks").unwrap();
+        }
+    });
+    Cpu::all()
+}
+
+/// A sequence of numbers that differs for each seed.
+pub(crate) struct Numbers(u64);
+
+impl Numbers {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1))
+    }
+
+    /// Uniform in 0..2³².
+    pub(crate) fn next_u32(&mut self) -> u32 {
+        // Knuth's generator; its high bits are good enough for test data.
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 32) as u32
+    }
+
+    /// Uniform in `low..high`.
+    pub(crate) fn uniform(&mut self, low: f32, high: f32) -> f32 {
+        low + (high - low) * (self.next_u32() >> 8) as f32 / (1 << 24) as f32
+    }
+
+    /// `len` elements, uniform in −2..2, rounded to `E`.
+    pub(crate) fn elements<E: Element>(&mut self, len: usize) -> Vec<E> {
+        (0..len).map(|_| E::from_f32(self.uniform(-2.0, 2.0))).collect()
+    }
+
+    /// A block of elements whose padded lanes are zero.
+    pub(crate) fn block<E: Element>(&mut self, shape: &BlockShape) -> Vec<E> {
+        let mut x = self.elements::<E>(shape.len());
+        for row in x.chunks_mut(shape.channel_stride) {
+            row[shape.channels..].fill(E::from_f32(0.0));
+        }
+        x
+    }
+}
+
+/// The elements as f64.
+pub(crate) fn wide<E: Element>(x: &[E]) -> Vec<f64> {
+    x.iter().map(|x| f64::from(x.to_f32())).collect()
+}
+
+/// Panics unless each element is its expected value up to `tolerance`, relative above 1 and absolute below, and up to
+/// the rounding of the element type.
+#[track_caller]
+pub(crate) fn assert_close<E: Element>(what: &str, got: &[E], want: &[f64], tolerance: f64) {
+    assert_eq!(got.len(), want.len(), "{what}: lengths");
+    let rounding = if E::IS_BF16 { 1.0 / 256.0 } else { 0.0 };
+    for (i, (got, &want)) in got.iter().zip(want).enumerate() {
+        let got = f64::from(got.to_f32());
+        let allowed = tolerance * want.abs().max(1.0) + rounding * want.abs();
+        assert!((got - want).abs() <= allowed, "{what}: element {i} is {got}, not {want}");
+    }
+}
+
+/// The central difference (f(x + h) − f(x − h)) / 2h for element `i` of `x`.
+pub(crate) fn central_difference(x: &mut [f64], i: usize, f: impl Fn(&[f64]) -> f64) -> f64 {
+    const H: f64 = 1e-5;
+    let at = x[i];
+    x[i] = at + H;
+    let above = f(x);
+    x[i] = at - H;
+    let below = f(x);
+    x[i] = at;
+    (above - below) / (2.0 * H)
+}

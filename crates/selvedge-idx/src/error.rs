@@ -1,0 +1,187 @@
+//! The one error type of the crate: what went wrong, in which file, at which byte, what was
+//! expected there, what was found, and what to do about it.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why a file could not be read as IDX, a folder not be loaded as a data set, or an array not be
+/// written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IdxError {
+    /// The operating system refused an operation on a file.
+    #[error("{}: cannot {action}: {source}; {}", file.display(), advice(source.kind()))]
+    Io {
+        /// The file concerned.
+        file: PathBuf,
+        /// What was being done, as a verb phrase: "open the file".
+        action: &'static str,
+        /// What the operating system answered.
+        source: io::Error,
+    },
+    /// The content of a file is not what it must be. Boxed, to keep every `Result` small.
+    #[error("{0}")]
+    Invalid(Box<Invalid>),
+}
+
+/// The details of [`IdxError::Invalid`]; its `Display` is one complete sentence for a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invalid {
+    /// The file concerned (or the name given for bytes that come from elsewhere).
+    pub file: PathBuf,
+    /// The kind of fault.
+    pub problem: Problem,
+    /// Where it was noticed.
+    pub offset: Offset,
+    /// What should have been there.
+    pub expected: String,
+    /// What was there.
+    pub found: String,
+    /// What a person can do about it.
+    pub advice: String,
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { file, problem, offset, expected, found, advice } = self;
+        write!(f, "{}: {problem} at {offset}: expected {expected}, found {found}; {advice}", file.display())
+    }
+}
+
+/// A position, counted in bytes from zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offset {
+    /// In the file as it lies on disk.
+    File(u64),
+    /// In the IDX data: what a gzip file unpacks to, or a plain file as it is.
+    Data(u64),
+}
+
+impl Offset {
+    /// The number of bytes before this position.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::File(n) | Self::Data(n) => n,
+        }
+    }
+}
+
+impl fmt::Display for Offset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(n) => write!(f, "byte {n}"),
+            Self::Data(n) => write!(f, "byte {n} of the IDX data"),
+        }
+    }
+}
+
+/// The kinds of fault, for programs that react to one of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum Problem {
+    /// Neither an IDX header nor gzip.
+    #[error("not an IDX file")]
+    NotIdx,
+    /// The third header byte is none of the six element codes.
+    #[error("unknown element type")]
+    UnknownElementType,
+    /// A valid element type, but not the one asked for.
+    #[error("wrong element type")]
+    WrongElementType,
+    /// A valid rank, but not one that this use allows.
+    #[error("wrong number of dimensions")]
+    WrongRank,
+    /// The product of the dimensions exceeds the address space, or the array exceeds the format.
+    #[error("impossible dimensions")]
+    Dimensions,
+    /// The data end too early.
+    #[error("file is cut short")]
+    Truncated,
+    /// Bytes follow the data.
+    #[error("trailing bytes")]
+    TrailingBytes,
+    /// The gzip stream is broken or fails its checksum.
+    #[error("broken gzip data")]
+    Gzip,
+    /// A gzip file inside a gzip file.
+    #[error("gzipped twice")]
+    GzippedTwice,
+    /// A gzip file that would unpack to far more than its size gives reason to expect.
+    #[error("suspicious expansion")]
+    Bomb,
+    /// One of the four files of a data set is absent.
+    #[error("missing file")]
+    MissingFile,
+    /// Images and labels of a part differ in number.
+    #[error("images and labels differ in number")]
+    CountMismatch,
+    /// A part without samples, or images without pixels.
+    #[error("empty data set")]
+    Empty,
+    /// Training and test images differ in size.
+    #[error("training and test images differ in size")]
+    ImageSize,
+    /// A label that has no class.
+    #[error("label out of range")]
+    Label,
+    /// `classes.txt` cannot be used.
+    #[error("unusable class names")]
+    ClassNames,
+}
+
+impl IdxError {
+    /// The kind of fault, or `None` for a refusal by the operating system.
+    #[must_use]
+    pub fn problem(&self) -> Option<Problem> {
+        match self {
+            Self::Io { .. } => None,
+            Self::Invalid(invalid) => Some(invalid.problem),
+        }
+    }
+
+    /// The file concerned.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        match self {
+            Self::Io { file, .. } => file,
+            Self::Invalid(invalid) => &invalid.file,
+        }
+    }
+
+    pub(crate) fn io(file: &Path, action: &'static str, source: io::Error) -> Self {
+        Self::Io { file: file.to_path_buf(), action, source }
+    }
+
+    pub(crate) fn invalid(
+        file: &Path,
+        problem: Problem,
+        offset: Offset,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
+        Self::Invalid(Box::new(Invalid {
+            file: file.to_path_buf(),
+            problem,
+            offset,
+            expected: expected.into(),
+            found: found.into(),
+            advice: advice.into(),
+        }))
+    }
+}
+
+fn advice(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::NotFound => "check the path",
+        io::ErrorKind::PermissionDenied => "check the permissions of the file and of its folder",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space",
+        io::ErrorKind::OutOfMemory => "the data do not fit in this machine's memory",
+        io::ErrorKind::IsADirectory => "give the path of a file",
+        io::ErrorKind::NotADirectory => "give the path of a folder",
+        io::ErrorKind::Unsupported => "give a regular file",
+        _ => "check the disk or network share that holds it, and try again",
+    }
+}

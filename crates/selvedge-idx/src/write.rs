@@ -1,0 +1,238 @@
+//! Writing IDX, plain or gzip: to memory, or to a file that appears only when it is complete.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use byteorder::{BigEndian, ByteOrder};
+use flate2::write::GzEncoder;
+use ndarray::{ArrayRef, Dimension};
+
+use crate::element::IdxElement;
+use crate::error::{IdxError, Offset, Problem};
+use crate::gzip;
+use crate::header::Header;
+
+/// How a file is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compression {
+    /// As it is.
+    #[default]
+    None,
+    /// Gzip at its usual level, without name or time: equal arrays give equal files.
+    Gzip,
+}
+
+/// Elements encoded at once.
+const CHUNK: usize = 1 << 14;
+
+/// Writes an array of any rank and layout as an IDX file, in row-major order.
+///
+/// The bytes go to a temporary file in the same folder, which is synced and then renamed to
+/// `path`: whatever stood there before is replaced whole or not at all, and a failure leaves
+/// nothing behind.
+///
+/// # Errors
+/// [`IdxError::Io`] if the file cannot be written; [`Problem::Dimensions`] if the array has more
+/// than 255 dimensions or one above `u32::MAX`; [`Problem::Bomb`] if gzip shrinks it so much that
+/// [`read`](crate::read) would refuse it (store such an array plain).
+///
+/// ```
+/// use ndarray::Array3;
+/// use selvedge_idx::{Compression, read_as, write};
+///
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("t10k-images-idx3-ubyte.gz");
+/// let images = Array3::from_shape_fn((10, 4, 4), |(n, y, x)| (n + y * x) as u8);
+/// write(&path, &images, Compression::Gzip)?;
+/// assert_eq!(read_as::<u8>(&path)?, images.into_dyn());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn write<T: IdxElement, D: Dimension>(
+    path: impl AsRef<Path>,
+    array: &ArrayRef<T, D>,
+    compression: Compression,
+) -> Result<(), IdxError> {
+    let path = path.as_ref();
+    let header = encode_header(array, path)?;
+    let temporary = Temporary::beside(path)?;
+    let written = (|| {
+        let out = BufWriter::with_capacity(1 << 18, &temporary.file);
+        encode(out, &header, array, compression)?.into_inner().map_err(io::Error::from)?;
+        temporary.file.metadata()
+    })()
+    .map_err(|e| IdxError::io(&temporary.path, "write the file", e))?;
+    if compression == Compression::Gzip {
+        check_expansion(&header, array, written.len(), path)?;
+    }
+    temporary.rename_to(path)
+}
+
+/// The bytes that [`write()`] would put into a file; `name` is what error messages call them.
+///
+/// # Errors
+/// As [`write()`].
+///
+/// ```
+/// use ndarray::arr1;
+/// use selvedge_idx::{Compression, to_bytes};
+///
+/// let bytes = to_bytes(&arr1(&[1_i16, -1]), Compression::None, "a pair")?;
+/// assert_eq!(bytes, [0, 0, 0x0B, 1, 0, 0, 0, 2, 0, 1, 0xff, 0xff]);
+/// # Ok::<(), selvedge_idx::IdxError>(())
+/// ```
+pub fn to_bytes<T: IdxElement, D: Dimension>(
+    array: &ArrayRef<T, D>,
+    compression: Compression,
+    name: impl AsRef<Path>,
+) -> Result<Vec<u8>, IdxError> {
+    let name = name.as_ref();
+    let header = encode_header(array, name)?;
+    let bytes =
+        encode(Vec::new(), &header, array, compression).map_err(|e| IdxError::io(name, "encode the array", e))?;
+    if compression == Compression::Gzip {
+        check_expansion(&header, array, bytes.len() as u64, name)?;
+    }
+    Ok(bytes)
+}
+
+fn encode_header<T: IdxElement, D: Dimension>(array: &ArrayRef<T, D>, name: &Path) -> Result<Vec<u8>, IdxError> {
+    let impossible = |offset: u64, expected: String, found: String| {
+        let advice = "reshape or split the array";
+        let at = Offset::Data(offset);
+        IdxError::invalid(name, Problem::Dimensions, at, expected, found, advice)
+    };
+    let rank = u8::try_from(array.ndim())
+        .map_err(|_| impossible(3, "255 dimensions at most".to_owned(), array.ndim().to_string()))?;
+    let mut header = vec![0, 0, T::TYPE.code(), rank];
+    for (axis, &dim) in array.shape().iter().enumerate() {
+        let dim = u32::try_from(dim).map_err(|_| {
+            let offset = Header::MAGIC + 4 * axis;
+            impossible(offset as u64, format!("{} at most along axis {axis}", u32::MAX), dim.to_string())
+        })?;
+        let mut bytes = [0; 4];
+        BigEndian::write_u32(&mut bytes, dim);
+        header.extend(bytes);
+    }
+    Ok(header)
+}
+
+/// Refuses what the reader would refuse.
+fn check_expansion<T: IdxElement, D: Dimension>(
+    header: &[u8],
+    array: &ArrayRef<T, D>,
+    packed: u64,
+    name: &Path,
+) -> Result<(), IdxError> {
+    let plain = header.len() as u64 + array.len() as u64 * T::TYPE.size() as u64;
+    if !gzip::is_suspicious(plain, packed) {
+        return Ok(());
+    }
+    Err(IdxError::invalid(
+        name,
+        Problem::Bomb,
+        Offset::File(packed),
+        format!("{} bytes of gzip or more", plain / gzip::UNSUSPICIOUS_EXPANSION),
+        format!("{packed}, for an array of {plain} bytes"),
+        "write it without compression: no reader could tell it from a gzip bomb",
+    ))
+}
+
+/// Writes header and data to `out`, and hands it back.
+fn encode<W: Write, T: IdxElement, D: Dimension>(
+    out: W,
+    header: &[u8],
+    array: &ArrayRef<T, D>,
+    compression: Compression,
+) -> io::Result<W> {
+    match compression {
+        Compression::None => encode_plain(out, header, array),
+        Compression::Gzip => {
+            let out = GzEncoder::new(out, flate2::Compression::default());
+            encode_plain(out, header, array)?.finish()
+        }
+    }
+}
+
+fn encode_plain<W: Write, T: IdxElement, D: Dimension>(
+    mut out: W,
+    header: &[u8],
+    array: &ArrayRef<T, D>,
+) -> io::Result<W> {
+    out.write_all(header)?;
+    let mut elements = array.iter().copied();
+    let mut values = Vec::with_capacity(CHUNK.min(array.len()));
+    let mut bytes = vec![0; values.capacity() * T::TYPE.size()];
+    loop {
+        values.clear();
+        values.extend(elements.by_ref().take(CHUNK));
+        if values.is_empty() {
+            return Ok(out);
+        }
+        let bytes = &mut bytes[..values.len() * T::TYPE.size()];
+        T::encode(&values, bytes);
+        out.write_all(bytes)?;
+    }
+}
+
+/// A new file beside the one to be written, removed unless it is renamed.
+struct Temporary {
+    file: File,
+    path: PathBuf,
+    renamed: bool,
+}
+
+impl Temporary {
+    fn beside(path: &Path) -> Result<Self, IdxError> {
+        // Distinguishes the files of threads that write at the same time.
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let Some(name) = path.file_name() else {
+            let cause = io::Error::new(io::ErrorKind::IsADirectory, "the path names no file");
+            return Err(IdxError::io(path, "write the file", cause));
+        };
+        loop {
+            let mut temporary = OsString::from(".");
+            temporary.push(name);
+            let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+            temporary.push(format!(".{}-{count}.tmp", process::id()));
+            let temporary = path.with_file_name(temporary);
+            match OpenOptions::new().write(true).create_new(true).open(&temporary) {
+                Ok(file) => return Ok(Self { file, path: temporary, renamed: false }),
+                // Left by a process of the same number that was killed.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(IdxError::io(&temporary, "create the file", error)),
+            }
+        }
+    }
+
+    fn rename_to(mut self, path: &Path) -> Result<(), IdxError> {
+        self.file.sync_all().map_err(|e| IdxError::io(&self.path, "sync the file", e))?;
+        fs::rename(&self.path, path).map_err(|e| IdxError::io(path, "put the finished file in place", e))?;
+        self.renamed = true;
+        sync_folder(path)
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.renamed {
+            // The error that brought us here is reported; a second one would only hide it.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Makes the rename itself durable, where folders can be opened as files.
+fn sync_folder(path: &Path) -> Result<(), IdxError> {
+    if !cfg!(unix) {
+        return Ok(());
+    }
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(|e| IdxError::io(folder, "sync the folder", e))
+}

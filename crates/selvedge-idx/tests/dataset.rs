@@ -1,0 +1,224 @@
+//! Data sets of generated files: every form that is accepted, and every fault that is refused.
+
+use std::fs;
+use std::path::Path;
+
+use ndarray::{Array, Array1, Array3, Array4, ArrayRef, Dimension};
+use selvedge_idx::{Compression, Dataset, IdxElement, Part, Problem, Split, class_names, write};
+use tempfile::TempDir;
+
+const TRAIN_IMAGES: &str = "train-images-idx3-ubyte";
+const TRAIN_LABELS: &str = "train-labels-idx1-ubyte";
+const TEST_IMAGES: &str = "t10k-images-idx3-ubyte";
+const TEST_LABELS: &str = "t10k-labels-idx1-ubyte";
+
+struct Folder(TempDir);
+
+impl Folder {
+    /// Six training and four test images of 3 x 5 pixels in three classes, two of the files gzipped.
+    fn new() -> Self {
+        let folder = Self(tempfile::tempdir().unwrap());
+        folder.put(TRAIN_IMAGES, &images(6, 3, 5)).pack(&format!("{TRAIN_LABELS}.gz"), &labels(6));
+        folder.pack(&format!("{TEST_IMAGES}.gz"), &images(4, 3, 5)).put(TEST_LABELS, &labels(4));
+        folder
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn put<T: IdxElement, D: Dimension>(&self, name: &str, array: &ArrayRef<T, D>) -> &Self {
+        write(self.path().join(name), array, Compression::None).unwrap();
+        self
+    }
+
+    fn pack<T: IdxElement, D: Dimension>(&self, name: &str, array: &ArrayRef<T, D>) -> &Self {
+        write(self.path().join(name), array, Compression::Gzip).unwrap();
+        self
+    }
+
+    fn classes(&self, text: impl AsRef<[u8]>) -> &Self {
+        fs::write(self.path().join("classes.txt"), text).unwrap();
+        self
+    }
+
+    /// Loading fails with this problem, and the message has all of `parts`.
+    fn fails(&self, problem: Problem, parts: &[&str]) {
+        let error = Dataset::load(self.path()).unwrap_err();
+        assert_eq!(error.problem(), Some(problem), "{error}");
+        let message = error.to_string();
+        for part in parts {
+            assert!(message.contains(part), "{part:?} is not in: {message}");
+        }
+    }
+}
+
+fn images(n: usize, height: usize, width: usize) -> Array3<u8> {
+    Array::from_shape_fn((n, height, width), |(n, y, x)| (100 * n + 10 * y + x) as u8)
+}
+
+fn labels(n: usize) -> Array1<u8> {
+    Array::from_shape_fn(n, |n| (n % 3) as u8)
+}
+
+#[test]
+fn plain_and_gzipped_files_side_by_side() {
+    let folder = Folder::new();
+    let dataset = Dataset::load(folder.path()).unwrap();
+    assert_eq!(dataset.name, folder.path().file_name().unwrap().to_str().unwrap());
+    assert_eq!(dataset.train.images.dim(), (6, 3, 5, 1));
+    assert_eq!(dataset.train.images[[2, 1, 4, 0]], 214);
+    assert!(dataset.train.images.is_standard_layout());
+    assert_eq!(dataset.train.labels, labels(6));
+    assert_eq!((dataset.test.len(), dataset.test.image_shape()), (4, [3, 5, 1]));
+    assert_eq!(dataset.class_names, ["0", "1", "2"]);
+    assert_eq!(dataset.classes(), 3);
+    assert_eq!(Split::load(folder.path(), Part::Train).unwrap(), dataset.train);
+    assert_eq!(Split::load(folder.path(), Part::Test).unwrap(), dataset.test);
+    assert_eq!(class_names(folder.path()).unwrap(), dataset.class_names);
+}
+
+#[test]
+fn colour_images_have_four_dimensions() {
+    let folder = Folder::new();
+    let colour = |n| Array4::from_shape_fn((n, 2, 2, 3), |(n, y, x, c)| (n + y + x + c) as u8);
+    folder.put(TRAIN_IMAGES, &colour(6)).pack(&format!("{TEST_IMAGES}.gz"), &colour(4));
+    let dataset = Dataset::load(folder.path()).unwrap();
+    assert_eq!(dataset.train.images, colour(6));
+    assert_eq!(dataset.test.image_shape(), [2, 2, 3]);
+}
+
+#[test]
+fn content_and_not_the_name_tells_gzip() {
+    let folder = Folder::new();
+    folder.pack(TRAIN_IMAGES, &images(6, 3, 5)).put(&format!("{TRAIN_LABELS}.gz"), &labels(6));
+    assert_eq!(Dataset::load(folder.path()).unwrap().train.labels, labels(6));
+}
+
+#[test]
+fn the_plain_file_is_read_where_both_exist() {
+    let folder = Folder::new();
+    folder.put(TRAIN_LABELS, &Array1::from_elem(6, 2_u8));
+    assert_eq!(Dataset::load(folder.path()).unwrap().train.labels, Array1::from_elem(6, 2));
+}
+
+#[test]
+fn all_256_classes() {
+    let folder = Folder::new();
+    folder.put(TRAIN_IMAGES, &images(256, 3, 5));
+    folder.put(TRAIN_LABELS, &Array1::from_iter(0..=255_u8));
+    let dataset = Dataset::load(folder.path()).unwrap();
+    assert_eq!(dataset.classes(), 256);
+    assert_eq!(dataset.class_names[255], "255");
+}
+
+#[test]
+fn class_names_of_a_file() {
+    let folder = Folder::new();
+    folder.classes("\u{feff}chat noir\r\n  dog \r\nβ\r\nunused\r\n\r\n");
+    let names = ["chat noir", "dog", "β", "unused"];
+    assert_eq!(class_names(folder.path()).unwrap(), names);
+    assert_eq!(Dataset::load(folder.path()).unwrap().class_names, names);
+}
+
+#[test]
+fn class_names_that_cannot_be_used() {
+    let folder = Folder::new();
+    let many: String = (0..257).map(|n| format!("class {n}\n")).collect();
+    for (text, expected) in [
+        (&b""[..], "a name for label 0"),
+        (b" \n\n", "a name for label 0"),
+        (b"cat\n\ndog\n", "at byte 4: expected a name for label 1, found none"),
+        (b"cat\ndog\ncat\n", "at byte 8: expected each name once, found \"cat\" again"),
+        (b"cat\n\xff\xfe\n", "at byte 4: expected UTF-8 text"),
+        (b"cat\n\x1b[31mdog\n", "without control characters, found \"\\u{1b}[31mdog\""),
+        (many.as_bytes(), "256 names at most"),
+        (&vec![b'a'; (1 << 20) + 1], "1048576 bytes at most"),
+    ] {
+        folder.classes(text).fails(Problem::ClassNames, &["classes.txt", expected, "one name a line"]);
+    }
+}
+
+#[test]
+fn labels_without_a_class() {
+    let folder = Folder::new();
+    folder.classes("cat\ndog\n");
+    folder.fails(Problem::Label, &["train-labels", "byte 10", "below 2", "classes.txt", "found 2 for image 2"]);
+
+    let folder = Folder::new();
+    folder.put(TEST_LABELS, &Array1::from(vec![0_u8, 1, 2, 9]));
+    folder.fails(Problem::Label, &[TEST_LABELS, "below 3", "highest training label", "found 9 for image 3"]);
+}
+
+#[test]
+fn missing_files() {
+    for (name, other) in [
+        (TRAIN_IMAGES.to_owned(), TRAIN_IMAGES),
+        (format!("{TRAIN_LABELS}.gz"), TRAIN_LABELS),
+        (format!("{TEST_IMAGES}.gz"), TEST_IMAGES),
+        (TEST_LABELS.to_owned(), TEST_LABELS),
+    ] {
+        let folder = Folder::new();
+        fs::remove_file(folder.path().join(name)).unwrap();
+        folder.fails(Problem::MissingFile, &[other, &format!("or {other}.gz beside it"), "found neither"]);
+    }
+    let folder = Folder::new();
+    let error = Dataset::load(folder.path().join("absent")).unwrap_err();
+    assert!(error.to_string().contains("no such folder"), "{error}");
+}
+
+#[test]
+fn counts_that_differ() {
+    let folder = Folder::new();
+    folder.put(TEST_LABELS, &labels(5));
+    folder.fails(Problem::CountMismatch, &[TEST_LABELS, "at byte 4", "expected 4 labels", TEST_IMAGES, "found 5"]);
+}
+
+#[test]
+fn swapped_files() {
+    let folder = Folder::new();
+    folder.put(TRAIN_IMAGES, &labels(6));
+    folder.fails(Problem::WrongRank, &[TRAIN_IMAGES, "byte 3", "found 1", "swapped"]);
+    let folder = Folder::new();
+    folder.put(TEST_LABELS, &images(4, 3, 5));
+    folder.fails(Problem::WrongRank, &[TEST_LABELS, "byte 3", "found 3", "swapped"]);
+}
+
+#[test]
+fn other_element_types() {
+    let folder = Folder::new();
+    folder.put(TRAIN_IMAGES, &images(6, 3, 5).mapv(f32::from));
+    folder.fails(Problem::WrongElementType, &[TRAIN_IMAGES, "byte 2", "u8 (code 0x08)", "f32 (code 0x0D)"]);
+    let folder = Folder::new();
+    folder.put(TEST_LABELS, &labels(4).mapv(i32::from));
+    folder.fails(Problem::WrongElementType, &[TEST_LABELS, "i32 (code 0x0C)"]);
+}
+
+#[test]
+fn empty_sets() {
+    let folder = Folder::new();
+    folder.put(TRAIN_IMAGES, &images(0, 3, 5)).put(TRAIN_LABELS, &labels(0));
+    folder.fails(Problem::Empty, &[TRAIN_IMAGES, "at least one image", "found 0 of 3×5×1"]);
+    let folder = Folder::new();
+    folder.put(TEST_LABELS, &labels(0));
+    folder.fails(Problem::Empty, &[TEST_LABELS, "at least one label"]);
+    let folder = Folder::new();
+    folder.put(TRAIN_IMAGES, &images(6, 0, 5));
+    folder.fails(Problem::Empty, &["found 6 of 0×5×1"]);
+}
+
+#[test]
+fn image_sizes_that_differ() {
+    let folder = Folder::new();
+    folder.pack(&format!("{TEST_IMAGES}.gz"), &images(4, 5, 3));
+    folder.fails(Problem::ImageSize, &[TEST_IMAGES, "expected images of 3×5×1", "found 5×3×1"]);
+}
+
+#[test]
+fn a_file_cut_short() {
+    let folder = Folder::new();
+    let path = folder.path().join(TRAIN_IMAGES);
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+    folder.fails(Problem::Truncated, &[TRAIN_IMAGES, "at byte 105", "106 bytes for 6×3×5 elements", "fetch it again"]);
+}

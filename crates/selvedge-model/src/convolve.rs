@@ -1,0 +1,146 @@
+//! Convolutions and dense layers of a plan, in either precision.
+//!
+//! In f32 the forward pass and the gradient of the weights read the parameters and activations as they lie. In bf16 all
+//! but the layer next to the input runs on AMX: weights are packed once a step, and x and dy are regrouped once for the
+//! gradient of the weights.
+
+use rayon::prelude::*;
+use selvedge_compute::activation::{self, Activation};
+use selvedge_compute::aligned::{view, view_mut};
+use selvedge_compute::conv::{self, Blocks, Epilogue, PANEL, pack, regroup};
+use selvedge_compute::simd::Element;
+use selvedge_compute::{Cpu, bf16, pool};
+
+use crate::plan::{Conv, Plan, WeightGradient};
+use crate::run::{Block, Context, split};
+
+/// Writes the forms of the weights that passes read into `packed`, the network's buffer of them.
+pub(crate) fn pack(cpu: Cpu, conv: &Conv, panels: &[f32], packed: &mut [u8]) {
+    let shape = &conv.shape;
+    if conv.regrouped.is_some() {
+        const PIECE: usize = 8192;
+        view_mut::<bf16>(&mut packed[conv.packed.clone()])
+            .par_chunks_mut(PIECE)
+            .zip(panels.par_chunks(PIECE))
+            .for_each(|(packed, panels)| regroup::to_bf16(cpu, panels, packed));
+    }
+    if conv.transposed.is_empty() {
+        return;
+    }
+    let panel_len = shape.taps() * shape.output.channel_stride * PANEL;
+    let transposed = &mut packed[conv.transposed.clone()];
+    if conv.regrouped.is_some() {
+        let panels_of = view_mut::<bf16>(transposed).par_chunks_mut(panel_len).enumerate();
+        panels_of.for_each(|(panel, to)| regroup::transpose_to_bf16(cpu, shape, panels, panel, to));
+    } else {
+        let panels_of = view_mut::<f32>(transposed).par_chunks_mut(panel_len).enumerate();
+        panels_of.for_each(|(panel, to)| pack::transpose_panel(shape, panels, panel, to));
+    }
+}
+
+/// The forward pass of one block.
+pub(crate) fn forward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>) {
+    // Logits are f32 in either precision.
+    if conv.y == ctx.plan.logits { forward_to::<f32>(ctx, conv, block) } else { forward_to::<E>(ctx, conv, block) }
+}
+
+fn forward_to<Y: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>) {
+    let Conv { shape, weight, bias, relu, pool, x, y, .. } = conv;
+    let (cpu, weights, bias) = (ctx.cpu, ctx.param(*weight), bias.map(|bias| ctx.param(bias)));
+    let packed = view::<bf16>(&ctx.packed[conv.packed.clone()]);
+    let (x, y) = (ctx.data(*x), ctx.data(*y));
+    match pool {
+        Some(pool) => {
+            let (rows, window) = (0..pool.shape.output().height, pool.window);
+            let ([x], [y, winners]) = split(block.arena, [x], [y, &pool.winners]);
+            let (y, winners) = (view_mut::<Y>(y), ctx.training.map(|_| view_mut(winners)));
+            if conv.regrouped.is_some() {
+                conv::forward_pooled_bf16(cpu, shape, window, view(x), packed, bias, rows, y, winners);
+            } else {
+                conv::forward_pooled(cpu, shape, window, view(x), weights, bias, rows, y, winners);
+            }
+        }
+        None => {
+            let ([x], [y]) = split(block.arena, [x], [y]);
+            let (epilogue, rows, y) = (Epilogue { bias, relu: *relu }, 0..shape.output.height, view_mut::<Y>(y));
+            if conv.regrouped.is_some() {
+                conv::forward_bf16(cpu, shape, view(x), packed, epilogue, rows, y);
+            } else {
+                conv::forward(cpu, shape, view(x), weights, epilogue, rows, y);
+            }
+        }
+    }
+}
+
+/// The backward pass of one block. Gradients that each group sums apart are added to `sums`.
+pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>, sums: &mut [f32]) {
+    let (cpu, shape) = (ctx.cpu, &conv.shape);
+    match &conv.pool {
+        Some(pool) => {
+            let ([dy, winners], [full]) = split(block.arena, [ctx.grad(conv.y), &pool.winners], [ctx.grad(pool.full)]);
+            pool::max_backward::<E>(cpu, &pool.shape, 0..shape.output.height, view(dy), view(winners), view_mut(full));
+        }
+        None if conv.relu => {
+            let ([y], [dy]) = split(block.arena, [ctx.data(conv.y)], [ctx.grad(conv.y)]);
+            // y > 0 just where the convolution's result was.
+            activation::backward_in_place::<E>(cpu, Activation::Relu, view(y), view_mut(dy));
+        }
+        None => {}
+    }
+    let dy = ctx.grad(conv.result());
+    if let Some(bias) = conv.bias {
+        conv::backward_bias::<E>(cpu, view(&block.arena[dy.clone()]), &mut sums[ctx.sum_ranges[bias].clone()]);
+    }
+    if let Some([x_place, dy_place]) = &conv.regrouped {
+        let ([x, dy], [x_to, dy_to]) = split(block.arena, [ctx.data(conv.x), dy], [x_place, dy_place]);
+        regroup::transpose_images(cpu, &shape.input, view(x), view_mut(x_to));
+        regroup::pair_images(cpu, &shape.output, view(dy), view_mut(dy_to));
+    }
+    if conv.gradient == WeightGradient::PerGroup {
+        let sums = &mut sums[ctx.sum_ranges[conv.weight].clone()];
+        if let Some([x, dy]) = &conv.regrouped {
+            let (x, dy) = (view(&block.arena[x.clone()]), view(&block.arena[dy.clone()]));
+            conv::backward_weights_bf16(cpu, shape, Blocks::one(x), Blocks::one(dy), 0..shape.panels(), sums);
+        } else {
+            let (x, dy) = (view(&block.arena[ctx.data(conv.x).clone()]), view::<E>(&block.arena[dy.clone()]));
+            conv::backward_weights(cpu, shape, Blocks::one(x), Blocks::one(dy), 0..shape.panels(), sums);
+        }
+    }
+    if !conv.transposed.is_empty() {
+        let weights = &ctx.packed[conv.transposed.clone()];
+        let ([dy], [dx]) = split(block.arena, [dy], [ctx.grad(conv.x)]);
+        let (rows, dx) = (0..shape.input.height, view_mut::<E>(dx));
+        if conv.regrouped.is_some() {
+            conv::backward_data_bf16(cpu, shape, view(dy), view(weights), rows, dx);
+        } else {
+            conv::backward_data(cpu, shape, view(dy), view(weights), rows, dx);
+        }
+    }
+}
+
+/// The gradient of weights that are summed by panel over all blocks of the batch.
+pub(crate) fn panel_gradients(cpu: Cpu, plan: &Plan, conv: &Conv, arenas: &[u8], blocks: usize, grads: &mut [f32]) {
+    let shape = &conv.shape;
+    // Two panels fill the registers of AVX-512 and the tiles of AMX.
+    let piece = 2 * shape.panel_len();
+    grads.par_chunks_mut(piece).enumerate().for_each(|(piece, dweights)| {
+        dweights.fill(0.0);
+        let panels = 2 * piece..(2 * piece + 2).min(shape.panels());
+        if let Some([x, dy]) = &conv.regrouped {
+            let stack = |start: usize| Blocks {
+                data: view::<bf16>(&arenas[start..]),
+                stride: plan.arena_bytes / size_of::<bf16>(),
+                count: blocks,
+            };
+            conv::backward_weights_bf16(cpu, shape, stack(x.start), stack(dy.start), panels, dweights);
+        } else {
+            let stack = |start: usize| Blocks {
+                data: view::<f32>(&arenas[start..]),
+                stride: plan.arena_bytes / size_of::<f32>(),
+                count: blocks,
+            };
+            let (x, dy) = (&plan.values[conv.x].data, &plan.values[conv.result()].grad);
+            conv::backward_weights(cpu, shape, stack(x.start), stack(dy.start), panels, dweights);
+        }
+    });
+}

@@ -1,0 +1,328 @@
+//! [`Engine`]: the memory of a network's passes, and the passes, cut over threads.
+//!
+//! A batch is cut into blocks of [`BLOCK`] images, blocks into groups. How many there are, and the order in which their
+//! results are added, depends on the batch alone, so the bits of a result do not depend on the number of threads.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+use selvedge_compute::aligned::{view, view_mut};
+use selvedge_compute::loss::{self, BlockLoss, BlockTargets, Logits};
+use selvedge_compute::simd::Element;
+use selvedge_compute::{AlignedVec, BLOCK, Cpu, input, sum};
+
+use crate::convolve;
+use crate::norms::Norms;
+use crate::param::ParamEntry;
+use crate::pass::{BatchMetrics, Loss, StepKey, Targets};
+use crate::phases::{self, Barrier, Phase, Step};
+use crate::plan::{Op, Plan, WeightGradient};
+use crate::run::{Block, Context, backward, forward, split};
+use crate::spec::InputSpec;
+use crate::state::State;
+
+/// The most groups of a batch: partial sums of the weights' gradients are kept for each.
+const MAX_GROUPS: usize = 16;
+
+/// Images and what they should be recognised as.
+#[derive(Clone, Copy)]
+pub(crate) struct Batch<'a> {
+    /// `[count][height][width][channels]`.
+    pub images: &'a [u8],
+    pub targets: Targets<'a>,
+    pub count: usize,
+}
+
+/// The memory of a network's passes.
+pub(crate) struct Engine {
+    pub plan: Plan,
+    cpu: Cpu,
+    input: InputSpec,
+    classes: usize,
+    phases: Vec<Phase>,
+    /// The blocks' arenas, one behind another.
+    arenas: AlignedVec<u8>,
+    /// Where each parameter's gradient lies in a group's sums; empty if it is not summed by group.
+    sum_ranges: Vec<Range<usize>>,
+    sums_len: usize,
+    /// The groups' sums, one behind another.
+    sums: AlignedVec<f32>,
+    /// The weights as passes read them, in bytes.
+    packed: AlignedVec<u8>,
+    losses: Vec<BlockLoss>,
+    norms: Norms,
+}
+
+impl Engine {
+    /// Memory for batches of up to `max_batch` images.
+    pub(crate) fn new(
+        plan: Plan,
+        entries: &[ParamEntry],
+        cpu: Cpu,
+        input: InputSpec,
+        classes: usize,
+        max_batch: usize,
+    ) -> Self {
+        let blocks = max_batch.div_ceil(BLOCK).max(1);
+        let mut sum_ranges = vec![0..0; entries.len()];
+        let mut sums_len = 0;
+        for op in &plan.ops {
+            let Op::Conv(conv) = op else { continue };
+            let weight = (conv.gradient == WeightGradient::PerGroup).then_some(conv.weight);
+            for index in weight.into_iter().chain(conv.bias) {
+                sum_ranges[index] = sums_len..sums_len + entries[index].range.len();
+                sums_len = sum_ranges[index].end;
+            }
+        }
+        let groups = blocks.div_ceil(group_blocks(blocks));
+        Self {
+            cpu,
+            input,
+            classes,
+            phases: phases::training(&plan),
+            arenas: AlignedVec::zeroed(blocks * plan.arena_bytes),
+            sum_ranges,
+            sums_len,
+            // At least one element a group, so that groups can be counted off where no parameter is summed by group.
+            sums: AlignedVec::zeroed(groups * sums_len.max(1)),
+            packed: AlignedVec::zeroed(plan.packed_bytes),
+            losses: vec![BlockLoss::default(); blocks],
+            norms: Norms::new(&plan, blocks),
+            plan,
+        }
+    }
+
+    /// Images that a pass can take.
+    pub(crate) fn capacity(&self) -> usize {
+        self.losses.len() * BLOCK
+    }
+
+    /// Brings the weights into the forms that passes read.
+    pub(crate) fn pack(&mut self, state: &State) {
+        let params = &state.params;
+        for op in &self.plan.ops {
+            let Op::Conv(conv) = op else { continue };
+            let panels = &params.values[params.entries[conv.weight].range.clone()];
+            convolve::pack(self.cpu, conv, panels, &mut self.packed);
+        }
+    }
+
+    /// One training pass: gradients of the mean loss into `params.grads`, running statistics moved along.
+    pub(crate) fn train<E: Element>(
+        &mut self,
+        state: &mut State,
+        batch: Batch<'_>,
+        loss: &Loss,
+        key: StepKey,
+    ) -> BatchMetrics {
+        let blocks = batch.count.div_ceil(BLOCK);
+        let per_group = group_blocks(blocks);
+        let dropout = Some(key.hash());
+        if cfg!(debug_assertions) {
+            // Whatever is read before it is written in this pass shows as NaN.
+            self.arenas.fill(u8::MAX);
+        }
+        for number in 0..self.phases.len() {
+            let (phase, params) = (&self.phases[number], &state.params);
+            let ctx = Context {
+                cpu: self.cpu,
+                plan: &self.plan,
+                entries: &params.entries,
+                sum_ranges: &self.sum_ranges,
+                params: &params.values,
+                packed: &self.packed,
+                norms: &self.norms,
+                training: dropout,
+            };
+            let input = &self.input;
+            let classes = self.classes;
+            let arena_bytes = self.plan.arena_bytes;
+            self.arenas[..blocks * arena_bytes]
+                .par_chunks_mut(per_group * arena_bytes)
+                .zip(self.sums.par_chunks_mut(self.sums_len.max(1)))
+                .zip(self.losses[..blocks].par_chunks_mut(per_group))
+                .enumerate()
+                .for_each(|(group, ((arenas, sums), losses))| {
+                    if number == 0 {
+                        sums.fill(0.0);
+                    }
+                    for (i, (arena, block_loss)) in arenas.chunks_exact_mut(arena_bytes).zip(losses).enumerate() {
+                        let first_image = (group * per_group + i) * BLOCK;
+                        let valid = (batch.count - first_image).min(BLOCK);
+                        let mut block = Block { arena, first_image, valid };
+                        for step in &phase.steps {
+                            match *step {
+                                Step::Input => fill_input(&ctx, input, batch.images, &mut block),
+                                Step::Forward(op) => forward::<E>(&ctx, &ctx.plan.ops[op], &mut block),
+                                Step::Loss => *block_loss = step_loss::<E>(&ctx, classes, batch, loss, &mut block),
+                                Step::Backward(op) => backward::<E>(&ctx, &ctx.plan.ops[op], &mut block, sums),
+                                Step::Moments(op) => ctx.norms.block_moments::<E>(&ctx, op, &mut block),
+                                Step::GradientSums(op) => ctx.norms.block_gradient_sums::<E>(&ctx, op, &mut block),
+                            }
+                        }
+                    }
+                });
+            let arenas = &self.arenas[..blocks * arena_bytes];
+            match phase.barrier {
+                Barrier::Moments(op) => self.norms.combine_moments(&self.plan, op, state, arenas, batch.count),
+                Barrier::GradientSums(op) => self.norms.combine_gradients(&self.plan, op, state, arenas, batch.count),
+                Barrier::End => {}
+            }
+        }
+        self.add_up(state, blocks);
+        self.metrics(batch.count)
+    }
+
+    /// Gradients of weights that are summed by panel, and the sums of the groups' partial ones.
+    fn add_up(&self, state: &mut State, blocks: usize) {
+        let groups = blocks.div_ceil(group_blocks(blocks));
+        let (entries, grads) = (&state.params.entries, &mut state.params.grads);
+        for (entry, sum_range) in entries.iter().zip(&self.sum_ranges) {
+            if sum_range.is_empty() {
+                continue;
+            }
+            const PIECE: usize = 4096;
+            grads[entry.range.clone()].par_chunks_mut(PIECE).enumerate().for_each(|(piece, grads)| {
+                let start = sum_range.start + piece * PIECE;
+                grads.copy_from_slice(&self.sums[start..start + grads.len()]);
+                for group in 1..groups {
+                    let sums = &self.sums[group * self.sums_len + start..][..grads.len()];
+                    grads.iter_mut().zip(sums).for_each(|(grad, sum)| *grad += sum);
+                }
+            });
+        }
+        for op in &self.plan.ops {
+            let Op::Conv(conv) = op else { continue };
+            if conv.gradient == WeightGradient::PerPanel {
+                let grads = &mut grads[entries[conv.weight].range.clone()];
+                convolve::panel_gradients(self.cpu, &self.plan, conv, &self.arenas, blocks, grads);
+            }
+        }
+    }
+
+    /// Inference on up to [`Engine::capacity`] images: the loss if there are targets, and the probabilities
+    /// `[count][classes]` if wanted.
+    pub(crate) fn infer<E: Element>(
+        &mut self,
+        state: &State,
+        images: &[u8],
+        count: usize,
+        labels: Option<&[u8]>,
+        probabilities: Option<&mut [f32]>,
+    ) -> BatchMetrics {
+        let blocks = count.div_ceil(BLOCK);
+        let params = &state.params;
+        self.norms.use_running(&self.plan, state);
+        let ctx = Context {
+            cpu: self.cpu,
+            plan: &self.plan,
+            entries: &params.entries,
+            sum_ranges: &self.sum_ranges,
+            params: &params.values,
+            packed: &self.packed,
+            norms: &self.norms,
+            training: None,
+        };
+        let (input, classes) = (&self.input, self.classes);
+        // A piece for each block, empty where nobody wants probabilities.
+        let mut rest = probabilities.unwrap_or_default();
+        let pieces: Vec<&mut [f32]> = (0..blocks)
+            .map(|_| {
+                let len = (BLOCK * classes).min(rest.len());
+                let (piece, after) = std::mem::take(&mut rest).split_at_mut(len);
+                rest = after;
+                piece
+            })
+            .collect();
+        self.arenas[..blocks * self.plan.arena_bytes]
+            .par_chunks_exact_mut(self.plan.arena_bytes)
+            .zip(&mut self.losses[..blocks])
+            .zip(pieces)
+            .enumerate()
+            .for_each(|(number, ((arena, block_loss), probabilities))| {
+                let first_image = number * BLOCK;
+                let mut block = Block { arena, first_image, valid: (count - first_image).min(BLOCK) };
+                fill_input(&ctx, input, images, &mut block);
+                for op in &ctx.plan.ops {
+                    forward::<E>(&ctx, op, &mut block);
+                }
+                let logits = logits(&ctx, classes, &block);
+                if let Some(labels) = labels {
+                    let targets = BlockTargets::Labels(&labels[first_image..first_image + block.valid]);
+                    *block_loss = loss::cross_entropy(ctx.cpu, logits, targets, 0.0, None);
+                }
+                if !probabilities.is_empty() {
+                    loss::softmax(ctx.cpu, logits, probabilities);
+                }
+            });
+        if labels.is_some() { self.metrics(count) } else { BatchMetrics::default() }
+    }
+
+    /// The losses of the blocks of `count` images, added in their order.
+    fn metrics(&self, count: usize) -> BatchMetrics {
+        let losses = &self.losses[..count.div_ceil(BLOCK)];
+        BatchMetrics {
+            loss_sum: losses.iter().map(|loss| loss.sum).sum(),
+            correct: losses.iter().map(|loss| loss.correct).sum(),
+            count,
+        }
+    }
+}
+
+/// Blocks of a group, for a batch of `blocks`.
+fn group_blocks(blocks: usize) -> usize {
+    blocks.div_ceil(MAX_GROUPS).max(1)
+}
+
+fn fill_input(ctx: &Context<'_>, spec: &InputSpec, images: &[u8], block: &mut Block<'_>) {
+    let value = &ctx.plan.values[ctx.plan.input];
+    let image = spec.height * spec.width * spec.channels;
+    let images = &images[block.first_image * image..][..block.valid * image];
+    let (scale, shift) = (1.0 / (255.0 * spec.std), -spec.mean / spec.std);
+    let target = view_mut::<f32>(&mut block.arena[value.data.clone()]);
+    if value.shape.channel_stride == value.shape.channels {
+        input::fill_block(ctx.cpu, images, block.valid, value.shape, scale, shift, target);
+        return;
+    }
+    // The first layer is none that reads unpadded channels: pooling or a normalisation, say.
+    target.fill(0.0);
+    for (i, &byte) in images.iter().enumerate() {
+        let (image_number, at) = (i / image, i % image);
+        let (pixel, channel) = (at / spec.channels, at % spec.channels);
+        target[pixel * value.shape.pixel() + image_number * value.shape.channel_stride + channel] =
+            f32::from(byte) * scale + shift;
+    }
+}
+
+fn logits<'a>(ctx: &Context<'_>, classes: usize, block: &'a Block<'_>) -> Logits<'a> {
+    let value = &ctx.plan.values[ctx.plan.logits];
+    Logits {
+        values: view(&block.arena[value.data.clone()]),
+        channel_stride: value.shape.channel_stride,
+        classes,
+        valid: block.valid,
+    }
+}
+
+fn step_loss<E: Element>(
+    ctx: &Context<'_>,
+    classes: usize,
+    batch: Batch<'_>,
+    loss: &Loss,
+    block: &mut Block<'_>,
+) -> BlockLoss {
+    let value = &ctx.plan.values[ctx.plan.logits];
+    let images = block.first_image..block.first_image + block.valid;
+    let targets = match batch.targets {
+        Targets::Labels(labels) => BlockTargets::Labels(&labels[images]),
+        Targets::Soft(soft) => BlockTargets::Soft(&soft[images.start * classes..images.end * classes]),
+    };
+    let ([values], [dlogits, grad]) = split(block.arena, [&value.data], [&ctx.plan.loss_gradient, &value.grad]);
+    let dlogits = view_mut::<f32>(dlogits);
+    let logits =
+        Logits { values: view(values), channel_stride: value.shape.channel_stride, classes, valid: block.valid };
+    let scale = 1.0 / batch.count as f32;
+    let result = loss::cross_entropy(ctx.cpu, logits, targets, loss.label_smoothing, Some((scale, &mut *dlogits)));
+    sum::convert::<f32, E>(ctx.cpu, dlogits, view_mut(grad));
+    result
+}

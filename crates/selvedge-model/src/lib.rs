@@ -1,0 +1,37 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod array;
+mod convolve;
+mod engine;
+mod error;
+mod file;
+mod init;
+mod lower;
+mod memory;
+mod network;
+mod norms;
+mod options;
+mod param;
+mod pass;
+mod phases;
+mod plan;
+mod run;
+mod shape;
+mod snapshot;
+mod spec;
+mod state;
+mod summary;
+#[cfg(test)]
+mod test_support;
+mod weights;
+
+pub use error::{FileProblem, LayerProblem, ModelError};
+pub use network::{BuildOptions, Network};
+pub use options::{Kernel, Padding, Units};
+pub use param::{ParamEntry, ParamKind, Params};
+pub use pass::{BatchMetrics, Loss, Metrics, StepKey, Targets};
+pub use selvedge_compute::{Precision, Threads};
+pub use shape::Shape;
+pub use snapshot::Snapshot;
+pub use spec::{InputSpec, LayerSpec, ModelSpec};

@@ -1,0 +1,214 @@
+//! From layers to operations: [`lower`] turns a specification into a [`Plan`].
+//!
+//! A convolution or dense layer takes the ReLU behind it into its own pass, and a max pooling behind that, if its windows
+//! do not overlap; a batch normalisation takes the activation behind it. `Flatten` is no operation: a dense layer behind
+//! it is the convolution whose kernel is the whole image.
+
+use selvedge_compute::activation::Activation;
+use selvedge_compute::aligned::ALIGNMENT;
+use selvedge_compute::conv::{Conv2dShape, MAX_WINDOW};
+use selvedge_compute::pool::Pool2dShape;
+use selvedge_compute::{BlockShape, Precision};
+
+use crate::plan::{Conv, FusedPool, Norm, Op, Plan, Value, ValueId, WeightGradient};
+use crate::shape::{LayerShape, NetworkShape};
+use crate::spec::{LayerSpec, ModelSpec};
+
+/// The plan of a specification and its shapes.
+pub(crate) fn lower(spec: &ModelSpec, shape: &NetworkShape, precision: Precision) -> Plan {
+    let mut lowering = Lowering { plan: Plan::default(), precision };
+    let input = lowering.value(shape.input.block, None);
+    let first = spec.layers.iter().find(|layer| !matches!(layer, LayerSpec::Flatten));
+    let x = match first {
+        Some(LayerSpec::Conv2d { .. } | LayerSpec::Dense { .. }) => input,
+        _ if precision == Precision::F32 => input,
+        _ => {
+            let y = lowering.value(shape.input.block, None);
+            lowering.plan.ops.push(Op::Round { x: input, y });
+            y
+        }
+    };
+    let logits = lowering.layers(&spec.layers, &shape.layers, x);
+    let mut plan = lowering.plan;
+    (plan.input, plan.logits) = (input, logits);
+    // The input's pixels and the logits are f32 whatever the precision.
+    for id in [input, logits] {
+        plan.values[id].element = size_of::<f32>();
+    }
+    plan.place();
+    plan
+}
+
+struct Lowering {
+    plan: Plan,
+    precision: Precision,
+}
+
+impl Lowering {
+    /// Bytes of an element of activations and gradients.
+    fn element(&self) -> usize {
+        match self.precision {
+            Precision::F32 => size_of::<f32>(),
+            Precision::Bf16 => size_of::<u16>(),
+        }
+    }
+
+    fn value(&mut self, shape: BlockShape, same_as: Option<ValueId>) -> ValueId {
+        let element = self.element();
+        self.plan.values.push(Value { shape, element, grad_element: element, same_as, data: 0..0, grad: 0..0 });
+        self.plan.values.len() - 1
+    }
+
+    /// Lowers `layers` on `x` and returns the value that the last one makes.
+    fn layers(&mut self, layers: &[LayerSpec], shapes: &[LayerShape], mut x: ValueId) -> ValueId {
+        let mut index = 0;
+        while index < layers.len() {
+            let (input, params) = (shapes[index].input.block, shapes[index].params.clone());
+            let behind = &layers[index + 1..];
+            match &layers[index] {
+                LayerSpec::Conv2d { bias, .. } | LayerSpec::Dense { bias, .. } => {
+                    let shape =
+                        shapes[index].conv.expect("shape inference gives a convolution or dense layer its shape");
+                    let fused = Fused::of(behind, &shape.output);
+                    x = self.conv(shape, params.start, bias.then_some(params.start + 1), fused, x);
+                    index += fused.layers();
+                }
+                LayerSpec::Flatten => {}
+                LayerSpec::Relu | LayerSpec::Gelu | LayerSpec::Silu => {
+                    let kind = activation(&layers[index]).expect("one of the three");
+                    let y = self.value(input, None);
+                    self.plan.ops.push(Op::Activate { kind, x, y });
+                    x = y;
+                }
+                LayerSpec::MaxPool2d { size, stride } => x = self.max_pool(window(input, *size, *stride), x),
+                LayerSpec::AvgPool2d { size, stride } => x = self.avg_pool(window(input, *size, *stride), x),
+                LayerSpec::GlobalMaxPool => x = self.max_pool(Pool2dShape::global(input), x),
+                LayerSpec::GlobalAvgPool => x = self.avg_pool(Pool2dShape::global(input), x),
+                LayerSpec::Dropout { rate } => {
+                    let y = self.value(input, None);
+                    let key = self.plan.ops.len() as u32;
+                    self.plan.ops.push(Op::Dropout { rate: *rate, key, x, y });
+                    x = y;
+                }
+                LayerSpec::BatchNorm { momentum, epsilon, scale } => {
+                    let activation = behind.first().and_then(activation);
+                    self.plan.norms.push(Norm {
+                        shape: input,
+                        momentum: *momentum,
+                        epsilon: *epsilon,
+                        activation,
+                        scale: scale.then_some(params.start),
+                        shift: params.end - 1,
+                        mean: shapes[index].buffers.start,
+                    });
+                    let y = self.value(input, None);
+                    self.plan.ops.push(Op::Norm { norm: self.plan.norms.len() - 1, x, y, partial: 0..0 });
+                    x = y;
+                    index += usize::from(activation.is_some());
+                }
+                LayerSpec::Residual { layers } => x = self.residual(layers, &shapes[index].body, x),
+            }
+            index += 1;
+        }
+        x
+    }
+
+    fn conv(&mut self, shape: Conv2dShape, weight: usize, bias: Option<usize>, fused: Fused, x: ValueId) -> ValueId {
+        let element = self.element();
+        let activations = (shape.input.len() + shape.output.len()) * element;
+        let reads_input = self.plan.values[x].same_as.unwrap_or(x) == 0;
+        let large = shape.weights_len() * size_of::<f32>() > activations;
+        let gradient = if large && !reads_input { WeightGradient::PerPanel } else { WeightGradient::PerGroup };
+        let mut pack = |elements: usize| {
+            let start = self.plan.packed_bytes;
+            let end = start + elements * element;
+            self.plan.packed_bytes = end.next_multiple_of(ALIGNMENT);
+            start..end
+        };
+        let in_bf16 = self.precision == Precision::Bf16 && !reads_input;
+        let packed = if in_bf16 { pack(shape.weights_len()) } else { 0..0 };
+        let transposed = if reads_input { 0..0 } else { pack(shape.transposed_len()) };
+        let regrouped = in_bf16.then_some([0..0, 0..0]);
+        let full = self.value(shape.output, None);
+        let pool = fused.window.map(|size| {
+            let window = [size; 2];
+            FusedPool { shape: Pool2dShape::new(shape.output, window, window), window, winners: 0..0, full }
+        });
+        let pooled = pool.as_ref().map(|pool| pool.shape.output());
+        let y = pooled.map_or(full, |pooled| self.value(pooled, None));
+        let relu = fused.relu;
+        let conv = Conv { shape, weight, bias, relu, pool, x, y, gradient, packed, transposed, regrouped };
+        self.plan.ops.push(Op::Conv(conv));
+        y
+    }
+
+    fn max_pool(&mut self, shape: Pool2dShape, x: ValueId) -> ValueId {
+        let y = self.value(shape.output(), None);
+        self.plan.ops.push(Op::MaxPool { shape, x, y, winners: 0..0 });
+        y
+    }
+
+    fn avg_pool(&mut self, shape: Pool2dShape, x: ValueId) -> ValueId {
+        let y = self.value(shape.output(), None);
+        self.plan.ops.push(Op::AvgPool { shape, x, y });
+        y
+    }
+
+    fn residual(&mut self, layers: &[LayerSpec], shapes: &[LayerShape], x: ValueId) -> ValueId {
+        let shape = self.plan.values[x].shape;
+        let body = self.value(shape, Some(self.plan.values[x].same_as.unwrap_or(x)));
+        let fork = self.plan.ops.len();
+        self.plan.ops.push(Op::Fork { x, body, sum: 0 });
+        let end = self.layers(layers, shapes, body);
+        let y = self.value(shape, None);
+        if let Op::Fork { sum, .. } = &mut self.plan.ops[fork] {
+            *sum = y;
+        }
+        self.plan.ops.push(Op::Add { shortcut: x, body: end, y });
+        y
+    }
+}
+
+/// The layers behind a convolution that run in its pass.
+#[derive(Clone, Copy)]
+struct Fused {
+    relu: bool,
+    /// Height and width of the pooling window.
+    window: Option<usize>,
+}
+
+impl Fused {
+    fn of(behind: &[LayerSpec], result: &BlockShape) -> Self {
+        let relu = matches!(behind.first(), Some(LayerSpec::Relu));
+        let window = match behind.get(1) {
+            Some(LayerSpec::MaxPool2d { size, stride })
+                if relu
+                    && stride.unwrap_or(*size) == *size
+                    && size * size <= MAX_WINDOW
+                    && *size <= result.height.min(result.width) =>
+            {
+                Some(*size)
+            }
+            _ => None,
+        };
+        Self { relu, window }
+    }
+
+    /// How many layers these are.
+    fn layers(self) -> usize {
+        usize::from(self.relu) + usize::from(self.window.is_some())
+    }
+}
+
+fn activation(layer: &LayerSpec) -> Option<Activation> {
+    match layer {
+        LayerSpec::Relu => Some(Activation::Relu),
+        LayerSpec::Gelu => Some(Activation::Gelu),
+        LayerSpec::Silu => Some(Activation::Silu),
+        _ => None,
+    }
+}
+
+fn window(shape: BlockShape, size: usize, stride: Option<usize>) -> Pool2dShape {
+    Pool2dShape::new(shape, [size; 2], [stride.unwrap_or(size); 2])
+}

@@ -1,0 +1,197 @@
+//! [`Norms`]: what the batch normalisations of a network hold during a pass.
+
+use std::ops::Range;
+
+use selvedge_compute::aligned::{view, view_mut};
+use selvedge_compute::norm::{self, Normalisation};
+use selvedge_compute::simd::Element;
+use selvedge_compute::{AlignedVec, BLOCK};
+
+use crate::param::ParamEntry;
+use crate::plan::{Norm, Op, Plan};
+use crate::run::{Block, Context, split};
+use crate::state::State;
+
+/// The batch normalisations of a plan, in its order.
+pub(crate) struct Norms {
+    states: Vec<NormState>,
+    /// The blocks' parts of a sum, gathered from their arenas: first and second half.
+    parts: [Vec<f64>; 2],
+}
+
+/// One number a channel, several times.
+struct NormState {
+    sums: [Vec<f64>; 2],
+    mean: AlignedVec<f32>,
+    inverse_deviation: AlignedVec<f32>,
+    factor: AlignedVec<f32>,
+    offset: AlignedVec<f32>,
+    coefficients: [AlignedVec<f32>; 2],
+}
+
+impl NormState {
+    fn zeroed(channels: usize) -> Self {
+        let zeros = || AlignedVec::zeroed(channels);
+        Self {
+            sums: [vec![0.0; channels], vec![0.0; channels]],
+            mean: zeros(),
+            inverse_deviation: zeros(),
+            factor: zeros(),
+            offset: zeros(),
+            coefficients: [zeros(), zeros()],
+        }
+    }
+
+    fn normalisation(&self, norm: &Norm) -> Normalisation<'_> {
+        Normalisation {
+            mean: &self.mean,
+            inverse_deviation: &self.inverse_deviation,
+            factor: &self.factor,
+            offset: &self.offset,
+            activation: norm.activation,
+        }
+    }
+
+    /// Sets factor and offset from mean and deviation, and the parameters.
+    fn set_affine(&mut self, norm: &Norm, entries: &[ParamEntry], values: &[f32]) {
+        let param = |index: usize| &values[entries[index].range.clone()];
+        let (scale, shift) = (norm.scale.map(param), Some(param(norm.shift)));
+        norm::affine(&self.mean, &self.inverse_deviation, scale, shift, &mut self.factor, &mut self.offset);
+        // Without a scale the factor of padded lanes is not zero; their content is, and must stay so.
+        self.factor[norm.shape.channels..].fill(0.0);
+        self.offset[norm.shape.channels..].fill(0.0);
+    }
+}
+
+impl Norms {
+    pub(crate) fn new(plan: &Plan, blocks: usize) -> Self {
+        let channels = |norm: &Norm| norm.shape.channel_stride;
+        let most = blocks * plan.norms.iter().map(channels).max().unwrap_or(0);
+        let parts = [Vec::with_capacity(most), Vec::with_capacity(most)];
+        Self { states: plan.norms.iter().map(|norm| NormState::zeroed(channels(norm))).collect(), parts }
+    }
+
+    /// Prepares inference: every normalisation by its running statistics.
+    pub(crate) fn use_running(&mut self, plan: &Plan, state: &State) {
+        for (norm, own) in plan.norms.iter().zip(&mut self.states) {
+            let running = |index: usize| &state.buffers[state.buffer_ranges[index].clone()];
+            own.mean.copy_from_slice(running(norm.mean));
+            for (inverse, variance) in own.inverse_deviation.iter_mut().zip(running(norm.mean + 1)) {
+                *inverse = 1.0 / (variance + norm.epsilon).sqrt();
+            }
+            own.set_affine(norm, &state.params.entries, &state.params.values);
+        }
+    }
+
+    pub(crate) fn forward<E: Element>(&self, ctx: &Context<'_>, number: usize, x: &[E], y: &mut [E]) {
+        let own = &self.states[number];
+        norm::normalise(ctx.cpu, &own.factor, &own.offset, ctx.plan.norms[number].activation, x, y);
+    }
+
+    pub(crate) fn backward<E: Element>(
+        &self,
+        ctx: &Context<'_>,
+        number: usize,
+        valid: usize,
+        x: &[E],
+        dy: &[E],
+        dx: &mut [E],
+    ) {
+        let (norm, own) = (&ctx.plan.norms[number], &self.states[number]);
+        let [c0, c1] = &own.coefficients;
+        norm::input_gradient(ctx.cpu, &norm.shape, valid, &own.normalisation(norm), [c0, c1], x, dy, dx);
+    }
+
+    /// The statistics of one block, into its arena.
+    pub(crate) fn block_moments<E: Element>(&self, ctx: &Context<'_>, op: usize, block: &mut Block<'_>) {
+        let Op::Norm { norm, x, partial, .. } = &ctx.plan.ops[op] else { unreachable!("only norms have moments") };
+        let shape = &ctx.plan.norms[*norm].shape;
+        let ([x], [partial]) = split(block.arena, [&ctx.plan.values[*x].data], [partial]);
+        let (mean, square) = view_mut::<f64>(partial).split_at_mut(shape.channel_stride);
+        norm::block_moments::<E>(ctx.cpu, shape, block.valid, view(x), mean, square);
+    }
+
+    /// The sums that the gradient needs of one block, into its arena.
+    pub(crate) fn block_gradient_sums<E: Element>(&self, ctx: &Context<'_>, op: usize, block: &mut Block<'_>) {
+        let Op::Norm { norm, x, y, partial } = &ctx.plan.ops[op] else { unreachable!("only norms have sums") };
+        let (constants, own) = (&ctx.plan.norms[*norm], &self.states[*norm]);
+        let values = &ctx.plan.values;
+        let ([x, dy], [partial]) = split(block.arena, [&values[*x].data, &values[*y].grad], [partial]);
+        let (sum, sum_normalised) = view_mut::<f64>(partial).split_at_mut(constants.shape.channel_stride);
+        let normalisation = own.normalisation(constants);
+        let valid = block.valid;
+        norm::block_gradient_sums::<E>(
+            ctx.cpu,
+            &constants.shape,
+            valid,
+            &normalisation,
+            view(x),
+            view(dy),
+            sum,
+            sum_normalised,
+        );
+    }
+
+    /// Between the phases: the batch's statistics from the blocks', and the running ones moved along.
+    pub(crate) fn combine_moments(&mut self, plan: &Plan, op: usize, state: &mut State, arenas: &[u8], images: usize) {
+        let Op::Norm { norm: number, partial, .. } = &plan.ops[op] else { unreachable!("only norms have moments") };
+        let norm = &plan.norms[*number];
+        self.gather(partial, arenas, plan.arena_bytes, images);
+        let own = &mut self.states[*number];
+        let [mean, square] = &mut own.sums;
+        let pixels = norm.shape.height * norm.shape.width;
+        let count = norm::combine_moments(images, pixels, &self.parts[0], &self.parts[1], mean, square);
+        norm::inverse_deviation(count, square, norm.epsilon, &mut own.inverse_deviation);
+        own.mean.iter_mut().zip(mean.iter()).for_each(|(to, from)| *to = *from as f32);
+        let (mean_range, variance_range) = (&state.buffer_ranges[norm.mean], &state.buffer_ranges[norm.mean + 1]);
+        let (before, from_variance) = state.buffers.split_at_mut(variance_range.start);
+        let running_variance = &mut from_variance[..variance_range.len()];
+        norm::update_running(count, mean, square, norm.momentum, &mut before[mean_range.clone()], running_variance);
+        own.set_affine(norm, &state.params.entries, &state.params.values);
+    }
+
+    /// Between the phases: the gradients of scale and shift, and what the input's gradient needs.
+    pub(crate) fn combine_gradients(
+        &mut self,
+        plan: &Plan,
+        op: usize,
+        state: &mut State,
+        arenas: &[u8],
+        images: usize,
+    ) {
+        let Op::Norm { norm: number, partial, .. } = &plan.ops[op] else { unreachable!("only norms have sums") };
+        let norm = &plan.norms[*number];
+        self.gather(partial, arenas, plan.arena_bytes, images);
+        let own = &mut self.states[*number];
+        let [sum, sum_normalised] = &mut own.sums;
+        norm::combine_sums(&self.parts[0], sum);
+        norm::combine_sums(&self.parts[1], sum_normalised);
+        let params = &mut state.params;
+        let mut write = |index: usize, sums: &[f64]| {
+            let grads = &mut params.grads[params.entries[index].range.clone()];
+            grads.iter_mut().zip(sums).for_each(|(grad, sum)| *grad = *sum as f32);
+            grads[norm.shape.channels..].fill(0.0);
+        };
+        write(norm.shift, sum);
+        if let Some(scale) = norm.scale {
+            write(scale, sum_normalised);
+        }
+        let count = images * norm.shape.height * norm.shape.width;
+        let NormState { sums: [sum, sum_normalised], mean, inverse_deviation, factor, offset, coefficients } = own;
+        let activation = norm.activation;
+        let normalisation = Normalisation { mean, inverse_deviation, factor, offset, activation };
+        let [c0, c1] = coefficients;
+        norm::gradient_coefficients(count, &normalisation, sum, sum_normalised, [c0, c1]);
+    }
+
+    /// Copies both halves of each block's `partial` together.
+    fn gather(&mut self, partial: &Range<usize>, arenas: &[u8], arena_bytes: usize, images: usize) {
+        self.parts.iter_mut().for_each(Vec::clear);
+        for arena in arenas.chunks_exact(arena_bytes).take(images.div_ceil(BLOCK)) {
+            let halves = view::<f64>(&arena[partial.clone()]);
+            let (first, second) = halves.split_at(halves.len() / 2);
+            self.parts[0].extend_from_slice(first);
+            self.parts[1].extend_from_slice(second);
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! From a specification to a plan: which operations run in which order, on which shapes, and where in memory each
+//! tensor lies.
+//!
+//! A plan is a list of operations over values. A value is one tensor of one block of images, with its gradient; every
+//! value, gradient and index lies at a fixed place in the block's arena. Two of them share a place when the times at
+//! which they are needed do not overlap ([`crate::memory`]): forward operation i runs at time i, its backward pass at
+//! time 2n − 1 − i.
+
+use std::ops::Range;
+
+use selvedge_compute::BlockShape;
+use selvedge_compute::activation::Activation;
+use selvedge_compute::conv::Conv2dShape;
+use selvedge_compute::pool::Pool2dShape;
+
+use crate::memory::{Need, layout};
+
+/// The number of a value in [`Plan::values`].
+pub(crate) type ValueId = usize;
+
+/// One tensor of a block and its gradient, as places in the block's arena, in bytes.
+#[derive(Debug)]
+pub(crate) struct Value {
+    pub shape: BlockShape,
+    /// Bytes of an element of the content, and of the gradient.
+    pub element: usize,
+    pub grad_element: usize,
+    /// The value whose content this one shares: a residual body's input is the block's input with another gradient.
+    pub same_as: Option<ValueId>,
+    pub data: Range<usize>,
+    /// Empty for the network's input, which needs none.
+    pub grad: Range<usize>,
+}
+
+/// How the gradient of an operation's weights is cut into independent pieces; either way its bits do not depend on
+/// the number of threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WeightGradient {
+    /// Each group of blocks sums its own, right after dY is made and while it is in the cache; the groups' sums are
+    /// added in their order. For weights that are smaller than the activations.
+    PerGroup,
+    /// Each panel of output channels is summed over all blocks after the backward pass: no partial sums. For weights
+    /// that are larger than the activations, as a dense layer's.
+    PerPanel,
+}
+
+/// An operation on values.
+#[derive(Debug)]
+pub(crate) enum Op {
+    /// Convolution or dense layer, with bias, ReLU and max pooling in the same pass.
+    Conv(Conv),
+    /// The input's f32 pixels in the precision of the other values: where the first layer is no convolution.
+    Round {
+        x: ValueId,
+        y: ValueId,
+    },
+    Activate {
+        kind: Activation,
+        x: ValueId,
+        y: ValueId,
+    },
+    MaxPool {
+        shape: Pool2dShape,
+        x: ValueId,
+        y: ValueId,
+        winners: Range<usize>,
+    },
+    AvgPool {
+        shape: Pool2dShape,
+        x: ValueId,
+        y: ValueId,
+    },
+    Norm {
+        norm: usize,
+        x: ValueId,
+        y: ValueId,
+        partial: Range<usize>,
+    },
+    Dropout {
+        rate: f32,
+        key: u32,
+        x: ValueId,
+        y: ValueId,
+    },
+    /// The beginning of a residual block: forward nothing, backward dx = gradient of the body's input + of the sum.
+    Fork {
+        x: ValueId,
+        body: ValueId,
+        sum: ValueId,
+    },
+    /// The end of a residual block: sum = body + shortcut.
+    Add {
+        shortcut: ValueId,
+        body: ValueId,
+        y: ValueId,
+    },
+}
+
+/// A convolution or dense layer.
+#[derive(Debug)]
+pub(crate) struct Conv {
+    pub shape: Conv2dShape,
+    /// Numbers of the parameters.
+    pub weight: usize,
+    pub bias: Option<usize>,
+    pub relu: bool,
+    /// Max pooling behind the ReLU.
+    pub pool: Option<FusedPool>,
+    pub x: ValueId,
+    pub y: ValueId,
+    pub gradient: WeightGradient,
+    /// Places, in bytes, of the weights in bf16 and of those transposed for the backward pass; empty where the forward
+    /// pass reads f32 weights and where there is no gradient of the input.
+    pub packed: Range<usize>,
+    pub transposed: Range<usize>,
+    /// In bf16, the places of x and dy regrouped for the gradient of the weights; none next to the network's input, which
+    /// is f32 whatever the precision.
+    pub regrouped: Option<[Range<usize>; 2]>,
+}
+
+impl Conv {
+    /// The value whose gradient the weights get: the result before pooling.
+    pub(crate) fn result(&self) -> ValueId {
+        self.pool.as_ref().map_or(self.y, |pool| pool.full)
+    }
+}
+
+/// Max pooling over windows that do not overlap, taken into the convolution before it.
+#[derive(Debug)]
+pub(crate) struct FusedPool {
+    pub shape: Pool2dShape,
+    /// Pixels of a window, vertically and horizontally.
+    pub window: [usize; 2],
+    pub winners: Range<usize>,
+    /// The convolution's result: only its gradient is ever stored.
+    pub full: ValueId,
+}
+
+/// A batch normalisation's constants and what belongs to it.
+#[derive(Debug)]
+pub(crate) struct Norm {
+    pub shape: BlockShape,
+    pub momentum: f32,
+    pub epsilon: f32,
+    /// Applied to the result in the same pass.
+    pub activation: Option<Activation>,
+    /// Numbers of the parameters.
+    pub scale: Option<usize>,
+    pub shift: usize,
+    /// The number of the running mean among the network's buffers; the variance follows.
+    pub mean: usize,
+}
+
+/// What lowering makes of a specification.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    pub ops: Vec<Op>,
+    pub values: Vec<Value>,
+    pub norms: Vec<Norm>,
+    pub input: ValueId,
+    pub logits: ValueId,
+    /// Bytes of one block's arena.
+    pub arena_bytes: usize,
+    /// Where the loss writes its f32 gradient.
+    pub loss_gradient: Range<usize>,
+    /// Bytes of all packed weights.
+    pub packed_bytes: usize,
+}
+
+/// The times at which a tensor is needed, from the first to the last.
+#[derive(Clone, Copy)]
+struct Span {
+    first: usize,
+    last: usize,
+}
+
+impl Span {
+    const NEVER: Span = Span { first: usize::MAX, last: 0 };
+
+    fn include(&mut self, time: usize) {
+        self.first = self.first.min(time);
+        self.last = self.last.max(time);
+    }
+
+    fn need(&self, bytes: usize) -> Need {
+        let used = self.first <= self.last;
+        Need { bytes: if used { bytes } else { 0 }, first: self.first.min(self.last), last: self.last }
+    }
+}
+
+impl Plan {
+    /// Gives every value, gradient and index its place in the block's arena.
+    pub(crate) fn place(&mut self) {
+        let Spans { data, grads, extras } = self.spans();
+        let mut needs = vec![];
+        for (value, (data, grad)) in self.values.iter().zip(data.iter().zip(&grads)) {
+            let len = value.shape.len();
+            needs.extend([data.need(len * value.element), grad.need(len * value.grad_element)]);
+        }
+        needs.extend(extras.iter().map(|extra| extra.span.need(extra.bytes)));
+        let (places, total) = layout(&needs);
+        let (of_values, of_extras) = places.split_at(2 * self.values.len());
+        for (value, place) in self.values.iter_mut().zip(of_values.chunks_exact(2)) {
+            (value.data, value.grad) = (place[0].clone(), place[1].clone());
+        }
+        for id in 0..self.values.len() {
+            if let Some(root) = self.values[id].same_as {
+                self.values[id].data = self.values[root].data.clone();
+            }
+        }
+        for (extra, place) in extras.iter().zip(of_extras) {
+            let place = place.clone();
+            match (extra.kind, extra.op.map(|op| &mut self.ops[op])) {
+                (ExtraKind::Winners, Some(Op::MaxPool { winners, .. })) => *winners = place,
+                (ExtraKind::Winners, Some(Op::Conv(Conv { pool: Some(pool), .. }))) => pool.winners = place,
+                (ExtraKind::Partial, Some(Op::Norm { partial, .. })) => *partial = place,
+                (ExtraKind::Regrouped(i), Some(Op::Conv(Conv { regrouped: Some(both), .. }))) => both[i] = place,
+                (ExtraKind::LossGradient, None) => self.loss_gradient = place,
+                (kind, _) => unreachable!("{kind:?} belongs to another operation"),
+            }
+        }
+        self.arena_bytes = total;
+    }
+
+    fn spans(&self) -> Spans {
+        let n = self.ops.len();
+        let (loss, end) = (n + 1, 2 * n + 2);
+        let never = || vec![Span::NEVER; self.values.len()];
+        let mut spans = Spans { data: never(), grads: never(), extras: vec![] };
+        let root = |id: ValueId| self.values[id].same_as.unwrap_or(id);
+        spans.data[self.input].include(0);
+        spans.data[self.logits].include(loss);
+        spans.grads[self.logits].include(loss);
+        let bytes = self.values[self.logits].shape.len() * size_of::<f32>();
+        let span = Span { first: loss, last: loss };
+        spans.extras.push(Extra { op: None, kind: ExtraKind::LossGradient, bytes, span });
+        for (i, op) in self.ops.iter().enumerate() {
+            let (f, b) = (i + 1, 2 * n + 1 - i);
+            let (x, y) = op.ends();
+            let Spans { data, grads, extras } = &mut spans;
+            data[root(x)].include(f);
+            data[root(y)].include(f);
+            grads[x].include(b);
+            grads[y].include(b);
+            let mut keep =
+                |kind, bytes, first, last| extras.push(Extra { op: Some(i), kind, bytes, span: Span { first, last } });
+            match op {
+                Op::Conv(conv) => {
+                    let done = if conv.gradient == WeightGradient::PerPanel { end } else { b };
+                    let kept = if conv.regrouped.is_some() { b } else { done };
+                    data[root(x)].include(kept);
+                    grads[conv.result()].include(b);
+                    grads[conv.result()].include(kept);
+                    if conv.regrouped.is_some() {
+                        keep(ExtraKind::Regrouped(0), conv.shape.input.len() * size_of::<u16>(), b, done);
+                        keep(ExtraKind::Regrouped(1), conv.shape.output.len() * size_of::<u16>(), b, done);
+                    }
+                    match &conv.pool {
+                        Some(pool) => keep(ExtraKind::Winners, pool.shape.output().len() * size_of::<u16>(), f, b),
+                        None if conv.relu => data[root(y)].include(b),
+                        None => {}
+                    }
+                }
+                Op::Activate { .. } => data[root(x)].include(b),
+                Op::MaxPool { shape, .. } => keep(ExtraKind::Winners, shape.output().len() * size_of::<u16>(), f, b),
+                Op::Norm { norm, .. } => {
+                    data[root(x)].include(b);
+                    keep(ExtraKind::Partial, 2 * self.norms[*norm].shape.channel_stride * size_of::<f64>(), f, b);
+                }
+                // The sum's gradient is the shortcut's, which the fork adds to the body's.
+                Op::Fork { sum, .. } => grads[*sum].include(b),
+                Op::Add { shortcut, .. } => data[root(*shortcut)].include(f),
+                Op::AvgPool { .. } | Op::Dropout { .. } | Op::Round { .. } => {}
+            }
+        }
+        spans.grads[self.input] = Span::NEVER;
+        spans
+    }
+}
+
+/// When each value's content and gradient are needed, and what else is kept.
+struct Spans {
+    data: Vec<Span>,
+    grads: Vec<Span>,
+    extras: Vec<Extra>,
+}
+
+/// What an operation, or the loss, keeps beside values.
+struct Extra {
+    op: Option<usize>,
+    kind: ExtraKind,
+    bytes: usize,
+    span: Span,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum ExtraKind {
+    Winners,
+    Partial,
+    Regrouped(usize),
+    LossGradient,
+}
+
+impl Op {
+    /// The value it reads and the value it writes.
+    pub(crate) fn ends(&self) -> (ValueId, ValueId) {
+        match *self {
+            Op::Conv(Conv { x, y, .. })
+            | Op::Round { x, y }
+            | Op::Activate { x, y, .. }
+            | Op::MaxPool { x, y, .. }
+            | Op::AvgPool { x, y, .. }
+            | Op::Norm { x, y, .. }
+            | Op::Dropout { x, y, .. } => (x, y),
+            Op::Fork { x, body, .. } => (x, body),
+            Op::Add { body, y, .. } => (body, y),
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Running a plan's operations on one block of images, forward and backward.
+
+use std::ops::Range;
+
+use selvedge_compute::activation;
+use selvedge_compute::aligned::{view, view_mut};
+use selvedge_compute::dropout::{self, DropoutMask};
+use selvedge_compute::simd::Element;
+use selvedge_compute::{Cpu, pool, sum};
+
+use crate::norms::Norms;
+use crate::param::ParamEntry;
+use crate::plan::{Op, Plan, ValueId};
+
+/// What operations read beside the block's arena.
+#[derive(Clone, Copy)]
+pub(crate) struct Context<'a> {
+    pub cpu: Cpu,
+    pub plan: &'a Plan,
+    /// Where each parameter lies.
+    pub entries: &'a [ParamEntry],
+    /// [`crate::Params::values`].
+    pub params: &'a [f32],
+    /// The weights as passes read them that cannot read the parameters.
+    pub packed: &'a [u8],
+    /// Where each parameter's gradient lies in a group's sums.
+    pub sum_ranges: &'a [Range<usize>],
+    pub norms: &'a Norms,
+    /// Whether this is a training pass, and the key of its dropout masks.
+    pub training: Option<u32>,
+}
+
+impl<'a> Context<'a> {
+    pub(crate) fn param(&self, index: usize) -> &'a [f32] {
+        &self.params[self.entries[index].range.clone()]
+    }
+
+    pub(crate) fn data(&self, id: ValueId) -> &'a Range<usize> {
+        &self.plan.values[id].data
+    }
+
+    pub(crate) fn grad(&self, id: ValueId) -> &'a Range<usize> {
+        &self.plan.values[id].grad
+    }
+
+    fn dropout(&self, key: u32, rate: f32, block: &Block<'_>) -> Option<DropoutMask> {
+        // The operation's key is spread, so that masks of neighbouring steps and operations have nothing in common.
+        let mask = |step: u32| DropoutMask {
+            key: step ^ (key + 1).wrapping_mul(0x9e37_79b9),
+            first_image: block.first_image as u64,
+            rate,
+        };
+        self.training.map(mask)
+    }
+}
+
+/// One block of a batch.
+pub(crate) struct Block<'a> {
+    pub arena: &'a mut [u8],
+    /// The number of the block's first image in the batch.
+    pub first_image: usize,
+    /// Images that carry data.
+    pub valid: usize,
+}
+
+/// Parts of an arena: `reads`, and `writes`, which overlap with nothing.
+pub(crate) fn split<'a, const READS: usize, const WRITES: usize>(
+    arena: &'a mut [u8],
+    reads: [&Range<usize>; READS],
+    writes: [&Range<usize>; WRITES],
+) -> ([&'a [u8]; READS], [&'a mut [u8]; WRITES]) {
+    // The writes in ascending order cut the arena into pieces; a read lies within one of those between.
+    let mut order: [usize; WRITES] = std::array::from_fn(|i| i);
+    order.sort_unstable_by_key(|&i| writes[i].start);
+    let mut found_reads: [&'a [u8]; READS] = [&[]; READS];
+    let mut found_writes: [&'a mut [u8]; WRITES] = std::array::from_fn(|_| Default::default());
+    let (mut rest, mut at) = (arena, 0);
+    for &i in &order {
+        let (before, from) = rest.split_at_mut(writes[i].start - at);
+        take_reads(before, at, &reads, &mut found_reads);
+        let (write, after) = from.split_at_mut(writes[i].len());
+        found_writes[i] = write;
+        (rest, at) = (after, writes[i].end);
+    }
+    take_reads(rest, at, &reads, &mut found_reads);
+    for (read, found) in reads.iter().zip(&found_reads) {
+        assert_eq!(read.len(), found.len(), "the place {read:?} of a plan overlaps with what is written, {writes:?}");
+    }
+    (found_reads, found_writes)
+}
+
+fn take_reads<'a, const READS: usize>(
+    piece: &'a [u8],
+    at: usize,
+    reads: &[&Range<usize>; READS],
+    found: &mut [&'a [u8]; READS],
+) {
+    for (read, found) in reads.iter().zip(found) {
+        if read.start >= at && read.end <= at + piece.len() {
+            *found = &piece[read.start - at..read.end - at];
+        }
+    }
+}
+
+/// Runs operation `op` forward on `block`; activations are stored as `E`.
+pub(crate) fn forward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block<'_>) {
+    let cpu = ctx.cpu;
+    match op {
+        Op::Conv(conv) => crate::convolve::forward::<E>(ctx, conv, block),
+        Op::Round { x, y } => {
+            let ([x], [y]) = split(block.arena, [ctx.data(*x)], [ctx.data(*y)]);
+            sum::convert::<f32, E>(cpu, view(x), view_mut(y));
+        }
+        Op::Activate { kind, x, y } => {
+            let ([x], [y]) = split(block.arena, [ctx.data(*x)], [ctx.data(*y)]);
+            activation::forward::<E>(cpu, *kind, view(x), view_mut(y));
+        }
+        Op::MaxPool { shape, x, y, winners } => {
+            let ([x], [y, winners]) = split(block.arena, [ctx.data(*x)], [ctx.data(*y), winners]);
+            let winners = ctx.training.map(|_| view_mut(winners));
+            pool::max_forward::<E>(cpu, shape, 0..shape.output().height, view(x), view_mut(y), winners);
+        }
+        Op::AvgPool { shape, x, y } => {
+            let ([x], [y]) = split(block.arena, [ctx.data(*x)], [ctx.data(*y)]);
+            pool::average_forward::<E>(cpu, shape, 0..shape.output().height, view(x), view_mut(y));
+        }
+        Op::Norm { norm, x, y, .. } => {
+            let ([x], [y]) = split(block.arena, [ctx.data(*x)], [ctx.data(*y)]);
+            ctx.norms.forward::<E>(ctx, *norm, view(x), view_mut(y));
+        }
+        Op::Dropout { rate, key, x, y } => {
+            let shape = &ctx.plan.values[*x].shape;
+            let mask = ctx.dropout(*key, *rate, block);
+            let ([x], [y]) = split(block.arena, [ctx.data(*x)], [ctx.data(*y)]);
+            match mask {
+                Some(mask) => dropout::apply::<E>(cpu, shape, 0..shape.height, &mask, view(x), view_mut(y)),
+                None => y.copy_from_slice(x),
+            }
+        }
+        Op::Fork { .. } => {}
+        Op::Add { shortcut, body, y } => {
+            let ([a, b], [y]) = split(block.arena, [ctx.data(*shortcut), ctx.data(*body)], [ctx.data(*y)]);
+            sum::add::<E>(cpu, view(a), view(b), view_mut(y));
+        }
+    }
+}
+
+/// Runs operation `op` backward on `block`: the gradient of its input from that of its output. Gradients of weights
+/// that each group sums apart are added to `sums`.
+pub(crate) fn backward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block<'_>, sums: &mut [f32]) {
+    let cpu = ctx.cpu;
+    // The network's input has no gradient, and only a convolution there has others to compute.
+    if ctx.grad(op.ends().0).is_empty() && !matches!(op, Op::Conv { .. }) {
+        return;
+    }
+    match op {
+        Op::Conv(conv) => crate::convolve::backward::<E>(ctx, conv, block, sums),
+        Op::Round { .. } => {}
+        Op::Activate { kind, x, y } => {
+            let ([x, dy], [dx]) = split(block.arena, [ctx.data(*x), ctx.grad(*y)], [ctx.grad(*x)]);
+            activation::backward::<E>(cpu, *kind, view(x), view(dy), view_mut(dx));
+        }
+        Op::MaxPool { shape, x, y, winners } => {
+            let ([dy, winners], [dx]) = split(block.arena, [ctx.grad(*y), winners], [ctx.grad(*x)]);
+            pool::max_backward::<E>(cpu, shape, 0..shape.input().height, view(dy), view(winners), view_mut(dx));
+        }
+        Op::AvgPool { shape, x, y } => {
+            let ([dy], [dx]) = split(block.arena, [ctx.grad(*y)], [ctx.grad(*x)]);
+            pool::average_backward::<E>(cpu, shape, 0..shape.input().height, view(dy), view_mut(dx));
+        }
+        Op::Norm { norm, x, y, .. } => {
+            let ([x, dy], [dx]) = split(block.arena, [ctx.data(*x), ctx.grad(*y)], [ctx.grad(*x)]);
+            ctx.norms.backward::<E>(ctx, *norm, block.valid, view(x), view(dy), view_mut(dx));
+        }
+        Op::Dropout { rate, key, x, y } => {
+            let shape = &ctx.plan.values[*x].shape;
+            let mask = ctx.dropout(*key, *rate, block).expect("only training passes run backward");
+            let ([dy], [dx]) = split(block.arena, [ctx.grad(*y)], [ctx.grad(*x)]);
+            dropout::apply::<E>(cpu, shape, 0..shape.height, &mask, view(dy), view_mut(dx));
+        }
+        Op::Fork { x, body, sum } => {
+            let ([a, b], [dx]) = split(block.arena, [ctx.grad(*body), ctx.grad(*sum)], [ctx.grad(*x)]);
+            sum::add::<E>(cpu, view(a), view(b), view_mut(dx));
+        }
+        Op::Add { body, y, .. } => {
+            // A copy, since what follows changes the body's gradient, and the fork still needs the sum's.
+            let ([dy], [dx]) = split(block.arena, [ctx.grad(*y)], [ctx.grad(*body)]);
+            dx.copy_from_slice(dy);
+        }
+    }
+}

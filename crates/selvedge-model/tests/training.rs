@@ -1,0 +1,134 @@
+//! Training passes of whole networks: slopes, equal bits, and that networks learn.
+
+mod common;
+
+use common::{Adam, build, bytes, convolutional, gradients, images, spec};
+use selvedge_idx::{Part, Split};
+use selvedge_model::{BatchMetrics, Loss, ModelSpec, Network, Snapshot, StepKey, Targets};
+
+const KEY: StepKey = StepKey { seed: 5, step: 1 };
+
+/// The mean loss of a pass that draws the same dropout masks whatever the weights.
+fn loss(network: &mut Network, images: &[u8], labels: &[u8]) -> f64 {
+    network.forward_backward(images, Targets::Labels(labels), &Loss { label_smoothing: 0.1 }, KEY).loss()
+}
+
+/// Along a random direction the loss changes as its gradient says. With only smooth layers the central difference is
+/// off by a term in h² and by the rounding of the loss, 1e-7, divided by h; at h = 1e-2 both stay below 1e-3 of slopes
+/// that are near 1.
+#[test]
+fn central_differences_confirm_the_gradient() {
+    let smooth = spec(
+        r#"
+        { layer = "conv2d", filters = 5, kernel = 3, stride = 2 },
+        { layer = "gelu" },
+        { layer = "dropout", rate = 0.2 },
+        { layer = "residual", layers = [
+            { layer = "conv2d", filters = 5, kernel = [2, 3] },
+            { layer = "batch_norm" },
+            { layer = "silu" },
+        ] },
+        { layer = "avg_pool2d" },
+        { layer = "flatten" },
+        { layer = "dropout", rate = 0.3 },
+        { layer = "dense", units = "classes" },
+        "#,
+    );
+    let (images, labels) = images(40, 3);
+    let mut network = build(&smooth, 40, 2);
+    loss(&mut network, &images, &labels);
+    let gradient = gradients(&mut network);
+    let start = network.snapshot();
+    for direction in 0..4 {
+        let direction: Vec<f32> =
+            bytes(gradient.len(), direction).iter().map(|&byte| f32::from(byte) / 127.5 - 1.0).collect();
+        let slope: f64 = gradient.iter().zip(&direction).map(|(g, d)| f64::from(g * d)).sum();
+        let mut loss_at = |h: f32| {
+            let params = start.params.iter().zip(&direction).map(|(value, d)| value + h * d).collect();
+            network.restore(&Snapshot { params, buffers: start.buffers.clone() });
+            loss(&mut network, &images, &labels)
+        };
+        const H: f32 = 1e-2;
+        let difference = (loss_at(H) - loss_at(-H)) / f64::from(2.0 * H);
+        assert!((difference - slope).abs() < 2e-3 * slope.abs().max(1.0), "{difference}, and the gradient says {slope}");
+    }
+}
+
+/// Everything that 20 steps of Adam make: weights, the passes' metrics, and what inference makes of other images.
+fn train(batch: usize, threads: usize) -> (Vec<u8>, Vec<BatchMetrics>, BatchMetrics, Vec<f32>) {
+    let mut network = build(&convolutional(), batch, threads);
+    let mut adam = Adam::new(&network, 0.003);
+    let mut metrics = vec![];
+    for step in 0..20 {
+        let (images, labels) = images(batch, step);
+        let key = StepKey { seed: 11, step };
+        metrics.push(network.forward_backward(&images, Targets::Labels(&labels), &Loss::default(), key));
+        adam.step(&mut network);
+    }
+    let (images, labels) = images(batch + 45, 1000);
+    let evaluation = network.evaluate(&images, &labels);
+    let probabilities = network.predict(&images).into_raw_vec_and_offset().0;
+    (network.weights_bytes(), metrics, evaluation, probabilities)
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    for batch in [96, 600] {
+        let one = train(batch, 1);
+        for threads in [2, 3, 4, 8] {
+            let other = train(batch, threads);
+            assert!(one.0 == other.0, "weights after batches of {batch} on {threads} threads");
+            assert_eq!((&one.1, one.2), (&other.1, other.2), "batches of {batch} on {threads} threads");
+            assert!(one.3 == other.3, "probabilities after batches of {batch} on {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn neither_planned_memory_nor_earlier_passes_change_a_bit() {
+    let pass = |network: &mut Network, count: usize| {
+        let (images, labels) = images(count, 1);
+        let metrics = network.forward_backward(&images, Targets::Labels(&labels), &Loss::default(), KEY);
+        (metrics, gradients(network))
+    };
+    let fresh = pass(&mut build(&convolutional(), 37, 2), 37);
+    let mut used = build(&convolutional(), 600, 2);
+    let start = used.snapshot();
+    pass(&mut used, 600);
+    pass(&mut used, 3);
+    used.predict(&images(100, 2).0);
+    used.restore(&start);
+    assert!(fresh == pass(&mut used, 37));
+}
+
+/// Training until every image is right, at most `epochs` times over.
+fn overfit(spec: &ModelSpec, images: &[u8], labels: &[u8], epochs: u64) -> f64 {
+    let mut network = build(spec, labels.len(), 2);
+    let mut adam = Adam::new(&network, 0.003);
+    for step in 0..epochs {
+        network.forward_backward(images, Targets::Labels(labels), &Loss::default(), StepKey { seed: 1, step });
+        adam.step(&mut network);
+        if step % 10 == 9 && network.evaluate(images, labels).accuracy() == 1.0 {
+            return 1.0;
+        }
+    }
+    network.evaluate(images, labels).accuracy()
+}
+
+#[test]
+fn networks_learn_64_real_images_by_heart() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/fashion-mnist");
+    let test = Split::load(folder, Part::Test).unwrap();
+    let labels: Vec<u8> = test.labels.iter().take(64).copied().collect();
+    let images: Vec<u8> = test.images.iter().take(64 * 28 * 28).copied().collect();
+    let plain = r#"
+        { layer = "conv2d", filters = 8, kernel = 3 }, { layer = "relu" }, { layer = "max_pool2d" },
+        { layer = "conv2d", filters = 16, kernel = 3 }, { layer = "relu" }, { layer = "max_pool2d" },
+        { layer = "flatten" }, { layer = "dense", units = 64 }, { layer = "relu" },
+        { layer = "dense", units = "classes" },
+    "#;
+    for mut spec in [spec(plain), convolutional()] {
+        (spec.input.height, spec.input.width) = (28, 28);
+        assert_eq!(overfit(&spec, &images, &labels, 200), 1.0);
+    }
+}

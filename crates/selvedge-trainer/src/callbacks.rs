@@ -1,0 +1,280 @@
+//! What happens at the end of an epoch: [`Plateau`] cuts the learning rate, [`Stopper`] ends the run, [`Best`] keeps
+//! track of the best epoch. The first two follow Keras' `ReduceLROnPlateau` and `EarlyStopping` to the letter.
+//!
+//! Their state is plain numbers that a checkpoint stores: a resumed run decides as the uninterrupted one.
+
+use bincode::{Decode, Encode};
+
+use crate::recipe::{EarlyStoppingSpec, Monitor, PlateauSpec};
+
+/// The figures of an epoch that can be watched.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EpochFigures {
+    /// Mean loss of the epoch's steps.
+    pub train_loss: f64,
+    /// Share of training images classified right during the epoch.
+    pub train_accuracy: f64,
+    /// Mean loss on the validation images; `None` without any.
+    pub validation_loss: Option<f64>,
+    /// Share of the validation images classified right; `None` without any.
+    pub validation_accuracy: Option<f64>,
+}
+
+impl EpochFigures {
+    /// The watched figure. Recipes that watch one that is not there are refused before.
+    pub fn get(&self, monitor: Monitor) -> Option<f64> {
+        match monitor {
+            Monitor::TrainLoss => Some(self.train_loss),
+            Monitor::TrainAccuracy => Some(self.train_accuracy),
+            Monitor::ValidationLoss => self.validation_loss,
+            Monitor::ValidationAccuracy => self.validation_accuracy,
+        }
+    }
+}
+
+fn improves(monitor: Monitor, value: f64, best: f64, min_delta: f64) -> bool {
+    if monitor.smaller_is_better() { value < best - min_delta } else { value > best + min_delta }
+}
+
+/// Cuts the learning rate when a figure stops improving.
+#[derive(Clone, Debug)]
+pub struct Plateau {
+    spec: PlateauSpec,
+    /// What a checkpoint stores.
+    pub state: PlateauState,
+}
+
+/// What a [`Plateau`] remembers.
+#[derive(Clone, Copy, Debug, PartialEq, Encode, Decode)]
+pub struct PlateauState {
+    best: Option<f64>,
+    wait: u64,
+    cooldown: u64,
+    factor: f64,
+}
+
+impl Plateau {
+    /// Before the first epoch.
+    pub fn new(spec: PlateauSpec) -> Self {
+        Self { spec, state: PlateauState { best: None, wait: 0, cooldown: 0, factor: 1.0 } }
+    }
+
+    /// What the schedule's rate is multiplied by, the product of the cuts so far.
+    pub fn factor(&self) -> f64 {
+        self.state.factor
+    }
+
+    /// Takes the figures of an epoch whose last step had the learning rate `rate`, cuts included; true for a cut.
+    pub fn end_epoch(&mut self, figures: &EpochFigures, rate: f64) -> bool {
+        let Some(value) = figures.get(self.spec.monitor) else { return false };
+        let (spec, state) = (&self.spec, &mut self.state);
+        if state.cooldown > 0 {
+            state.cooldown -= 1;
+            state.wait = 0;
+        }
+        if state.best.is_none_or(|best| improves(spec.monitor, value, best, spec.min_delta)) {
+            state.best = Some(value);
+            state.wait = 0;
+            return false;
+        }
+        if state.cooldown > 0 {
+            return false;
+        }
+        state.wait += 1;
+        if state.wait < spec.patience || rate <= spec.min_lr {
+            return false;
+        }
+        let new = (rate * spec.factor).max(spec.min_lr);
+        state.factor *= new / rate;
+        state.cooldown = spec.cooldown;
+        state.wait = 0;
+        true
+    }
+}
+
+/// Ends the run when a figure stops improving.
+#[derive(Clone, Debug)]
+pub struct Stopper {
+    spec: EarlyStoppingSpec,
+    /// What a checkpoint stores.
+    pub state: StopperState,
+}
+
+/// What a [`Stopper`] remembers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Encode, Decode)]
+pub struct StopperState {
+    best: Option<f64>,
+    wait: u64,
+    /// Whether the run has ended.
+    pub stopped: bool,
+}
+
+/// What a [`Stopper`] makes of an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The weights of this epoch are those to go back to.
+    pub keep: bool,
+    /// Training ends here.
+    pub stop: bool,
+}
+
+impl Stopper {
+    /// Before the first epoch.
+    pub fn new(spec: EarlyStoppingSpec) -> Self {
+        Self { spec, state: StopperState::default() }
+    }
+
+    /// Whether the run ends with the weights of the best epoch.
+    pub fn restores_best(&self) -> bool {
+        self.spec.restore_best
+    }
+
+    /// Takes the figures of epoch `epoch`, counted from 0.
+    pub fn end_epoch(&mut self, epoch: u64, figures: &EpochFigures) -> Verdict {
+        let (spec, state) = (&self.spec, &mut self.state);
+        let Some(value) = figures.get(spec.monitor).filter(|_| epoch >= spec.start_from_epoch) else {
+            return Verdict { keep: false, stop: false };
+        };
+        state.wait += 1;
+        if state.best.is_none_or(|best| improves(spec.monitor, value, best, spec.min_delta)) {
+            state.best = Some(value);
+            if spec.baseline.is_none_or(|baseline| improves(spec.monitor, value, baseline, spec.min_delta)) {
+                state.wait = 0;
+            }
+            return Verdict { keep: true, stop: false };
+        }
+        state.stopped = state.wait >= spec.patience && epoch > 0;
+        Verdict { keep: false, stop: state.stopped }
+    }
+}
+
+/// The best epoch so far, the one `best.ckpt` holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Encode, Decode)]
+pub struct Best {
+    /// The figure and the epoch, counted from 0.
+    pub at: Option<(f64, u64)>,
+}
+
+impl Best {
+    /// True if this epoch is the best so far.
+    pub fn end_epoch(&mut self, monitor: Monitor, epoch: u64, figures: &EpochFigures) -> bool {
+        let Some(value) = figures.get(monitor) else { return false };
+        let better = self.at.is_none_or(|(best, _)| improves(monitor, value, best, 0.0));
+        if better {
+            self.at = Some((value, epoch));
+        }
+        better
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figures(validation_loss: f64) -> EpochFigures {
+        EpochFigures {
+            train_loss: 1.0,
+            train_accuracy: 0.5,
+            validation_loss: Some(validation_loss),
+            validation_accuracy: Some(1.0 - validation_loss),
+        }
+    }
+
+    /// The rate of each epoch, as Keras' callback sets it.
+    fn rates(spec: PlateauSpec, losses: &[f64]) -> Vec<f64> {
+        let mut plateau = Plateau::new(spec);
+        let epoch = |&loss: &f64| {
+            let rate = plateau.factor();
+            plateau.end_epoch(&figures(loss), rate);
+            rate
+        };
+        losses.iter().map(epoch).collect()
+    }
+
+    #[test]
+    fn plateau_waits_for_its_patience_then_cuts() {
+        let spec = PlateauSpec { factor: 0.5, patience: 2, ..PlateauSpec::default() };
+        // .50005 is within min_delta of .5 and no improvement, nor is .49995.
+        let losses = [0.5, 0.500_05, 0.499_95, 0.6, 0.6, 0.4, 0.41, 0.41, 0.1];
+        assert_eq!(rates(spec, &losses), [1.0, 1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]);
+    }
+
+    #[test]
+    fn plateau_counts_nothing_while_it_cools_down() {
+        let spec = PlateauSpec { factor: 0.5, patience: 1, cooldown: 2, ..PlateauSpec::default() };
+        // Cut after epoch 1. Epoch 2 has cooldown 2 -> 1 and does not count; epoch 3 has 1 -> 0 and counts: a cut.
+        assert_eq!(rates(spec, &[0.5; 7]), [1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.125]);
+    }
+
+    #[test]
+    fn plateau_stops_at_the_least_rate() {
+        let spec = PlateauSpec { factor: 0.1, patience: 1, min_lr: 0.05, ..PlateauSpec::default() };
+        let found = rates(spec, &[0.5; 5]);
+        for (found, expected) in found.iter().zip([1.0, 1.0, 0.1, 0.05, 0.05]) {
+            assert!((found - expected).abs() < 1e-12, "{found} for {expected}");
+        }
+    }
+
+    #[test]
+    fn plateau_can_watch_an_accuracy() {
+        let spec =
+            PlateauSpec { monitor: Monitor::ValidationAccuracy, factor: 0.5, patience: 1, ..PlateauSpec::default() };
+        assert_eq!(rates(spec, &[0.5, 0.4, 0.3, 0.3, 0.3]), [1.0, 1.0, 1.0, 1.0, 0.5]);
+    }
+
+    fn verdicts(spec: EarlyStoppingSpec, losses: &[f64]) -> Vec<(bool, bool)> {
+        let mut stopper = Stopper::new(spec);
+        let epoch = |(epoch, &loss): (usize, &f64)| {
+            let Verdict { keep, stop } = stopper.end_epoch(epoch as u64, &figures(loss));
+            (keep, stop)
+        };
+        losses.iter().enumerate().map(epoch).collect()
+    }
+
+    const KEEP: (bool, bool) = (true, false);
+    const WAIT: (bool, bool) = (false, false);
+    const STOP: (bool, bool) = (false, true);
+
+    #[test]
+    fn stopper_waits_for_its_patience() {
+        let spec = EarlyStoppingSpec { patience: 2, ..EarlyStoppingSpec::default() };
+        assert_eq!(verdicts(spec, &[0.5, 0.4, 0.4, 0.3, 0.3, 0.35]), [KEEP, KEEP, WAIT, KEEP, WAIT, STOP]);
+    }
+
+    #[test]
+    fn stopper_without_patience_stops_at_the_first_epoch_without_improvement() {
+        assert_eq!(verdicts(EarlyStoppingSpec::default(), &[0.5, 0.4, 0.4]), [KEEP, KEEP, STOP]);
+    }
+
+    #[test]
+    fn stopper_needs_an_improvement_of_min_delta() {
+        let spec = EarlyStoppingSpec { patience: 2, min_delta: 0.1, ..EarlyStoppingSpec::default() };
+        assert_eq!(verdicts(spec, &[0.5, 0.45, 0.35, 0.3, 0.3]), [KEEP, WAIT, KEEP, WAIT, STOP]);
+    }
+
+    #[test]
+    fn stopper_goes_on_waiting_until_the_baseline_is_beaten() {
+        let spec = EarlyStoppingSpec { patience: 3, baseline: Some(0.3), ..EarlyStoppingSpec::default() };
+        assert_eq!(verdicts(spec, &[0.5, 0.4, 0.45]), [KEEP, KEEP, STOP]);
+        assert_eq!(verdicts(spec, &[0.5, 0.2, 0.45, 0.45, 0.45]), [KEEP, KEEP, WAIT, WAIT, STOP]);
+    }
+
+    #[test]
+    fn stopper_leaves_early_epochs_alone() {
+        let spec = EarlyStoppingSpec { patience: 1, start_from_epoch: 2, ..EarlyStoppingSpec::default() };
+        assert_eq!(verdicts(spec, &[0.1, 0.2, 0.5, 0.5]), [WAIT, WAIT, KEEP, STOP]);
+    }
+
+    #[test]
+    fn best_is_the_first_of_equals() {
+        let mut best = Best::default();
+        let loss = Monitor::ValidationLoss;
+        let found: Vec<bool> = [0.5, 0.4, 0.4, 0.6]
+            .iter()
+            .enumerate()
+            .map(|(i, &v)| best.end_epoch(loss, i as u64, &figures(v)))
+            .collect();
+        assert_eq!(found, [true, true, false, false]);
+        assert_eq!(best.at, Some((0.4, 1)));
+    }
+}

@@ -1,0 +1,370 @@
+//! [`Checkpoint`]: everything needed to go on with a run, bit for bit, as one file that is checked before it is decoded.
+//!
+//! | bytes | content |
+//! |---|---|
+//! | 8 | magic `SELVEDGE` |
+//! | 4 | format version, little-endian, as all numbers here |
+//! | 4 | codec of the metadata: 1, bincode 2 with its standard configuration |
+//! | 8 | length of the metadata, at most 1 MiB |
+//! | 8 | length of the tensors, at most 16 GiB |
+//! | | the metadata: a [`Progress`] and the length of each tensor |
+//! | | the tensors, f32, one after the other |
+//! | 32 | SHA-256 of all bytes before |
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use bincode::{Decode, Encode};
+use selvedge_model::Snapshot;
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use crate::callbacks::{Best, PlateauState, StopperState};
+
+const MAGIC: &[u8; 8] = b"SELVEDGE";
+/// The version that is written, and the only one there has been.
+pub const VERSION: u32 = 1;
+const CODEC: u32 = 1;
+const HEADER: usize = 32;
+const HASH: usize = 32;
+const MAX_METADATA: usize = 1 << 20;
+const MAX_TENSORS: u64 = 16 << 30;
+
+/// Where a run stands, and all that its decisions depend on beside the tensors.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Progress {
+    /// SHA-256 of the run's recipe.toml: a checkpoint of another recipe is refused.
+    pub recipe_sha256: [u8; 32],
+    /// The instruction set that computed it: another one rounds differently.
+    pub isa: String,
+    /// Complete epochs.
+    pub epoch: u64,
+    /// Complete steps of the epoch under way.
+    pub batch: u64,
+    /// Complete steps of the run.
+    pub step: u64,
+    /// Sum of the losses of the epoch under way.
+    pub loss_sum: f64,
+    /// Images of the epoch under way that were classified right.
+    pub correct: u64,
+    /// Images of the epoch under way.
+    pub count: u64,
+    /// Steps of the optimizer.
+    pub optimizer_steps: u64,
+    /// State of ReduceLROnPlateau, if the recipe has it.
+    pub plateau: Option<PlateauState>,
+    /// State of EarlyStopping, if the recipe has it.
+    pub stopper: Option<StopperState>,
+    /// The best epoch.
+    pub best: Best,
+    /// Times, summed over the processes that worked on the run.
+    pub clock: Clock,
+}
+
+/// Times of a run. They decide nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Encode, Decode)]
+pub struct Clock {
+    /// Training steps of the run, without evaluation.
+    pub train_seconds: f64,
+    /// Training steps of the epoch under way.
+    pub epoch_seconds: f64,
+    /// Everything that processes before this one did.
+    pub earlier_seconds: f64,
+    /// From the start of the first process to the end of its first step.
+    pub seconds_to_first_step: f64,
+    /// Images in all training steps.
+    pub images: u64,
+}
+
+/// Everything needed to go on with a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checkpoint {
+    /// Where it stands.
+    pub progress: Progress,
+    /// The network.
+    pub network: Snapshot,
+    /// The optimizer's first moments.
+    pub first_moments: Vec<f32>,
+    /// The optimizer's second moments, empty for SGD.
+    pub second_moments: Vec<f32>,
+    /// The network of the best epoch, if the run may have to go back to it.
+    pub best_network: Option<Snapshot>,
+}
+
+#[derive(Encode, Decode)]
+struct Metadata {
+    progress: Progress,
+    has_best_network: bool,
+    /// Elements of the tensors: the network's parameters and buffers, first and second moments, and the parameters and
+    /// buffers of the best network.
+    lengths: [u64; 6],
+}
+
+/// Why a checkpoint cannot be used.
+#[derive(Debug, Error)]
+pub enum CheckpointError {
+    /// The file cannot be read.
+    #[error("checkpoint {path} cannot be read: {source}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// Its bytes are not those of a checkpoint.
+    #[error("{path} is not a usable checkpoint: {problem}", path = path.display())]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// It belongs to another run.
+    #[error("{path} does not fit the run: {problem}", path = path.display())]
+    Mismatch {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        problem: String,
+    },
+}
+
+/// The state of a run, borrowed, to be encoded without a copy.
+#[derive(Clone, Copy, Debug)]
+pub struct CheckpointView<'a> {
+    /// Where it stands.
+    pub progress: &'a Progress,
+    /// The network.
+    pub network: &'a Snapshot,
+    /// First and second moments.
+    pub moments: (&'a [f32], &'a [f32]),
+    /// The network of the best epoch.
+    pub best_network: Option<&'a Snapshot>,
+}
+
+impl CheckpointView<'_> {
+    /// The bytes of the file.
+    pub fn encode(&self) -> Vec<u8> {
+        let empty = Snapshot::default();
+        let best = self.best_network.unwrap_or(&empty);
+        let tensors =
+            [&self.network.params, &self.network.buffers, self.moments.0, self.moments.1, &best.params, &best.buffers];
+        let metadata = Metadata {
+            progress: self.progress.clone(),
+            has_best_network: self.best_network.is_some(),
+            lengths: tensors.map(|tensor| tensor.len() as u64),
+        };
+        // Plain numbers and a short string: nothing in it can fail to encode.
+        let metadata = bincode::encode_to_vec(&metadata, bincode::config::standard())
+            .unwrap_or_else(|error| unreachable!("the metadata is plain data: {error}"));
+        let tensor_bytes = 4 * tensors.iter().map(|tensor| tensor.len()).sum::<usize>();
+        let mut bytes = Vec::with_capacity(HEADER + metadata.len() + tensor_bytes + HASH);
+        bytes.extend(MAGIC);
+        bytes.extend(VERSION.to_le_bytes());
+        bytes.extend(CODEC.to_le_bytes());
+        bytes.extend((metadata.len() as u64).to_le_bytes());
+        bytes.extend((tensor_bytes as u64).to_le_bytes());
+        bytes.extend(metadata);
+        for tensor in tensors {
+            bytes.extend(tensor.iter().flat_map(|value| value.to_le_bytes()));
+        }
+        let hash = Sha256::digest(&bytes);
+        bytes.extend(hash);
+        bytes
+    }
+}
+
+impl Checkpoint {
+    /// The bytes of the file.
+    pub fn encode(&self) -> Vec<u8> {
+        CheckpointView {
+            progress: &self.progress,
+            network: &self.network,
+            moments: (&self.first_moments, &self.second_moments),
+            best_network: self.best_network.as_ref(),
+        }
+        .encode()
+    }
+
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Read`] and [`CheckpointError::Broken`].
+    pub fn load(path: &Path) -> Result<Self, CheckpointError> {
+        let read = |source| CheckpointError::Read { path: path.to_owned(), source };
+        let broken = |problem| CheckpointError::Broken { path: path.to_owned(), problem };
+        let mut file = File::open(path).map_err(read)?;
+        let mut header = [0; HEADER];
+        let len = file.metadata().map_err(read)?.len();
+        if len < (HEADER + HASH) as u64 {
+            return Err(broken(format!("it has {len} bytes, fewer than its header and its checksum")));
+        }
+        file.read_exact(&mut header).map_err(read)?;
+        let lengths = Lengths::parse(&header, len).map_err(broken)?;
+        let mut bytes = header.to_vec();
+        bytes.reserve_exact(lengths.file - HEADER);
+        file.take((lengths.file - HEADER) as u64).read_to_end(&mut bytes).map_err(read)?;
+        Self::decode(&bytes).map_err(broken)
+    }
+
+    /// Checks and reads the bytes of a file; the error says what is wrong with them.
+    ///
+    /// # Errors
+    /// A sentence, if they are not exactly those of a checkpoint.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let header = bytes.first_chunk::<HEADER>().ok_or_else(|| format!("it has only {} bytes", bytes.len()))?;
+        let lengths = Lengths::parse(header, bytes.len() as u64)?;
+        let (content, hash) = bytes.split_at(bytes.len() - HASH);
+        if Sha256::digest(content)[..] != *hash {
+            return Err("its SHA-256 does not fit its content: the file is damaged".to_owned());
+        }
+        let (metadata, mut tensors) = content[HEADER..].split_at(lengths.metadata);
+        let config = bincode::config::standard().with_limit::<MAX_METADATA>();
+        let (metadata, used): (Metadata, usize) = bincode::decode_from_slice(metadata, config)
+            .map_err(|error| format!("its metadata cannot be decoded: {error}"))?;
+        if used != lengths.metadata {
+            return Err(format!("its metadata has {} bytes too many", lengths.metadata - used));
+        }
+        let elements = metadata.lengths.iter().try_fold(0u64, |sum, &len| sum.checked_add(len));
+        if elements.and_then(|elements| elements.checked_mul(4)) != Some(tensors.len() as u64) {
+            return Err(format!("its tensors have {} bytes, the metadata says {elements:?} numbers", tensors.len()));
+        }
+        let mut next = |index: usize| {
+            // The sum of the lengths fits the slice, as was just seen.
+            let (tensor, rest) = tensors.split_at(4 * metadata.lengths[index] as usize);
+            tensors = rest;
+            tensor.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect::<Vec<f32>>()
+        };
+        let network = Snapshot { params: next(0), buffers: next(1) };
+        let (first_moments, second_moments) = (next(2), next(3));
+        let best_network = Snapshot { params: next(4), buffers: next(5) };
+        let best_network = metadata.has_best_network.then_some(best_network);
+        Ok(Self { progress: metadata.progress, network, first_moments, second_moments, best_network })
+    }
+}
+
+struct Lengths {
+    metadata: usize,
+    /// Of the whole file.
+    file: usize,
+}
+
+impl Lengths {
+    /// Checks the header of a file of `len` bytes. Nothing larger than the file is ever allocated.
+    fn parse(header: &[u8; HEADER], len: u64) -> Result<Self, String> {
+        let (magic, rest) = header.split_at(8);
+        if magic != MAGIC {
+            return Err("it does not begin as a checkpoint of Selvedge does".to_owned());
+        }
+        let number = |at: usize, len: usize| rest[at..at + len].iter().rev().fold(0u64, |n, &b| n << 8 | u64::from(b));
+        let (version, codec, metadata, tensors) = (number(0, 4), number(4, 4), number(8, 8), number(16, 8));
+        if version != u64::from(VERSION) {
+            return Err(format!("its format version is {version}, this program reads version {VERSION}"));
+        }
+        if codec != u64::from(CODEC) {
+            return Err(format!("its codec is {codec}, this program reads codec {CODEC}"));
+        }
+        if metadata > MAX_METADATA as u64 || tensors > MAX_TENSORS {
+            return Err(format!("it claims {metadata} bytes of metadata and {tensors} bytes of tensors: too much"));
+        }
+        let expected = (HEADER + HASH) as u64 + metadata + tensors;
+        if len != expected {
+            return Err(format!("it has {len} bytes, its header says {expected}: the file is cut short or too long"));
+        }
+        let file = usize::try_from(expected).map_err(|_| format!("{expected} bytes do not fit into memory"))?;
+        Ok(Self { metadata: metadata as usize, file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checkpoint() -> Checkpoint {
+        let progress = Progress {
+            recipe_sha256: [7; 32],
+            isa: "portable".to_owned(),
+            epoch: 3,
+            batch: 2,
+            step: 14,
+            loss_sum: 1.25,
+            correct: 30,
+            count: 32,
+            optimizer_steps: 14,
+            plateau: None,
+            stopper: Some(StopperState::default()),
+            best: Best { at: Some((0.5, 2)) },
+            clock: Clock { train_seconds: 1.5, images: 99, ..Clock::default() },
+        };
+        let snapshot = |start: f32| Snapshot { params: vec![start, -0.0, f32::MIN_POSITIVE], buffers: vec![2.0] };
+        Checkpoint {
+            progress,
+            network: snapshot(1.0),
+            first_moments: vec![0.5; 4],
+            second_moments: Vec::new(),
+            best_network: Some(snapshot(3.0)),
+        }
+    }
+
+    /// The bytes with a checksum that fits them: what a person who builds a file by hand could make.
+    fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
+        let content = bytes.len() - HASH;
+        let hash = Sha256::digest(&bytes[..content]);
+        bytes[content..].copy_from_slice(&hash);
+        bytes
+    }
+
+    #[test]
+    fn reads_back_what_it_wrote() {
+        let mut expected = checkpoint();
+        assert_eq!(Checkpoint::decode(&expected.encode()).unwrap(), expected);
+        expected.best_network = None;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("last.ckpt");
+        std::fs::write(&path, expected.encode()).unwrap();
+        assert_eq!(Checkpoint::load(&path).unwrap(), expected);
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_refused() {
+        let bytes = checkpoint().encode();
+        for at in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut flipped = bytes.clone();
+                flipped[at] ^= 1 << bit;
+                assert!(Checkpoint::decode(&flipped).is_err(), "bit {bit} of byte {at}");
+            }
+            assert!(Checkpoint::decode(&bytes[..at]).is_err(), "cut after {at} bytes");
+        }
+        assert!(Checkpoint::decode(&[&bytes[..], &[0]].concat()).is_err());
+    }
+
+    #[test]
+    fn a_fitting_checksum_does_not_make_nonsense_acceptable() {
+        let bytes = checkpoint().encode();
+        for at in 0..bytes.len() - HASH {
+            let mut changed = bytes.clone();
+            changed[at] ^= 0xff;
+            // Another number in place of a number is a checkpoint; what matters is that nothing panics.
+            let _ = Checkpoint::decode(&sealed(changed));
+        }
+        let message = |at: usize, byte: u8| {
+            let mut changed = bytes.clone();
+            changed[at] = byte;
+            Checkpoint::decode(&sealed(changed)).unwrap_err()
+        };
+        assert!(message(8, 2).contains("version is 2") && message(8, 2).contains("version 1"));
+        assert!(message(12, 9).contains("codec is 9"));
+        assert!(message(22, 1).contains("too much"), "{}", message(22, 1));
+    }
+
+    #[test]
+    fn errors_name_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.ckpt");
+        assert!(Checkpoint::load(&path).unwrap_err().to_string().contains("x.ckpt cannot be read"));
+        std::fs::write(&path, b"SELVEDGE").unwrap();
+        assert!(Checkpoint::load(&path).unwrap_err().to_string().contains("has 8 bytes"));
+    }
+}

@@ -1,0 +1,217 @@
+//! Brings a folder to the state in which every file of a data set is there and verified.
+
+use std::fs;
+use std::mem;
+use std::path::Path;
+
+use super::error::{DownloadError, SourceError, SourceFailure};
+use super::http::{Source, Timeouts};
+use super::part::Part;
+use super::registry::{NamedDataset, PinnedFile};
+use super::verify::{FileState, Matched, verify_file};
+
+/// How often a download that was cut off after some progress goes on at the same source.
+const RESUMES: usize = 3;
+
+/// Where to download from, and how patiently.
+#[derive(Debug, Clone, Default)]
+pub struct FetchOptions {
+    /// Addresses that have the files directly below them, tried in this order *instead of* the public
+    /// sources. https, or http on this machine.
+    pub mirrors: Vec<String>,
+    /// When to give a source up.
+    pub timeouts: Timeouts,
+}
+
+/// Is told how a download goes. Every method does nothing unless it is written.
+pub trait Progress {
+    /// A file is being fetched from `url`.
+    fn begin(&mut self, file: &str, url: &str) {
+        let _ = (file, url);
+    }
+    /// `got` bytes of it are here, of `total` if the server said how many there are.
+    fn advance(&mut self, got: u64, total: Option<u64>) {
+        let _ = (got, total);
+    }
+    /// The file is here and verified.
+    fn end(&mut self, file: &str) {
+        let _ = file;
+    }
+    /// Something that does not end the download, most often a source that failed.
+    fn note(&mut self, message: &str) {
+        let _ = message;
+    }
+}
+
+/// Tells nobody.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoProgress;
+
+impl Progress for NoProgress {}
+
+/// What [`fetch`] did about a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was there already and is what it must be.
+    Present(Matched),
+    /// It was fetched and verified.
+    Downloaded(Matched),
+}
+
+/// A file that is now verified.
+#[derive(Debug, Clone, Copy)]
+pub struct FileOutcome {
+    /// Which file.
+    pub pin: PinnedFile,
+    /// What was done.
+    pub outcome: Outcome,
+}
+
+/// Verifies the four files of `dataset` in `dir` and fetches those that are missing or wrong.
+///
+/// The network is not touched when all are right. A wrong file is replaced only by a verified one.
+///
+/// # Errors
+/// [`DownloadError::AllSourcesFailed`] if a file could not be had anywhere, [`DownloadError::BadMirror`],
+/// [`DownloadError::Busy`] if another process fetches the same file, [`DownloadError::Io`].
+pub fn fetch(
+    dir: &Path,
+    dataset: &NamedDataset,
+    options: &FetchOptions,
+    progress: &mut dyn Progress,
+) -> Result<Vec<FileOutcome>, DownloadError> {
+    // Before anything is looked at: a mirror that cannot be used is told even when nothing is missing.
+    let sources = open_sources(dataset, options)?;
+    let mut outcomes = Vec::new();
+    for pin in &dataset.files {
+        let outcome = match verify_file(dir, pin)?.state {
+            FileState::Verified(matched) => Outcome::Present(matched),
+            FileState::Missing | FileState::Wrong { .. } => {
+                fs::create_dir_all(dir).map_err(DownloadError::io("create", dir))?;
+                let matched = fetch_file(dir, dataset, pin, &sources, progress)?;
+                progress.end(pin.name);
+                Outcome::Downloaded(matched)
+            }
+        };
+        outcomes.push(FileOutcome { pin: *pin, outcome });
+    }
+    Ok(outcomes)
+}
+
+fn open_sources(dataset: &NamedDataset, options: &FetchOptions) -> Result<Vec<Source>, DownloadError> {
+    let open = |base: &str| Source::new(base, options.timeouts);
+    if options.mirrors.is_empty() {
+        dataset.sources.iter().map(|base| open(base)).collect()
+    } else {
+        options.mirrors.iter().map(|base| open(base)).collect()
+    }
+}
+
+/// Why an attempt ended: only what the source did lets the next source try.
+enum Stop {
+    Here(DownloadError),
+    Source(SourceError),
+}
+
+impl From<DownloadError> for Stop {
+    fn from(error: DownloadError) -> Self {
+        Self::Here(error)
+    }
+}
+
+impl From<SourceError> for Stop {
+    fn from(error: SourceError) -> Self {
+        Self::Source(error)
+    }
+}
+
+fn fetch_file(
+    dir: &Path,
+    dataset: &NamedDataset,
+    pin: &PinnedFile,
+    sources: &[Source],
+    progress: &mut dyn Progress,
+) -> Result<Matched, DownloadError> {
+    let mut part = Part::open(dir, pin)?;
+    let target = dir.join(pin.name);
+    // A run that was killed between the last byte and the rename has left a whole file.
+    if let Ok(matched) = part.check(pin)? {
+        part.finish(&target)?;
+        return Ok(matched);
+    }
+    let mut failures = Vec::new();
+    for source in sources {
+        let url = format!("{}/{}", source.base(), pin.name);
+        progress.begin(pin.name, &url);
+        match fetch_from(source, pin, &mut part, progress) {
+            Ok(matched) => {
+                part.finish(&target)?;
+                return Ok(matched);
+            }
+            Err(Stop::Here(error)) => return Err(error),
+            Err(Stop::Source(error)) => {
+                progress.note(&format!("{url}: {error}"));
+                failures.push(SourceFailure { url, error });
+            }
+        }
+    }
+    part.abandon()?;
+    let bases: Vec<String> = sources.iter().map(|source| source.base().to_owned()).collect();
+    Err(DownloadError::sources(dataset, pin, dir, &bases, failures))
+}
+
+/// Fetches from one source: goes on after a cut, and begins anew when what was there was wrong.
+fn fetch_from(
+    source: &Source,
+    pin: &PinnedFile,
+    part: &mut Part,
+    progress: &mut dyn Progress,
+) -> Result<Matched, Stop> {
+    let mut resumes = 0;
+    loop {
+        let start = part.len();
+        match append_from(source, pin, part, progress) {
+            Ok(resumed) => match part.check(pin)? {
+                Ok(matched) => return Ok(matched),
+                Err(found) => {
+                    let bytes = part.len();
+                    part.clear()?;
+                    // A resumed beginning may have come from elsewhere: this source gets one try of its own.
+                    if !resumed {
+                        return Err(SourceError::WrongContent { found, bytes, expected: pin.gz_sha256 }.into());
+                    }
+                }
+            },
+            Err(Stop::Source(SourceError::WrongRange { .. })) if start > 0 => part.clear()?,
+            Err(Stop::Source(SourceError::CutShort { .. } | SourceError::Connection(_)))
+                if part.len() > start && resumes < RESUMES =>
+            {
+                resumes += 1;
+            }
+            Err(Stop::Source(error @ SourceError::TooLong { .. })) => {
+                part.clear()?;
+                return Err(error.into());
+            }
+            Err(stop) => return Err(stop),
+        }
+    }
+}
+
+/// Appends what the source sends; says whether that continued an earlier beginning.
+fn append_from(source: &Source, pin: &PinnedFile, part: &mut Part, progress: &mut dyn Progress) -> Result<bool, Stop> {
+    let mut answer = source.get(pin.name, part.len(), pin.max_bytes())?;
+    let mut anew = answer.start == 0;
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let n = answer.read(&mut buffer)?;
+        if n == 0 {
+            return Ok(answer.start > 0);
+        }
+        // Only now: had the answer been a web page, the beginning on disk would still be of use.
+        if mem::take(&mut anew) {
+            part.clear()?;
+        }
+        part.write(&buffer[..n])?;
+        progress.advance(part.len(), answer.total);
+    }
+}

@@ -1,0 +1,151 @@
+//! `selvedge.lock`: what the files of a folder without a registered name were when it was first used.
+//!
+//! One line for each of the four files, hash, two spaces, name: the form `sha256sum -c` reads.
+//! A run months later on the same folder is then known to be a run on the same bytes.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use super::error::DownloadError;
+use super::part::rename_synced;
+use super::registry::{DATASETS, NamedDataset, RAW_NAMES};
+use super::verify::{FileState, sha256_of, verify};
+
+/// Name of the lock file in a data set's folder.
+pub const LOCK_NAME: &str = "selvedge.lock";
+
+/// What [`confirm`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Confirmation {
+    /// The files are those of this registered data set; its pins are better than a lock file.
+    Named(&'static str),
+    /// First use: the hashes were written to this file.
+    Written(PathBuf),
+    /// The files are what the lock file says.
+    Unchanged,
+    /// First use, and the folder cannot be written to; says so for the user.
+    NotWritable(String),
+}
+
+/// Compares the files of a folder with its [`LOCK_NAME`], which is written at first use.
+///
+/// A folder of a registered data set never gets a lock file: neither one whose files match the pins, nor
+/// `data_dir/NAME`, which must match them.
+///
+/// # Errors
+/// [`DownloadError::MissingFile`], [`DownloadError::Changed`], [`DownloadError::BadLock`],
+/// [`DownloadError::BrokenNamed`] and [`DownloadError::Io`].
+pub fn confirm(dir: &Path, data_dir: &Path) -> Result<Confirmation, DownloadError> {
+    let lock = dir.join(LOCK_NAME);
+    match fs::read_to_string(&lock) {
+        Ok(text) => {
+            compare(dir, &lock, &text)?;
+            return Ok(Confirmation::Unchanged);
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(DownloadError::io("read", &lock)(error)),
+    }
+    let paths = RAW_NAMES.map(|name| locate(dir, name));
+    for (path, name) in paths.iter().zip(RAW_NAMES) {
+        if path.is_none() {
+            return Err(DownloadError::MissingFile { dir: dir.to_owned(), name });
+        }
+    }
+    for dataset in DATASETS {
+        if is_named(dir, data_dir, dataset)? {
+            return Ok(Confirmation::Named(dataset.name));
+        }
+    }
+    let mut text = String::new();
+    for path in paths.into_iter().flatten() {
+        text.push_str(&hash(&path)?);
+        text.push_str("  ");
+        text.push_str(&file_name(&path));
+        text.push('\n');
+    }
+    match write(&lock, &text) {
+        Ok(()) => Ok(Confirmation::Written(lock)),
+        Err(DownloadError::Io { source, .. })
+            if matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) =>
+        {
+            Ok(Confirmation::NotWritable(format!(
+                "{} cannot be written ({source}): later changes of the files will go unnoticed",
+                lock.display()
+            )))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the folder holds this data set; an error if it must and does not.
+fn is_named(dir: &Path, data_dir: &Path, dataset: &'static NamedDataset) -> Result<bool, DownloadError> {
+    let reports = verify(dir, dataset)?;
+    let Some(broken) = reports.iter().find(|report| !matches!(report.state, FileState::Verified(_))) else {
+        return Ok(true);
+    };
+    let home = fs::canonicalize(data_dir.join(dataset.name)).ok();
+    if home.is_some() && home == fs::canonicalize(dir).ok() {
+        return Err(DownloadError::BrokenNamed { dir: dir.to_owned(), dataset: dataset.name, file: broken.pin.name });
+    }
+    Ok(false)
+}
+
+fn compare(dir: &Path, lock: &Path, text: &str) -> Result<(), DownloadError> {
+    let bad = |problem: String| DownloadError::BadLock { lock: lock.to_owned(), problem };
+    let mut locked = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let entry = line.split_once("  ").filter(|(hash, name)| is_sha256(hash) && is_data_file(name));
+        let Some(entry) = entry else {
+            return Err(bad(format!("line {} is not a SHA-256, two spaces and the name of a data file", index + 1)));
+        };
+        locked.push(entry);
+    }
+    for name in RAW_NAMES {
+        let Some(path) = locate(dir, name) else {
+            return Err(DownloadError::MissingFile { dir: dir.to_owned(), name });
+        };
+        let file = file_name(&path);
+        let Some((expected, _)) = locked.iter().find(|(_, locked)| *locked == file) else {
+            return Err(bad(format!("it does not list {file}")));
+        };
+        let found = hash(&path)?;
+        if found != *expected {
+            return Err(DownloadError::Changed {
+                path,
+                lock: lock.to_owned(),
+                expected: (*expected).to_owned(),
+                found,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn is_data_file(name: &str) -> bool {
+    RAW_NAMES.contains(&name.strip_suffix(".gz").unwrap_or(name))
+}
+
+/// The gz where there is one, else the plain file.
+fn locate(dir: &Path, raw_name: &str) -> Option<PathBuf> {
+    [dir.join(format!("{raw_name}.gz")), dir.join(raw_name)].into_iter().find(|path| path.is_file())
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn hash(path: &Path) -> Result<String, DownloadError> {
+    File::open(path).and_then(|mut file| sha256_of(&mut file)).map_err(DownloadError::io("read", path))
+}
+
+fn write(lock: &Path, text: &str) -> Result<(), DownloadError> {
+    let temporary = lock.with_extension("lock.part");
+    let mut file = File::create(&temporary).map_err(DownloadError::io("write", &temporary))?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(DownloadError::io("write", &temporary))?;
+    rename_synced(&temporary, lock)
+}

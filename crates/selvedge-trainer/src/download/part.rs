@@ -1,0 +1,115 @@
+//! The temporary file of a download, and how a finished file gets its final name.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use super::error::DownloadError;
+use super::registry::PinnedFile;
+use super::verify::{self, Matched};
+
+/// `NAME.part` beside the final file: open, locked, and removed again when it holds nothing of use.
+#[derive(Debug)]
+pub(crate) struct Part {
+    file: File,
+    path: PathBuf,
+    len: u64,
+}
+
+impl Part {
+    /// Opens or creates the temporary file; what an interrupted download left in it is kept.
+    pub(crate) fn open(dir: &Path, pin: &PinnedFile) -> Result<Self, DownloadError> {
+        let path = dir.join(format!("{}.part", pin.name));
+        loop {
+            // A link here would let the download write wherever the link points.
+            if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file()) {
+                fs::remove_file(&path).map_err(DownloadError::io("remove", &path))?;
+            }
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)
+                .map_err(DownloadError::io("write", &path))?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(DownloadError::Busy { path }),
+                Err(TryLockError::Error(error)) => return Err(DownloadError::io("lock", &path)(error)),
+            }
+            let metadata = file.metadata().map_err(DownloadError::io("read", &path))?;
+            // Between open and lock another process may have renamed this very file to its final name:
+            // writing on would damage what is verified there.
+            if !same_file(&path, &metadata) {
+                continue;
+            }
+            let mut part = Self { file, path, len: metadata.len() };
+            if part.len > pin.max_bytes() {
+                part.clear()?;
+            }
+            return Ok(part);
+        }
+    }
+
+    /// Bytes written so far.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Throws away what was written.
+    pub(crate) fn clear(&mut self) -> Result<(), DownloadError> {
+        self.file.set_len(0).map_err(DownloadError::io("write", &self.path))?;
+        self.len = 0;
+        Ok(())
+    }
+
+    /// Appends bytes.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), DownloadError> {
+        self.file
+            .seek(SeekFrom::Start(self.len))
+            .and_then(|_| self.file.write_all(bytes))
+            .map_err(DownloadError::io("write", &self.path))?;
+        self.len += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Syncs the file and compares what the disk gives back with the pin; the inner `Err` is its hash.
+    pub(crate) fn check(&mut self, pin: &PinnedFile) -> Result<Result<Matched, String>, DownloadError> {
+        self.file.sync_all().map_err(DownloadError::io("sync", &self.path))?;
+        verify::check(&mut self.file, pin).map_err(DownloadError::io("read", &self.path))
+    }
+
+    /// Gives the verified file its final name.
+    pub(crate) fn finish(self, target: &Path) -> Result<(), DownloadError> {
+        rename_synced(&self.path, target)
+    }
+
+    /// Ends a download that failed: a useful beginning stays for the next run, an empty file goes.
+    pub(crate) fn abandon(self) -> Result<(), DownloadError> {
+        if self.len == 0 {
+            fs::remove_file(&self.path).map_err(DownloadError::io("remove", &self.path))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(unix)]
+fn same_file(path: &Path, opened: &fs::Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == (opened.dev(), opened.ino()))
+}
+
+#[cfg(not(unix))]
+fn same_file(path: &Path, _opened: &fs::Metadata) -> bool {
+    path.exists()
+}
+
+/// Renames, then syncs the folder, so that the new name survives a power cut.
+pub(crate) fn rename_synced(from: &Path, to: &Path) -> Result<(), DownloadError> {
+    fs::rename(from, to).map_err(DownloadError::io("rename", from))?;
+    #[cfg(unix)]
+    if let Some(dir) = to.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(DownloadError::io("sync", dir))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! [`TrainError`]: why a run fails.
+
+use selvedge_compute::{CpuError, ThreadsError};
+use selvedge_model::ModelError;
+use thiserror::Error;
+
+use crate::checkpoint::CheckpointError;
+use crate::data::DataError;
+use crate::recipe::RecipeError;
+use crate::run_folder::FolderError;
+
+/// Why a run, or the evaluation of one, fails.
+#[derive(Debug, Error)]
+pub enum TrainError {
+    /// The recipe, alone or with this data set.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// The data set.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The run's folder.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// A checkpoint.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The network.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The processor.
+    #[error(transparent)]
+    Cpu(#[from] CpuError),
+    /// The threads.
+    #[error(transparent)]
+    Threads(#[from] ThreadsError),
+    /// A number that is none.
+    #[error(
+        "epoch {epoch}, after {step} steps: the {what} is {loss}, and {culprit}; what was saved is from before. \
+         A lower learning rate (now {rate:e}) or a warm-up may help"
+    )]
+    NotFinite {
+        /// The epoch, counted from 1.
+        epoch: u64,
+        /// Complete steps of the run.
+        step: u64,
+        /// Which loss.
+        what: &'static str,
+        /// Its value.
+        loss: f64,
+        /// The parameter that is not finite.
+        culprit: String,
+        /// The learning rate.
+        rate: f64,
+    },
+    /// A run's summary cannot be read.
+    #[error("{path} cannot be used: {problem}", path = path.display())]
+    Summary {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+}

@@ -1,0 +1,107 @@
+//! [`Evaluation`]: how a trained network does on labelled images, in all and class by class.
+
+use std::fmt;
+
+use ndarray::Array2;
+use selvedge_idx::Split;
+use selvedge_model::Network;
+
+use crate::data::flat;
+
+/// Accuracy, loss and confusion of a network on labelled images.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evaluation {
+    /// Mean cross-entropy.
+    pub loss: f64,
+    /// Share classified right.
+    pub accuracy: f64,
+    /// `[true class, predicted class]`: how many images.
+    pub confusion: Array2<usize>,
+    /// Names of the classes.
+    pub class_names: Vec<String>,
+}
+
+impl Evaluation {
+    /// Evaluates on the network's threads.
+    ///
+    /// # Panics
+    /// If the images do not fit the network, or a label is beyond `class_names`.
+    pub fn of(network: &mut Network, split: &Split, class_names: &[String]) -> Self {
+        let (images, labels) = flat(split);
+        let probabilities = network.predict(images);
+        let predicted = probabilities.rows().into_iter().map(|row| likeliest(row.iter().copied()));
+        let confusion = confusion(labels, predicted, class_names.len());
+        let right: usize = confusion.diag().sum();
+        Self {
+            loss: network.evaluate(images, labels).loss(),
+            accuracy: right as f64 / labels.len() as f64,
+            confusion,
+            class_names: class_names.to_vec(),
+        }
+    }
+}
+
+/// The index of the largest value, the first of equals.
+pub(crate) fn likeliest(values: impl Iterator<Item = f32>) -> usize {
+    let larger = |best: (usize, f32), new: (usize, f32)| if new.1 > best.1 { new } else { best };
+    values.enumerate().fold((0, f32::NEG_INFINITY), larger).0
+}
+
+fn confusion(labels: &[u8], predicted: impl Iterator<Item = usize>, classes: usize) -> Array2<usize> {
+    let mut confusion = Array2::zeros((classes, classes));
+    labels.iter().zip(predicted).for_each(|(&label, predicted)| confusion[[usize::from(label), predicted]] += 1);
+    confusion
+}
+
+/// A share; a dash where nothing was counted.
+fn share(part: usize, of: usize) -> String {
+    if of == 0 { "-".to_owned() } else { format!("{:.4}", part as f64 / of as f64) }
+}
+
+impl fmt::Display for Evaluation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let images = self.confusion.sum();
+        writeln!(f, "accuracy {:.4}  loss {:.4}  ({images} images)\n", self.accuracy, self.loss)?;
+        let width = self.class_names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max("class".len());
+        writeln!(f, "{:width$}  images  recall  precision  F1", "class")?;
+        for (class, name) in self.class_names.iter().enumerate() {
+            let (right, is, called) =
+                (self.confusion[[class, class]], self.confusion.row(class).sum(), self.confusion.column(class).sum());
+            let (recall, precision, f1) = (share(right, is), share(right, called), share(2 * right, is + called));
+            writeln!(f, "{name:width$}  {is:>6}  {recall:>6}  {precision:>9}  {f1:>6}")?;
+        }
+        writeln!(f, "\nconfusion: a row for each true class, a column for each predicted one")?;
+        let cell = images.to_string().len().max(3);
+        let header: String = (0..self.class_names.len()).map(|class| format!(" {class:>cell$}")).collect();
+        writeln!(f, "{:number$}  {:width$}{header}", "", "", number = 3)?;
+        for (class, (name, row)) in self.class_names.iter().zip(self.confusion.rows()).enumerate() {
+            let cells: String = row.iter().map(|count| format!(" {count:>cell$}")).collect();
+            writeln!(f, "{class:>3}  {name:width$}{cells}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_equals_is_the_likeliest() {
+        assert_eq!(likeliest([0.1, 0.4, 0.4, 0.1].into_iter()), 1);
+        assert_eq!(likeliest([f32::NAN, 0.2].into_iter()), 1);
+    }
+
+    #[test]
+    fn the_table_has_recall_precision_and_every_cell() {
+        let confusion = confusion(&[0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 0, 1].into_iter(), 3);
+        let names = ["Bag", "Coat", "Shirt"].map(str::to_owned).to_vec();
+        let text = Evaluation { loss: 0.5, accuracy: 0.5, confusion, class_names: names }.to_string();
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert!(lines.contains(&vec!["Bag", "3", "0.6667", "0.6667", "0.6667"]), "{text}");
+        assert!(lines.contains(&vec!["Coat", "2", "0.5000", "0.3333", "0.4000"]), "{text}");
+        assert!(lines.contains(&vec!["Shirt", "1", "0.0000", "-", "0.0000"]), "{text}");
+        assert!(lines.contains(&vec!["0", "Bag", "2", "1", "0"]), "{text}");
+        assert!(lines.contains(&vec!["2", "Shirt", "0", "1", "0"]), "{text}");
+    }
+}

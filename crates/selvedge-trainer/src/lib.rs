@@ -1,0 +1,27 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+pub mod callbacks;
+pub mod checkpoint;
+pub mod commands;
+pub mod data;
+pub mod download;
+mod error;
+pub mod evaluate;
+mod finish;
+pub mod loader;
+pub mod observer;
+pub mod optimizer;
+pub mod predict;
+pub mod recipe;
+pub mod run_folder;
+pub mod schedule;
+mod setup;
+mod state;
+mod summary;
+mod train;
+
+pub use error::TrainError;
+pub use setup::{Run, TrainOptions};
+pub use summary::{HistoryLine, Summary};
+pub use train::{Outcome, train};

@@ -1,0 +1,63 @@
+//! [`Loader`]: the batches of an epoch, augmented, in an order that depends on seed and epoch alone.
+
+use selvedge_augment::{Augmenter, Batch, EpochKey};
+
+use crate::data::{TrainingData, epoch_order};
+
+/// Makes the batches of one epoch after another. Any batch can be made at any time: the loop makes the next one while
+/// the network works on the current one, and a resumed run starts in the middle of an epoch.
+#[derive(Debug)]
+pub struct Loader<'a> {
+    data: &'a TrainingData,
+    /// The images that are trained on.
+    indices: &'a [u32],
+    augmenter: Augmenter,
+    batch: usize,
+    drop_last: bool,
+    key: EpochKey,
+    order: Vec<u32>,
+}
+
+impl<'a> Loader<'a> {
+    /// Batches of `batch` of the images at `indices`; the last one of an epoch has what is left, or is left out.
+    ///
+    /// # Panics
+    /// If `batch` is 0.
+    pub fn new(
+        data: &'a TrainingData,
+        indices: &'a [u32],
+        augmenter: Augmenter,
+        batch: usize,
+        drop_last: bool,
+        seed: u64,
+    ) -> Self {
+        assert!(batch > 0, "a batch has at least one image");
+        let key = EpochKey { seed, epoch: 0 };
+        let mut loader =
+            Self { data, indices, augmenter, batch, drop_last, key, order: Vec::with_capacity(indices.len()) };
+        loader.begin_epoch(0);
+        loader
+    }
+
+    /// Steps of an epoch.
+    pub fn steps(&self) -> usize {
+        if self.drop_last { self.indices.len() / self.batch } else { self.indices.len().div_ceil(self.batch) }
+    }
+
+    /// Goes to an epoch, counted from 0.
+    pub fn begin_epoch(&mut self, epoch: u64) {
+        self.key.epoch = epoch;
+        epoch_order(self.indices, self.key.seed, epoch, &mut self.order);
+    }
+
+    /// Makes batch number `number` of the epoch, counted from 0, on the current rayon pool. After the last batch of an
+    /// epoch there is none, and nothing is done.
+    pub fn fill(&self, number: usize, batch: &mut Batch) {
+        if number >= self.steps() {
+            return;
+        }
+        let start = number * self.batch;
+        let indices = &self.order[start..self.order.len().min(start + self.batch)];
+        self.augmenter.fill_batch(self.data.images(), self.data.labels(), indices, self.key, batch);
+    }
+}

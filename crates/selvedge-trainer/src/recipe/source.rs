@@ -1,0 +1,275 @@
+//! From a recipe's text and overrides to a checked [`Recipe`], with errors that name the file, the line and the key.
+
+use std::path::{Path, PathBuf};
+use std::{fmt, fs, io};
+
+use serde::Deserialize;
+use thiserror::Error;
+use toml::{Table, Value};
+
+use super::spec::Recipe;
+use super::{BUILT_IN, builtin, place, validate};
+
+/// A recipe is a page of text; a file beyond this many bytes is another file.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// Why a recipe cannot be used.
+#[derive(Debug, Error)]
+pub enum RecipeError {
+    /// Neither a built-in recipe nor a file.
+    #[error("recipe {asked:?} is neither built in nor a file; built in: {}", known())]
+    Unknown {
+        /// What was asked for.
+        asked: String,
+    },
+    /// The file cannot be read.
+    #[error("recipe {path} cannot be read: {source}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The text is not TOML.
+    #[error("{origin}, line {line}, column {column}: {problem}")]
+    Syntax {
+        /// The file, or the built-in recipe's name.
+        origin: String,
+        /// Line, counted from 1.
+        line: usize,
+        /// Column, counted from 1.
+        column: usize,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A key or a value is not possible.
+    #[error("{place}: {}{problem}", if key.is_empty() { String::new() } else { format!("{key}: ") })]
+    Value {
+        /// The file and the line, or the option of the command line.
+        place: String,
+        /// The key, as a dotted path.
+        key: String,
+        /// What is wrong, and what is allowed.
+        problem: String,
+    },
+    /// An override that is not `key=value`, or whose key leads nowhere.
+    #[error("{origin}: {problem}")]
+    Override {
+        /// The option as given.
+        origin: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+fn known() -> String {
+    BUILT_IN.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+}
+
+/// A value that replaces the one in a recipe's text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Override {
+    key: String,
+    value: Value,
+    /// The option of the command line, for messages.
+    origin: String,
+}
+
+impl Override {
+    /// Replaces the value at `key`, a dotted path such as `optimizer.learning_rate` or `model.layers.3.rate`.
+    pub fn new(key: &str, value: impl Into<Value>, origin: &str) -> Self {
+        Self { key: key.to_owned(), value: value.into(), origin: origin.to_owned() }
+    }
+
+    /// Reads `key=value`. The value is TOML; what is not TOML is a string, so that quotes can be left out.
+    ///
+    /// # Errors
+    /// [`RecipeError::Override`] without `=` or without a key.
+    pub fn parse(text: &str) -> Result<Self, RecipeError> {
+        let origin = format!("--set {text}");
+        let (key, value) = match text.split_once('=') {
+            Some((key, value)) if !key.trim().is_empty() => (key.trim(), value.trim()),
+            _ => {
+                let problem = "expected key=value, for example optimizer.learning_rate=0.001".to_owned();
+                return Err(RecipeError::Override { origin, problem });
+            }
+        };
+        let parsed = format!("value = {value}").parse::<Table>().ok().filter(|table| table.len() == 1);
+        let value = parsed.and_then(|mut table| table.remove("value")).unwrap_or_else(|| Value::from(value));
+        Ok(Self { key: key.to_owned(), value, origin })
+    }
+
+    fn apply(&self, table: &mut Table) -> Result<(), RecipeError> {
+        let fail = |problem: String| RecipeError::Override { origin: self.origin.clone(), problem };
+        let mut segments: Vec<&str> = self.key.split('.').collect();
+        let Some(last) = segments.pop() else { return Err(fail("the key is empty".to_owned())) };
+        let mut node = Node::Table(table);
+        for segment in segments {
+            node = node.step(segment).map_err(fail)?;
+        }
+        node.set(last, self.value.clone()).map_err(fail)
+    }
+
+    fn covers(&self, key: &str) -> bool {
+        key.strip_prefix(&self.key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    }
+}
+
+/// A place in the document that a dotted path has led to.
+enum Node<'a> {
+    Table(&'a mut Table),
+    Array(&'a mut Vec<Value>),
+}
+
+impl<'a> Node<'a> {
+    fn step(self, segment: &str) -> Result<Self, String> {
+        let value = match self {
+            Node::Table(table) => table.entry(segment).or_insert_with(|| Value::Table(Table::new())),
+            Node::Array(array) => element(array, segment)?,
+        };
+        match value {
+            Value::Table(table) => Ok(Node::Table(table)),
+            Value::Array(array) => Ok(Node::Array(array)),
+            other => Err(format!("`{segment}` is a {}, it has no keys below it", other.type_str())),
+        }
+    }
+
+    fn set(self, segment: &str, value: Value) -> Result<(), String> {
+        match self {
+            Node::Table(table) => {
+                table.insert(segment.to_owned(), value);
+            }
+            Node::Array(array) => *element(array, segment)? = value,
+        }
+        Ok(())
+    }
+}
+
+fn element<'a>(array: &'a mut [Value], segment: &str) -> Result<&'a mut Value, String> {
+    let len = array.len();
+    let index = segment.parse::<usize>().ok().filter(|&index| index < len);
+    let problem = || format!("`{segment}` is not the number of an element: there are {len}, counted from 0");
+    index.and_then(|index| array.get_mut(index)).ok_or_else(problem)
+}
+
+/// The text of a recipe and where it came from.
+#[derive(Clone, Debug)]
+pub struct RecipeSource {
+    origin: String,
+    text: String,
+}
+
+impl RecipeSource {
+    /// A text; `origin` is what errors call it.
+    pub fn from_text(origin: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { origin: origin.into(), text: text.into() }
+    }
+
+    /// A built-in recipe by its name, or a file. What ends in `.toml` or has a folder in it is a file.
+    ///
+    /// # Errors
+    /// [`RecipeError::Unknown`] and [`RecipeError::Read`].
+    pub fn find(name_or_file: &str) -> Result<Self, RecipeError> {
+        if let Some(text) = builtin::find(name_or_file) {
+            return Ok(Self::from_text(format!("built-in recipe {name_or_file}"), text));
+        }
+        let path = Path::new(name_or_file);
+        let is_path = path.extension().is_some_and(|extension| extension == "toml") || path.components().count() > 1;
+        if !is_path && !path.is_file() {
+            return Err(RecipeError::Unknown { asked: name_or_file.to_owned() });
+        }
+        Self::read(path)
+    }
+
+    /// A file.
+    ///
+    /// # Errors
+    /// [`RecipeError::Read`] if it cannot be read, is not text, or is larger than a recipe can be.
+    pub fn read(path: &Path) -> Result<Self, RecipeError> {
+        let error = |source| RecipeError::Read { path: path.to_owned(), source };
+        let bytes = fs::metadata(path).map_err(error)?.len();
+        if bytes > MAX_BYTES {
+            let problem = format!("it has {bytes} bytes, a recipe has at most {MAX_BYTES}");
+            return Err(error(io::Error::new(io::ErrorKind::InvalidData, problem)));
+        }
+        Ok(Self::from_text(path.display().to_string(), fs::read_to_string(path).map_err(error)?))
+    }
+
+    /// Applies the overrides in their order and checks every value.
+    ///
+    /// # Errors
+    /// [`RecipeError::Syntax`], [`RecipeError::Override`], and [`RecipeError::Value`] for the first key or value that
+    /// is not possible.
+    pub fn load(self, overrides: &[Override]) -> Result<LoadedRecipe, RecipeError> {
+        let mut table = self.text.parse::<Table>().map_err(|error| self.syntax(&error))?;
+        for change in overrides {
+            change.apply(&mut table)?;
+        }
+        let origin = Origin { source: self, overrides: overrides.to_vec() };
+        let recipe = Recipe::deserialize(table.clone()).map_err(|error| {
+            let key = place::blame::<Recipe>(&table, error.message());
+            origin.error(&key, error.message().replace("unknown field", "unknown key"))
+        })?;
+        validate::validate(&recipe).map_err(|refusal| origin.error(&refusal.key, refusal.problem))?;
+        Ok(LoadedRecipe { recipe, origin })
+    }
+
+    fn syntax(&self, error: &toml::de::Error) -> RecipeError {
+        let start = error.span().map_or(0, |span| span.start);
+        let (line, column) = place::line_and_column(&self.text, start);
+        RecipeError::Syntax { origin: self.origin.clone(), line, column, problem: error.message().to_owned() }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Origin {
+    source: RecipeSource,
+    overrides: Vec<Override>,
+}
+
+impl Origin {
+    fn error(&self, key: &str, problem: impl Into<String>) -> RecipeError {
+        let changed = self.overrides.iter().rev().find(|change| change.covers(key));
+        let place = match (changed, place::line_of(&self.source.text, key)) {
+            (Some(change), _) => change.origin.clone(),
+            (None, Some(line)) => format!("{}, line {line}", self.source.origin),
+            (None, None) => self.source.origin.clone(),
+        };
+        RecipeError::Value { place, key: key.to_owned(), problem: problem.into() }
+    }
+}
+
+/// A checked recipe that knows where its values came from.
+#[derive(Clone, Debug)]
+pub struct LoadedRecipe {
+    /// The recipe.
+    pub recipe: Recipe,
+    origin: Origin,
+}
+
+impl LoadedRecipe {
+    /// The error that the value at `key` is not possible, naming the file and the line it is on, or the option of the
+    /// command line that set it.
+    pub fn error(&self, key: &str, problem: impl fmt::Display) -> RecipeError {
+        self.origin.error(key, problem.to_string())
+    }
+
+    /// The text it was read from, without overrides.
+    pub fn source_text(&self) -> &str {
+        &self.origin.source.text
+    }
+
+    /// The recipe as TOML, with every default filled in.
+    ///
+    /// ```
+    /// use selvedge_trainer::recipe::RecipeSource;
+    /// let recipe = RecipeSource::find("seed")?.load(&[])?;
+    /// let again = RecipeSource::from_text("copy", recipe.to_toml()).load(&[])?;
+    /// assert_eq!(again.recipe, recipe.recipe);
+    /// # Ok::<(), selvedge_trainer::recipe::RecipeError>(())
+    /// ```
+    pub fn to_toml(&self) -> String {
+        // Every value of a checked recipe has a TOML form: tables, finite numbers and strings.
+        toml::to_string(&self.recipe).unwrap_or_else(|error| unreachable!("a checked recipe is TOML: {error}"))
+    }
+}

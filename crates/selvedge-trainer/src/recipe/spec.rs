@@ -1,0 +1,431 @@
+//! The keys of a recipe, their defaults and their meaning.
+
+use std::fmt;
+
+use selvedge_augment::Augmentation;
+use selvedge_model::LayerSpec;
+use serde::de::{self, Deserializer, Visitor};
+use serde::{Deserialize, Serialize};
+
+/// Everything that decides what a training run computes. The number of threads is not part of it, because the
+/// weights do not depend on it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// A short name; the run's folder is called after it.
+    pub name: String,
+    /// What it is, in a line.
+    #[serde(default)]
+    pub description: String,
+    /// A registered data set, or the path of a folder with the four files.
+    #[serde(default = "default_dataset")]
+    pub dataset: String,
+    /// Decides the initial weights, the validation split, the order, the augmentation and dropout.
+    #[serde(default = "default_seed")]
+    pub seed: u64,
+    /// What activations and packed weights are stored in.
+    #[serde(default)]
+    pub precision: PrecisionChoice,
+    /// Passes over the training images.
+    pub epochs: u64,
+    /// Images in a step.
+    pub batch: usize,
+    /// Whether the images left over at the end of an epoch, fewer than a batch, are left out. By default they are
+    /// a smaller last batch, as in Keras.
+    #[serde(default)]
+    pub drop_last: bool,
+    /// The share of the target that is spread over all classes, from 0 to below 1.
+    #[serde(default)]
+    pub label_smoothing: f64,
+    /// How many of the training images are held out to validate on.
+    #[serde(default)]
+    pub validation: Validation,
+    /// How pixels become the network's input.
+    #[serde(default)]
+    pub input: Normalisation,
+    /// How gradients change the weights.
+    pub optimizer: OptimizerSpec,
+    /// How the learning rate changes over the run.
+    #[serde(default)]
+    pub schedule: ScheduleSpec,
+    /// A gentle start of the learning rate, before the schedule begins.
+    #[serde(default)]
+    pub warmup: WarmupSpec,
+    /// Cuts the learning rate when a figure stops improving. None: it is not cut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reduce_lr_on_plateau: Option<PlateauSpec>,
+    /// Ends the run when a figure stops improving. None: all epochs are trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub early_stopping: Option<EarlyStoppingSpec>,
+    /// The network.
+    pub model: ModelTable,
+    /// The chain of operations that each training image goes through, anew in every epoch.
+    #[serde(default)]
+    pub augmentation: Vec<Augmentation>,
+}
+
+/// The table `[model]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelTable {
+    /// The layers, from the image to the logits.
+    pub layers: Vec<LayerSpec>,
+}
+
+/// What `precision` can be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PrecisionChoice {
+    /// bf16 where the processor has matrix units for it, else f32.
+    #[default]
+    Auto,
+    /// 32-bit floats.
+    F32,
+    /// bfloat16 products with f32 sums.
+    Bf16,
+}
+
+impl PrecisionChoice {
+    /// The word in recipes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+/// How many of the training images are held out to validate on: an integer is their number, a number with a decimal
+/// point their share of all, from 0 to below 1 (as scikit-learn's `test_size`).
+///
+/// The images are chosen by the seed, the same share of every class.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Validation {
+    /// So many images.
+    Count(usize),
+    /// This share of the images.
+    Fraction(f64),
+}
+
+impl Validation {
+    /// Of so many training images.
+    pub fn count(self, images: usize) -> usize {
+        match self {
+            Self::Count(count) => count,
+            Self::Fraction(fraction) => (fraction * images as f64).round() as usize,
+        }
+    }
+}
+
+impl Default for Validation {
+    fn default() -> Self {
+        Self::Count(0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Validation {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ValidationVisitor)
+    }
+}
+
+struct ValidationVisitor;
+
+impl Visitor<'_> for ValidationVisitor {
+    type Value = Validation;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number of images such as 6000, or a share such as 0.1")
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Validation, E> {
+        let count = usize::try_from(value).map_err(|_| E::invalid_value(de::Unexpected::Signed(value), &self))?;
+        Ok(Validation::Count(count))
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Validation, E> {
+        Ok(Validation::Fraction(value))
+    }
+}
+
+/// The table `[input]`: the network sees `(pixel / 255 - mean) / std`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Normalisation {
+    /// Subtracted, in units of the brightest pixel.
+    pub mean: f32,
+    /// Divided by, above 0.
+    pub std: f32,
+}
+
+impl Default for Normalisation {
+    fn default() -> Self {
+        Self { mean: 0.0, std: 1.0 }
+    }
+}
+
+/// The table `[optimizer]`. Gradients are those of the mean loss of a batch. Weight decay applies to the weights of
+/// convolutions and dense layers, not to biases and normalisation.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", deny_unknown_fields)]
+pub enum OptimizerSpec {
+    /// Stochastic gradient descent, as PyTorch's `SGD`: `v = momentum v + (g + decay w)`, `w -= rate v`, with
+    /// Nesterov `w -= rate (g + decay w + momentum v)`.
+    #[serde(rename = "sgd")]
+    Sgd {
+        /// The peak learning rate.
+        learning_rate: f64,
+        /// The weight of the past, from 0 to below 1.
+        #[serde(default)]
+        momentum: f64,
+        /// Looks ahead by the momentum.
+        #[serde(default)]
+        nesterov: bool,
+        /// Added to the gradient, times the weight.
+        #[serde(default)]
+        weight_decay: f64,
+    },
+    /// Adam (Kingma and Ba, arXiv 1412.6980), weight decay as part of the gradient.
+    #[serde(rename = "adam")]
+    Adam {
+        /// The peak learning rate.
+        learning_rate: f64,
+        /// Decay of the first moment.
+        #[serde(default = "default_beta1")]
+        beta1: f64,
+        /// Decay of the second moment.
+        #[serde(default = "default_beta2")]
+        beta2: f64,
+        /// Added to the root of the second moment.
+        #[serde(default = "default_epsilon")]
+        epsilon: f64,
+        /// Added to the gradient, times the weight.
+        #[serde(default)]
+        weight_decay: f64,
+    },
+    /// Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101).
+    #[serde(rename = "adamw")]
+    AdamW {
+        /// The peak learning rate.
+        learning_rate: f64,
+        /// Decay of the first moment.
+        #[serde(default = "default_beta1")]
+        beta1: f64,
+        /// Decay of the second moment.
+        #[serde(default = "default_beta2")]
+        beta2: f64,
+        /// Added to the root of the second moment.
+        #[serde(default = "default_epsilon")]
+        epsilon: f64,
+        /// The share of a weight, times the rate, that each step takes away.
+        #[serde(default = "default_decoupled_decay")]
+        weight_decay: f64,
+    },
+}
+
+impl OptimizerSpec {
+    /// The peak learning rate.
+    pub fn learning_rate(&self) -> f64 {
+        match *self {
+            Self::Sgd { learning_rate, .. } | Self::Adam { learning_rate, .. } | Self::AdamW { learning_rate, .. } => {
+                learning_rate
+            }
+        }
+    }
+}
+
+/// The table `[schedule]`: the factor that the peak learning rate is multiplied by, as a function of `x`, the share
+/// of the steps (after warm-up) that lie behind. The first step has `x = 0`; `x = 1` would be the step after the last.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ScheduleSpec {
+    /// Always 1.
+    #[default]
+    Constant,
+    /// Multiplied by `gamma` at each milestone.
+    Step {
+        /// Epochs, counted from 0 at the start of the run, ascending.
+        milestones: Vec<f64>,
+        /// The factor, from 0 to 1.
+        #[serde(default = "default_gamma")]
+        gamma: f64,
+    },
+    /// Half a cosine from 1 to `end` (Loshchilov and Hutter, arXiv 1608.03983, without restarts).
+    Cosine {
+        /// The factor at the end, from 0 to 1.
+        #[serde(default)]
+        end: f64,
+    },
+    /// Half a cosine up from `start` to 1 over the first `rise` of the steps, then half a cosine down to `end`
+    /// (Smith and Topin, arXiv 1708.07120). The defaults are those of PyTorch's `OneCycleLR`.
+    OneCycle {
+        /// The share of the steps that the rate rises for, from 0 to 1.
+        #[serde(default = "default_rise")]
+        rise: f64,
+        /// The factor of the first step.
+        #[serde(default = "default_cycle_start")]
+        start: f64,
+        /// The factor at the end.
+        #[serde(default = "default_cycle_end")]
+        end: f64,
+    },
+    /// Straight up from `start` to 1 over the first `rise` of the steps, then straight down to `end`.
+    Linear {
+        /// The share of the steps that the rate rises for, from 0 to 1.
+        #[serde(default)]
+        rise: f64,
+        /// The factor of the first step, of no effect without a rise.
+        #[serde(default)]
+        start: f64,
+        /// The factor at the end.
+        #[serde(default)]
+        end: f64,
+    },
+}
+
+/// The table `[warmup]`: step `t` of the first `w` steps, counted from 0, has the factor
+/// `start + (1 - start) (t + 1) / w`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WarmupSpec {
+    /// How long, in epochs; 0 for none.
+    pub epochs: f64,
+    /// The factor that it begins above, from 0 to 1.
+    pub start: f64,
+}
+
+/// A figure of an epoch that a callback watches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Monitor {
+    /// The mean loss on the validation images.
+    #[default]
+    ValidationLoss,
+    /// The share of validation images classified right.
+    ValidationAccuracy,
+    /// The mean loss of the epoch's steps.
+    TrainLoss,
+    /// The share of training images classified right during the epoch.
+    TrainAccuracy,
+}
+
+impl Monitor {
+    /// Whether a smaller value is better.
+    pub fn smaller_is_better(self) -> bool {
+        matches!(self, Self::ValidationLoss | Self::TrainLoss)
+    }
+
+    /// Whether it needs validation images.
+    pub fn needs_validation(self) -> bool {
+        matches!(self, Self::ValidationLoss | Self::ValidationAccuracy)
+    }
+}
+
+impl fmt::Display for Monitor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ValidationLoss => "validation_loss",
+            Self::ValidationAccuracy => "validation_accuracy",
+            Self::TrainLoss => "train_loss",
+            Self::TrainAccuracy => "train_accuracy",
+        })
+    }
+}
+
+/// The table `[reduce_lr_on_plateau]`, with the meaning and the defaults of Keras' `ReduceLROnPlateau`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PlateauSpec {
+    /// The figure that is watched.
+    pub monitor: Monitor,
+    /// What the learning rate is multiplied by, from 0 to below 1.
+    pub factor: f64,
+    /// After how many epochs without improvement.
+    pub patience: u64,
+    /// The least change that is an improvement.
+    pub min_delta: f64,
+    /// For how many epochs after a cut none are counted.
+    pub cooldown: u64,
+    /// The learning rate that cuts do not go below.
+    pub min_lr: f64,
+}
+
+impl Default for PlateauSpec {
+    fn default() -> Self {
+        Self { monitor: Monitor::default(), factor: 0.1, patience: 10, min_delta: 1e-4, cooldown: 0, min_lr: 0.0 }
+    }
+}
+
+/// The table `[early_stopping]`, with the meaning and the defaults of Keras' `EarlyStopping`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EarlyStoppingSpec {
+    /// The figure that is watched.
+    pub monitor: Monitor,
+    /// The least change that is an improvement.
+    pub min_delta: f64,
+    /// After how many epochs without improvement training ends.
+    pub patience: u64,
+    /// A value that must be beaten for the wait to begin anew.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<f64>,
+    /// Whether the run ends with the weights of the best epoch, as in Keras 3 also when it was not cut short.
+    pub restore_best: bool,
+    /// The first epoch, counted from 0, that is watched.
+    pub start_from_epoch: u64,
+}
+
+impl Default for EarlyStoppingSpec {
+    fn default() -> Self {
+        Self {
+            monitor: Monitor::default(),
+            min_delta: 0.0,
+            patience: 0,
+            baseline: None,
+            restore_best: false,
+            start_from_epoch: 0,
+        }
+    }
+}
+
+fn default_dataset() -> String {
+    "fashion-mnist".to_owned()
+}
+
+fn default_seed() -> u64 {
+    1
+}
+
+fn default_beta1() -> f64 {
+    0.9
+}
+
+fn default_beta2() -> f64 {
+    0.999
+}
+
+fn default_epsilon() -> f64 {
+    1e-7
+}
+
+fn default_decoupled_decay() -> f64 {
+    0.01
+}
+
+fn default_gamma() -> f64 {
+    0.1
+}
+
+fn default_rise() -> f64 {
+    0.3
+}
+
+fn default_cycle_start() -> f64 {
+    1.0 / 25.0
+}
+
+fn default_cycle_end() -> f64 {
+    1.0 / (25.0 * 1e4)
+}

@@ -1,0 +1,149 @@
+use super::*;
+
+const SMALL: &str = r#"name = "small"
+epochs = 2
+batch = 16
+augmentation = [{ op = "horizontal_flip" }]
+validation = 20
+
+[optimizer]
+kind = "sgd"
+learning_rate = 0.1
+
+[model]
+layers = [
+    { layer = "flatten" },
+    { layer = "dense", units = 8 },
+    { layer = "dropout", rate = 0.5 },
+    { layer = "dense", units = "classes" },
+]
+"#;
+
+fn load(text: &str, sets: &[&str]) -> Result<LoadedRecipe, RecipeError> {
+    let overrides: Vec<Override> = sets.iter().map(|set| Override::parse(set)).collect::<Result<_, _>>()?;
+    RecipeSource::from_text("small.toml", text).load(&overrides)
+}
+
+/// The message of the recipe with one text replaced by another.
+fn refused(from: &str, to: &str) -> String {
+    let text = SMALL.replacen(from, to, 1);
+    assert_ne!(text, SMALL, "{from} is in the recipe");
+    load(&text, &[]).unwrap_err().to_string()
+}
+
+#[track_caller]
+fn assert_has(message: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(message.contains(part), "{part:?} is missing from: {message}");
+    }
+}
+
+#[test]
+fn built_in_recipes_load_and_repeat_themselves() {
+    for (name, _) in BUILT_IN {
+        let loaded = RecipeSource::find(name).unwrap().load(&[]).unwrap();
+        assert_eq!(loaded.recipe.name, *name);
+        let full = loaded.to_toml();
+        let again = RecipeSource::from_text("full", full.clone()).load(&[]).unwrap();
+        assert_eq!(again.recipe, loaded.recipe);
+        assert_eq!(again.to_toml(), full);
+    }
+}
+
+#[test]
+fn the_full_recipe_holds_every_default() {
+    let full = load(SMALL, &[]).unwrap().to_toml();
+    for part in ["seed = 1", "drop_last = false", "precision = \"auto\"", "momentum = 0.0", "mean = 0.0", "std = 1.0"] {
+        assert_has(&full, &[part]);
+    }
+    assert_has(&full, &["kind = \"constant\"", "bias = true", "dataset = \"fashion-mnist\"", "p = 0.5"]);
+}
+
+#[test]
+fn decimals_are_written_as_they_were_read() {
+    let full =
+        load(SMALL, &["model.layers.2.rate=0.3", "input.mean=0.2860", "augmentation.0.p=0.1"]).unwrap().to_toml();
+    assert_has(&full, &["rate = 0.3\n", "mean = 0.286\n", "p = 0.1\n"]);
+}
+
+#[test]
+fn unknown_keys_are_named_with_line_and_allowed_keys() {
+    assert_has(
+        &refused("batch = 16", "batch = 16\nbatches = 3"),
+        &["small.toml, line 4", "batches", "unknown key", "`drop_last`"],
+    );
+    assert_has(&refused("kind = \"sgd\"", "kind = \"sgd\"\nbeta1 = 0.9"), &["line 9", "optimizer.beta1", "`momentum`"]);
+    assert_has(&refused("units = 8", "units = 8, unit = 3"), &["line 14", "model.layers.1.unit:", "`bias`"]);
+    assert_has(&refused("[model]", "[mystery]\na = 1\n[model]"), &["line 11", "mystery", "`validation`"]);
+    assert_has(&refused("\"horizontal_flip\"", "\"horizontal_flip\", q = 1"), &["line 4", "augmentation.0.q", "`p`"]);
+}
+
+#[test]
+fn wrong_types_and_variants_are_named_with_their_line() {
+    assert_has(&refused("epochs = 2", "epochs = \"two\""), &["line 2", "epochs:", "string \"two\""]);
+    assert_has(
+        &refused("learning_rate = 0.1", "learning_rate = \"fast\""),
+        &["line 9", "optimizer.learning_rate", "f64"],
+    );
+    assert_has(&refused("rate = 0.5", "rate = \"half\""), &["line 15", "model.layers.2.rate", "f32"]);
+    assert_has(&refused("\"dropout\"", "\"drop\""), &["line 15", "model.layers.2.layer", "`dropout`"]);
+    assert_has(&refused("kind = \"sgd\"", "kind = \"lion\""), &["line 8", "optimizer.kind", "`adamw`"]);
+    assert_has(&refused("validation = 20", "validation = -3"), &["line 5", "validation:", "-3", "6000"]);
+    assert_has(&refused("validation = 20", "validation = \"some\""), &["line 5", "validation:", "6000"]);
+    assert_has(&refused("batch = 16", "batch = 16\noops"), &["small.toml, line 4"]);
+}
+
+#[test]
+fn missing_keys_are_named_with_their_table() {
+    assert_has(&refused("learning_rate = 0.1", ""), &["line 7", "optimizer:", "`learning_rate`"]);
+    assert_has(&refused(", rate = 0.5", ""), &["line 15", "model.layers.2:", "`rate`"]);
+    assert_has(&refused("epochs = 2", ""), &["small.toml", "`epochs`"]);
+}
+
+#[test]
+fn impossible_values_are_named_with_what_is_allowed() {
+    assert_has(&refused("= 0.1", "= nan"), &["line 9", "optimizer.learning_rate", "NaN", "above 0"]);
+    assert_has(&refused("epochs = 2", "epochs = 0"), &["line 2", "from 1 to"]);
+    assert_has(&refused("batch = 16", "batch = 0"), &["line 3", "65536"]);
+    assert_has(&refused("validation = 20", "validation = 1.0"), &["line 5", "below 1"]);
+    assert_has(&refused("name = \"small\"", "name = \"../up\""), &["line 1", "letters"]);
+    assert_has(&refused("= 0.1", "= 0.1\nnesterov = true"), &["optimizer.nesterov", "momentum"]);
+    assert_has(&refused("[model]", "[warmup]\nepochs = 3\n[model]"), &["line 12", "warmup.epochs", "2 epochs"]);
+    let plateau = "[reduce_lr_on_plateau]\nfactor = 1.0\n[model]";
+    assert_has(&refused("[model]", plateau), &["line 12", "reduce_lr_on_plateau.factor", "below 1"]);
+    let step = "[schedule]\nkind = \"step\"\nmilestones = [3.0, 1.0]\n[model]";
+    assert_has(&refused("[model]", step), &["line 13", "schedule.milestones.1", "later"]);
+    let early = SMALL.replace("validation = 20", "") + "[early_stopping]\npatience = 3\n";
+    assert_has(&load(&early, &[]).unwrap_err().to_string(), &["early_stopping.monitor", "set `validation`"]);
+}
+
+#[test]
+fn overrides_replace_add_and_are_named_in_errors() {
+    let recipe = load(SMALL, &["epochs=7", "precision=f32", "early_stopping.patience=3", "model.layers.1.units = 4"]);
+    let recipe = recipe.unwrap().recipe;
+    assert_eq!((recipe.epochs, recipe.precision), (7, PrecisionChoice::F32));
+    assert_eq!(recipe.early_stopping.unwrap().patience, 3);
+    let whole = load(SMALL, &["optimizer={kind='adam', learning_rate=0.5}"]).unwrap().recipe;
+    assert_eq!(whole.optimizer.learning_rate(), 0.5);
+
+    let message = |set: &str| load(SMALL, &[set]).unwrap_err().to_string();
+    assert_has(&message("epochs"), &["--set epochs", "key=value"]);
+    assert_has(&message("epochs=0"), &["--set epochs=0", "from 1 to"]);
+    assert_has(&message("epochs=1O"), &["--set epochs=1O", "string \"1O\""]);
+    assert_has(&message("epoch=3"), &["--set epoch=3", "unknown key", "`epochs`"]);
+    assert_has(&message("model.layers.9.rate=1"), &["`9`", "there are 4"]);
+    assert_has(&message("name.first=1"), &["`name`", "string"]);
+}
+
+#[test]
+fn later_checks_can_name_the_line() {
+    let loaded = load(SMALL, &[]).unwrap();
+    assert_eq!(loaded.error("batch", "too large").to_string(), "small.toml, line 3: batch: too large");
+    assert_has(&loaded.error("label_smoothing", "no").to_string(), &["small.toml: label_smoothing: no"]);
+}
+
+#[test]
+fn names_and_files_are_told_apart() {
+    assert_has(&RecipeSource::find("sead").unwrap_err().to_string(), &["sead", "built in: seed"]);
+    assert_has(&RecipeSource::find("./nowhere/x.toml").unwrap_err().to_string(), &["nowhere", "cannot be read"]);
+}

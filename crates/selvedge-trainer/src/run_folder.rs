@@ -1,0 +1,303 @@
+//! [`RunFolder`]: the folder that a run writes its results into. Whatever stands there under its final name is complete.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use thiserror::Error;
+
+/// The recipe as it was run.
+pub const RECIPE: &str = "recipe.toml";
+/// A JSON line for each epoch.
+pub const HISTORY: &str = "history.jsonl";
+/// The run's figures; it is written last, so a run that has it is finished.
+pub const SUMMARY: &str = "summary.json";
+/// The trained network.
+pub const MODEL: &str = "model.safetensors";
+/// The state to go on from.
+pub const LAST: &str = "last.ckpt";
+/// The state after the best epoch.
+pub const BEST: &str = "best.ckpt";
+/// Locked by the process that trains in the folder.
+const LOCK: &str = ".lock";
+
+/// Why a run's folder cannot be used.
+#[derive(Debug, Error)]
+pub enum FolderError {
+    /// The folder is in use.
+    #[error("{path} exists and is not empty: name another folder, or go on with its run by --resume", path = path.display())]
+    NotEmpty {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// It is not the folder of a run.
+    #[error("{path} is not the folder of a run: it has no {missing}", path = path.display())]
+    NotARun {
+        /// The folder.
+        path: PathBuf,
+        /// The file it should have.
+        missing: &'static str,
+    },
+    /// Another process trains in it.
+    #[error("another process is training in {path}", path = path.display())]
+    Busy {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The file system refused something.
+    #[error("cannot {action} {path}: {source}", path = path.display())]
+    Io {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+fn refused(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FolderError {
+    move |source| FolderError::Io { action, path: path.to_owned(), source }
+}
+
+/// Where a new run goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Into this folder, which must not exist or be empty.
+    Folder(PathBuf),
+    /// Into `DIR/<date-time>-<recipe>`.
+    Below(PathBuf),
+}
+
+impl Destination {
+    /// Refuses a folder that is not empty, before any work is done.
+    ///
+    /// # Errors
+    /// [`FolderError::NotEmpty`], [`FolderError::Io`]
+    pub fn check(&self) -> Result<(), FolderError> {
+        match self {
+            Self::Folder(path) if path.exists() => {
+                let mut entries = fs::read_dir(path).map_err(refused("read", path))?;
+                if entries.next().is_some() { Err(FolderError::NotEmpty { path: path.clone() }) } else { Ok(()) }
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The folder of a run, locked against other processes as long as this value lives.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    history: File,
+    _lock: File,
+}
+
+impl RunFolder {
+    /// Makes the folder of a new run.
+    ///
+    /// # Errors
+    /// [`FolderError`]
+    pub fn create(destination: &Destination, recipe: &str) -> Result<Self, FolderError> {
+        destination.check()?;
+        let path = match destination {
+            Destination::Folder(path) => {
+                fs::create_dir_all(path).map_err(refused("create", path))?;
+                path.clone()
+            }
+            Destination::Below(parent) => create_dated(parent, recipe)?,
+        };
+        Self::lock(path)
+    }
+
+    /// Opens the folder of a run to go on with it.
+    ///
+    /// # Errors
+    /// [`FolderError`]
+    pub fn open(path: &Path) -> Result<Self, FolderError> {
+        if !path.join(RECIPE).is_file() {
+            return Err(FolderError::NotARun { path: path.to_owned(), missing: RECIPE });
+        }
+        Self::lock(path.to_owned())
+    }
+
+    fn lock(path: PathBuf) -> Result<Self, FolderError> {
+        let lock_path = path.join(LOCK);
+        let lock = File::create(&lock_path).map_err(refused("write", &lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(FolderError::Busy { path }),
+            // A file system without locks: two processes in one folder is then the user's to avoid.
+            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {}
+            Err(TryLockError::Error(error)) => return Err(refused("lock", &lock_path)(error)),
+        }
+        let history_path = path.join(HISTORY);
+        let history = OpenOptions::new().create(true).append(true).open(&history_path);
+        let history = history.map_err(refused("write", &history_path))?;
+        Ok(Self { path, history, _lock: lock })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of one of its files.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Writes a file so that under `name` there is always a whole one: the old one or the new one.
+    ///
+    /// # Errors
+    /// [`FolderError::Io`]
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), FolderError> {
+        let (temporary, path) = (self.path.join(format!(".{name}.part")), self.path.join(name));
+        let mut file = File::create(&temporary).map_err(refused("create", &temporary))?;
+        file.write_all(bytes).map_err(refused("write", &temporary))?;
+        file.sync_all().map_err(refused("sync", &temporary))?;
+        fs::rename(&temporary, &path).map_err(refused("rename", &temporary))?;
+        self.sync_folder()
+    }
+
+    /// Appends a line to the history.
+    ///
+    /// # Errors
+    /// [`FolderError::Io`]
+    pub fn append_history(&mut self, line: &impl Serialize) -> Result<(), FolderError> {
+        let path = self.path.join(HISTORY);
+        let mut text = serde_json::to_string(line).map_err(|error| refused("write", &path)(error.into()))?;
+        text.push('\n');
+        self.history.write_all(text.as_bytes()).map_err(refused("write", &path))
+    }
+
+    /// Brings the history to the disk, so that it is never behind a checkpoint.
+    ///
+    /// # Errors
+    /// [`FolderError::Io`]
+    pub fn sync_history(&self) -> Result<(), FolderError> {
+        self.history.sync_all().map_err(refused("sync", &self.path.join(HISTORY)))
+    }
+
+    /// Keeps the history's first `epochs` lines: what came after the checkpoint that the run goes on from happens
+    /// again.
+    ///
+    /// # Errors
+    /// [`FolderError::Io`]
+    pub fn truncate_history(&mut self, epochs: u64) -> Result<(), FolderError> {
+        let path = self.path.join(HISTORY);
+        let text = fs::read_to_string(&path).map_err(refused("read", &path))?;
+        let keep = usize::try_from(epochs).unwrap_or(usize::MAX);
+        let kept: usize = text.split_inclusive('\n').take(keep).filter(|line| line.ends_with('\n')).map(str::len).sum();
+        self.history.set_len(kept as u64).map_err(refused("write", &path))
+    }
+
+    #[cfg(unix)]
+    fn sync_folder(&self) -> Result<(), FolderError> {
+        File::open(&self.path).and_then(|folder| folder.sync_all()).map_err(refused("sync", &self.path))
+    }
+
+    /// Elsewhere a rename is the system's to keep.
+    #[cfg(not(unix))]
+    fn sync_folder(&self) -> Result<(), FolderError> {
+        Ok(())
+    }
+}
+
+fn create_dated(parent: &Path, recipe: &str) -> Result<PathBuf, FolderError> {
+    fs::create_dir_all(parent).map_err(refused("create", parent))?;
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let name = format!("{}-{recipe}", date_time(seconds));
+    for number in 1..=1000 {
+        let path = parent.join(if number == 1 { name.clone() } else { format!("{name}-{number}") });
+        match fs::create_dir(&path) {
+            Ok(()) => return Ok(path),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(refused("create", &path)(error)),
+        }
+    }
+    Err(FolderError::NotEmpty { path: parent.join(name) })
+}
+
+/// `2026-11-24T03-34-12Z`: UTC, and a file name on every system. The calendar is the proleptic Gregorian one, by the
+/// days of 400-year eras that begin on the first of March.
+fn date_time(seconds: u64) -> String {
+    let (days, second) = (seconds / 86_400 + 719_468, seconds % 86_400);
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute) = (second / 3600, second / 60 % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}-{minute:02}-{:02}Z", second % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (seconds, expected) in [
+            (0, "1970-01-01T00-00-00Z"),
+            (951_782_399, "2000-02-28T23-59-59Z"),
+            (951_782_400, "2000-02-29T00-00-00Z"),
+            (1_795_491_252, "2026-11-24T03-34-12Z"),
+            (4_107_542_400, "2100-03-01T00-00-00Z"),
+        ] {
+            assert_eq!(date_time(seconds), expected);
+        }
+    }
+
+    #[test]
+    fn a_folder_in_use_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        fs::create_dir(&out).unwrap();
+        fs::write(out.join("notes.txt"), "mine").unwrap();
+        let error = RunFolder::create(&Destination::Folder(out.clone()), "seed").unwrap_err();
+        assert!(error.to_string().contains("not empty"), "{error}");
+        assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn dated_folders_never_collide_and_are_locked() {
+        let dir = tempfile::tempdir().unwrap();
+        let below = Destination::Below(dir.path().join("runs"));
+        let (first, second) = (RunFolder::create(&below, "seed").unwrap(), RunFolder::create(&below, "seed").unwrap());
+        assert_ne!(first.path(), second.path());
+        first.write(RECIPE, b"x").unwrap();
+        assert!(matches!(RunFolder::open(first.path()), Err(FolderError::Busy { .. })));
+        assert!(matches!(RunFolder::open(second.path()), Err(FolderError::NotARun { .. })));
+        let path = first.path().to_owned();
+        drop(first);
+        RunFolder::open(&path).unwrap();
+    }
+
+    #[test]
+    fn the_history_is_cut_back_to_whole_epochs() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut folder = RunFolder::create(&Destination::Folder(dir.path().to_owned()), "seed").unwrap();
+        for line in ["one", "two", "three"] {
+            folder.append_history(&line).unwrap();
+        }
+        folder.truncate_history(2).unwrap();
+        folder.append_history(&"three again").unwrap();
+        let text = fs::read_to_string(folder.file(HISTORY)).unwrap();
+        assert_eq!(text, "\"one\"\n\"two\"\n\"three again\"\n");
+    }
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = RunFolder::create(&Destination::Folder(dir.path().to_owned()), "seed").unwrap();
+        folder.write(LAST, b"one").unwrap();
+        folder.write(LAST, b"two").unwrap();
+        assert_eq!(fs::read(folder.file(LAST)).unwrap(), b"two");
+        assert!(!folder.file(".last.ckpt.part").exists());
+    }
+}

@@ -1,0 +1,133 @@
+//! What a run writes down about itself: a [`HistoryLine`] for each epoch and a [`Summary`] at the end; and the machine.
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::error::TrainError;
+use crate::run_folder::{FolderError, SUMMARY};
+
+/// A line of `history.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HistoryLine {
+    /// The epoch, counted from 1.
+    pub epoch: u64,
+    /// Steps of the run at its end.
+    pub step: u64,
+    /// Learning rate of its last step.
+    pub learning_rate: f64,
+    /// Mean loss of its steps, label smoothing included.
+    pub train_loss: f64,
+    /// Share of its training images, augmented, that were classified right.
+    pub train_accuracy: f64,
+    /// Mean loss on the validation images; null without any.
+    pub validation_loss: Option<f64>,
+    /// Share of the validation images classified right; null without any.
+    pub validation_accuracy: Option<f64>,
+    /// Training images a second, evaluation left out.
+    pub images_per_second: f64,
+    /// Seconds of its training steps.
+    pub seconds: f64,
+}
+
+/// The figures of a finished run, `summary.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// The recipe's name.
+    pub recipe: String,
+    /// The data set's name, or its folder.
+    pub dataset: String,
+    /// The seed.
+    pub seed: u64,
+    /// What was computed in: `f32` or `bf16`.
+    pub precision: String,
+    /// The instruction set: `portable`, `avx2`, `avx512` or `amx`.
+    pub isa: String,
+    /// Worker threads.
+    pub threads: usize,
+    /// Epochs that were trained.
+    pub epochs: u64,
+    /// Steps that were trained.
+    pub steps: u64,
+    /// Images that were trained on, validation images left out.
+    pub train_images: usize,
+    /// Seconds of the training steps, evaluation left out.
+    pub train_seconds: f64,
+    /// Seconds from the start of the process to this summary, summed over the processes of a resumed run.
+    pub total_seconds: f64,
+    /// Seconds from the start of the process to the end of the first step.
+    pub seconds_to_first_step: f64,
+    /// Training images a second: those of all steps by `train_seconds`.
+    pub images_per_second: f64,
+    /// Share of the test images classified right.
+    pub test_accuracy: f64,
+    /// The same with test-time augmentation; null if the recipe has none.
+    pub test_accuracy_tta: Option<f64>,
+    /// Mean loss on the test images.
+    pub test_loss: f64,
+    /// Share of the validation images that the final weights classify right; null without any.
+    pub validation_accuracy: Option<f64>,
+    /// Trained parameters.
+    pub parameters: usize,
+    /// Multiply-adds of one image's forward pass.
+    pub multiply_adds_per_image: usize,
+    /// The most memory the process had; null where the system does not tell.
+    pub peak_memory_bytes: Option<u64>,
+    /// SHA-256 of all weights and running statistics in logical order, little-endian f32.
+    pub weights_sha256: String,
+    /// Version of the program.
+    pub version: String,
+    /// The processor's name.
+    pub cpu: String,
+    /// Names of the classes, which `predict` prints.
+    pub class_names: Vec<String>,
+}
+
+impl Summary {
+    /// Reads the summary of a finished run.
+    ///
+    /// # Errors
+    /// [`FolderError::NotARun`] if the folder has none, [`TrainError::Summary`] if it is broken.
+    pub fn load(run: &Path) -> Result<Self, TrainError> {
+        let path = run.join(SUMMARY);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+                return Err(FolderError::NotARun { path: run.to_owned(), missing: SUMMARY }.into());
+            }
+            Err(error) => return Err(TrainError::Summary { path, problem: error.to_string() }),
+        };
+        serde_json::from_str(&text).map_err(|error| TrainError::Summary { path, problem: error.to_string() })
+    }
+
+    /// Refuses a summary that names another number of classes than the network of `run` has.
+    pub(crate) fn check_classes(&self, run: &Path, classes: usize) -> Result<(), TrainError> {
+        if self.class_names.len() == classes {
+            return Ok(());
+        }
+        let problem = format!("it names {} classes, the network has {classes}", self.class_names.len());
+        Err(TrainError::Summary { path: run.join(SUMMARY), problem })
+    }
+}
+
+/// SHA-256 as lower-case hexadecimal digits.
+pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The most memory this process has had, where Linux tells it.
+pub(crate) fn peak_memory_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// The processor's name, or the architecture's where the system does not tell.
+pub(crate) fn cpu_name() -> String {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = info.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split_once(':'));
+    name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
+}

@@ -1,0 +1,231 @@
+//! The program from outside: exit codes and messages, above all for what is wrong.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use assert_cmd::cargo::cargo_bin_cmd;
+use common::{SMALL, small_dataset, write_part};
+
+struct Workplace {
+    dir: tempfile::TempDir,
+}
+
+impl Workplace {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        small_dataset(dir.path());
+        fs::write(dir.path().join("small.toml"), SMALL).unwrap();
+        Self { dir }
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        let mut command = cargo_bin_cmd!("selvedge");
+        command.current_dir(self.path()).env_remove("RAYON_NUM_THREADS").args(args).output().unwrap()
+    }
+
+    /// Trains the small recipe.
+    fn train(&self, args: &[&str]) -> Output {
+        self.run(&[&["train", "--recipe", "small.toml", "--dataset", "data", "--threads", "2"], args].concat())
+    }
+
+    /// Expects failure with `code`, these parts in the message, and nothing of a run left under a final name.
+    #[track_caller]
+    fn assert_fails(&self, output: &Output, code: i32, parts: &[&str]) {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{stderr}");
+        for part in parts {
+            assert!(stderr.contains(part), "{part:?} is missing from: {stderr}");
+        }
+        assert!(!self.path().join("runs").exists(), "a run was begun: {stderr}");
+    }
+}
+
+#[track_caller]
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn help_has_examples_and_every_command() {
+    let place = Workplace::new();
+    let help = stdout(&place.run(&["--help"]));
+    for command in ["train", "evaluate", "predict", "download"] {
+        assert!(help.contains(command), "{help}");
+        assert!(stdout(&place.run(&[command, "--help"])).contains("Examples:"), "{command}");
+    }
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    let place = Workplace::new();
+    place.assert_fails(&place.run(&[]), 2, &["Usage"]);
+    place.assert_fails(&place.run(&["trian"]), 2, &["train"]);
+    place.assert_fails(&place.run(&["train", "--epochs", "many"]), 2, &["--epochs"]);
+    place.assert_fails(&place.run(&["train", "--threads", "0"]), 2, &["from 1 to 1024", "this machine runs"]);
+    place.assert_fails(&place.run(&["train", "--threads", "5000"]), 2, &["from 1 to 1024"]);
+    place.assert_fails(&place.run(&["train", "--precision", "f16"]), 2, &["auto, f32 and bf16"]);
+    place.assert_fails(&place.run(&["train", "--resume", "x", "--epochs", "3"]), 2, &["--resume"]);
+    place.assert_fails(&place.run(&["predict", "runs"]), 2, &["IMAGE"]);
+}
+
+#[test]
+fn what_cannot_be_done_is_exit_code_1() {
+    let place = Workplace::new();
+    place.assert_fails(&place.run(&["train", "--recipe", "fats"]), 1, &["fats", "built in: seed"]);
+    place.assert_fails(&place.train(&["--set", "epoch=3"]), 1, &["--set epoch=3", "unknown key", "`epochs`"]);
+    place.assert_fails(&place.train(&["--epochs", "0"]), 1, &["--epochs 0", "from 1"]);
+    place.assert_fails(&place.run(&["train", "--dataset", "nowhere"]), 1, &["nowhere", "fashion-mnist"]);
+    place.assert_fails(&place.run(&["train", "--resume", "data"]), 1, &["not the folder of a run", "recipe.toml"]);
+    place.assert_fails(&place.run(&["evaluate", "data"]), 1, &["not the folder of a run", "summary.json"]);
+    place.assert_fails(&place.run(&["predict", "data", "x.png"]), 1, &["not the folder of a run"]);
+    let mut command = cargo_bin_cmd!("selvedge");
+    let output = command.current_dir(place.path()).env("RAYON_NUM_THREADS", "many").args(["train"]).output().unwrap();
+    place.assert_fails(&output, 1, &["RAYON_NUM_THREADS=many", "this machine runs"]);
+    let mut command = cargo_bin_cmd!("selvedge");
+    let args = ["train", "--recipe", "small.toml", "--dataset", "data", "--precision", "bf16"];
+    let output = command.current_dir(place.path()).env("SELVEDGE_ISA", "portable").args(args).output().unwrap();
+    place.assert_fails(&output, 1, &["bf16 needs AMX", "portable"]);
+}
+
+#[test]
+fn broken_data_is_refused_before_training() {
+    let refused = |damage: &dyn Fn(&Path), parts: &[&str]| {
+        let place = Workplace::new();
+        damage(&place.path().join("data"));
+        place.assert_fails(&place.train(&[]), 1, parts);
+    };
+    let file = |data: &Path, name: &str| data.join(name);
+    refused(&|data| fs::remove_file(file(data, "t10k-labels-idx1-ubyte")).unwrap(), &["t10k-labels-idx1-ubyte"]);
+    refused(&|data| fs::remove_file(file(data, "train-images-idx3-ubyte")).unwrap(), &["train-images-idx3-ubyte"]);
+    let cut = |data: &Path, name: &str| {
+        let bytes = fs::read(file(data, name)).unwrap();
+        fs::write(file(data, name), &bytes[..bytes.len() / 2]).unwrap();
+    };
+    refused(&|data| cut(data, "train-images-idx3-ubyte"), &["train-images-idx3-ubyte"]);
+    refused(&|data| cut(data, "t10k-images-idx3-ubyte"), &["t10k-images-idx3-ubyte"]);
+    refused(
+        &|data| {
+            let (images, labels) = (file(data, "train-images-idx3-ubyte"), file(data, "train-labels-idx1-ubyte"));
+            fs::rename(&images, file(data, "x")).unwrap();
+            fs::rename(&labels, &images).unwrap();
+            fs::rename(file(data, "x"), &labels).unwrap();
+        },
+        &["train-"],
+    );
+    refused(&|data| write_part(data, "t10k", 40, 7), &["data", "label", "4 classes"]);
+    refused(
+        &|data| {
+            let labels = ndarray::Array1::<u8>::zeros(149).into_dyn();
+            let path = file(data, "train-labels-idx1-ubyte");
+            selvedge_idx::write(path, &labels, selvedge_idx::Compression::None).unwrap();
+        },
+        &["train-labels-idx1-ubyte", "149", "150"],
+    );
+    refused(
+        &|data| {
+            let images = ndarray::Array3::<u8>::zeros((40, 9, 10)).into_dyn();
+            let path = file(data, "t10k-images-idx3-ubyte");
+            selvedge_idx::write(path, &images, selvedge_idx::Compression::None).unwrap();
+        },
+        &["[9, 10, 1]", "[10, 10, 1]"],
+    );
+}
+
+#[test]
+fn an_output_folder_that_cannot_be_used_is_refused() {
+    let place = Workplace::new();
+    fs::create_dir(place.path().join("full")).unwrap();
+    fs::write(place.path().join("full/mine.txt"), "mine").unwrap();
+    place.assert_fails(&place.train(&["--out", "full"]), 1, &["full exists and is not empty"]);
+    assert_eq!(fs::read_dir(place.path().join("full")).unwrap().count(), 1);
+    // Not a folder, and nothing can be made below it, whoever runs this.
+    place.assert_fails(&place.train(&["--out", "small.toml/run"]), 1, &["cannot create", "small.toml"]);
+    place.assert_fails(&place.train(&["--out", "small.toml"]), 1, &["small.toml"]);
+}
+
+#[test]
+fn a_run_can_be_evaluated_and_asked() {
+    let place = Workplace::new();
+    let text = stdout(&place.train(&["--epochs", "8", "--out", "run"]));
+    assert!(text.contains("epoch 8/8") && text.contains("test accuracy"), "{text}");
+    assert!(!text.contains('\u{1b}'), "escape sequences where there is no terminal");
+
+    let report = stdout(&place.run(&["evaluate", "run"]));
+    let summary: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(place.path().join("run/summary.json")).unwrap()).unwrap();
+    let accuracy = format!("accuracy {:.4}", summary["test_accuracy"].as_f64().unwrap());
+    assert!(report.contains(&accuracy) && report.contains("confusion"), "{accuracy}: {report}");
+
+    // An image of class 2: of four bands of rows the third is bright.
+    let pixels: Vec<u8> = (0..100).map(|i| if (i / 10) * 4 / 10 == 2 { 160 } else { 40 }).collect();
+    write_png(&place.path().join("a.png"), 10, &pixels);
+    write_png(&place.path().join("small.png"), 5, &pixels[..25]);
+    let text = stdout(&place.run(&["predict", "run", "a.png", "--top", "2"]));
+    assert!(text.starts_with("a.png  2 ") && text.trim_end().ends_with('%') && text.lines().count() == 1, "{text}");
+
+    place.assert_fails(&place.run(&["predict", "run", "a.png", "small.png"]), 1, &["small.png has 5 x 5", "10 x 10"]);
+    place.assert_fails(&place.run(&["predict", "run", "small.toml"]), 1, &["small.toml is not a PNG image"]);
+    place.assert_fails(&place.run(&["predict", "run", "none.png"]), 1, &["none.png cannot be read"]);
+    place.assert_fails(&place.run(&["predict", "run", "data"]), 1, &["no file that ends in .png"]);
+
+    fs::write(place.path().join("run/model.safetensors"), "broken").unwrap();
+    place.assert_fails(&place.run(&["evaluate", "run"]), 1, &["model.safetensors"]);
+}
+
+fn write_png(path: &Path, size: u32, pixels: &[u8]) {
+    let mut encoder = png::Encoder::new(fs::File::create(path).unwrap(), size, size);
+    encoder.set_color(png::ColorType::Grayscale);
+    encoder.write_header().unwrap().write_image_data(pixels).unwrap();
+}
+
+#[test]
+fn the_default_folder_is_below_runs() {
+    let place = Workplace::new();
+    stdout(&place.train(&["--epochs", "1"]));
+    let runs: Vec<_> = fs::read_dir(place.path().join("runs")).unwrap().map(|entry| entry.unwrap()).collect();
+    assert!(runs.len() == 1 && runs[0].file_name().to_string_lossy().ends_with("-small"), "{runs:?}");
+}
+
+#[test]
+fn a_printed_recipe_can_be_trained() {
+    let place = Workplace::new();
+    let text = stdout(&place.train(&["--print-recipe", "--set", "batch=8"]));
+    fs::write(place.path().join("mine.toml"), &text).unwrap();
+    assert!(text.contains("batch = 8\n"), "{text}");
+    assert_eq!(stdout(&place.run(&["train", "--recipe", "mine.toml", "--print-recipe"])), text);
+}
+
+#[test]
+#[cfg(unix)]
+fn ctrl_c_saves_and_the_run_can_go_on() {
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let place = Workplace::new();
+        let mut child = Command::new(assert_cmd::cargo::cargo_bin!("selvedge"))
+            .current_dir(place.path())
+            .args(["train", "--recipe", "small.toml", "--dataset", "data", "--epochs", "1000000", "--out", "run"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let history = place.path().join("run/history.jsonl");
+        let begun = Instant::now();
+        while fs::metadata(&history).map_or(0, |file| file.len()) == 0 {
+            assert!(begun.elapsed() < Duration::from_secs(60), "no epoch in a minute");
+            assert!(child.try_wait().unwrap().is_none(), "ended before it was asked to");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let sent = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        assert!(place.path().join("run/last.ckpt").is_file() && !place.path().join("run/summary.json").exists());
+    }
+}

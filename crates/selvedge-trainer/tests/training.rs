@@ -1,0 +1,265 @@
+//! Whole runs on a small data set: what they write, and that threads, interruptions and repetitions change no bit.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::{small_dataset, small_recipe};
+use selvedge_trainer::download::Progress;
+use selvedge_trainer::observer::{Observer, Silent};
+use selvedge_trainer::recipe::{LoadedRecipe, RecipeSource};
+use selvedge_trainer::run_folder::{BEST, Destination, HISTORY, LAST, MODEL, RECIPE, SUMMARY};
+use selvedge_trainer::{HistoryLine, Outcome, Run, Summary, TrainError, TrainOptions, train};
+
+fn new_run(recipe: LoadedRecipe, out: &Path, threads: usize) -> TrainOptions {
+    let run = Run::New { recipe: Box::new(recipe), destination: Destination::Folder(out.to_owned()) };
+    TrainOptions::new(run, out.join("no-data"), threads)
+}
+
+#[track_caller]
+fn finished(outcome: Result<Outcome, TrainError>) -> Summary {
+    match outcome.unwrap() {
+        Outcome::Finished { summary, .. } => *summary,
+        Outcome::Stopped { reason, .. } => panic!("stopped by {reason}"),
+    }
+}
+
+fn history(run: &Path) -> Vec<HistoryLine> {
+    let text = fs::read_to_string(run.join(HISTORY)).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// What does not depend on the clock.
+fn figures(run: &Path) -> Vec<(u64, u64, f64, f64, Option<f64>)> {
+    history(run).iter().map(|l| (l.epoch, l.step, l.learning_rate, l.train_loss, l.validation_loss)).collect()
+}
+
+/// Equal but for the last digit, which reading decimals may change.
+#[track_caller]
+fn assert_close(a: Option<f64>, b: Option<f64>) {
+    assert!((a.unwrap() - b.unwrap()).abs() < 1e-12, "{a:?} {b:?}");
+}
+
+/// Asks training to stop after some steps.
+struct StopAfter {
+    steps: usize,
+    stop: Arc<AtomicUsize>,
+}
+
+impl Progress for StopAfter {}
+
+impl Observer for StopAfter {
+    fn step_ends(&mut self, _loss: f64, _accuracy: f64) {
+        self.steps -= 1;
+        if self.steps == 0 {
+            self.stop.store(2, Ordering::Relaxed);
+        }
+    }
+}
+
+fn stop_after(options: TrainOptions, steps: usize) -> PathBuf {
+    let stop = Arc::new(AtomicUsize::new(0));
+    let options = TrainOptions { stop: Arc::clone(&stop), ..options };
+    match train(&options, &mut StopAfter { steps, stop }).unwrap() {
+        Outcome::Stopped { folder, reason: 2 } => folder,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn resume(run: &Path) -> TrainOptions {
+    TrainOptions::new(Run::Resume(run.to_owned()), "no-data", 2)
+}
+
+#[test]
+fn a_run_learns_and_writes_every_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = small_dataset(dir.path());
+    let out = dir.path().join("run");
+    let summary = finished(train(&new_run(small_recipe(&data, &["epochs=8"]), &out, 2), &mut Silent));
+    for file in [RECIPE, HISTORY, SUMMARY, MODEL, LAST, BEST] {
+        assert!(out.join(file).is_file(), "{file}");
+    }
+    assert!(summary.test_accuracy > 0.8, "{summary:?}");
+    assert_eq!((summary.epochs, summary.steps, summary.train_images), (8, 64, 120));
+    assert_eq!(Summary::load(&out).unwrap().weights_sha256, summary.weights_sha256);
+    let lines = history(&out);
+    assert_eq!(lines.iter().map(|line| line.epoch).collect::<Vec<_>>(), (1..=8).collect::<Vec<_>>());
+    assert!(lines[7].train_loss < lines[0].train_loss);
+    let json: serde_json::Value = serde_json::from_str(&fs::read_to_string(out.join(SUMMARY)).unwrap()).unwrap();
+    for key in [
+        "recipe",
+        "dataset",
+        "seed",
+        "precision",
+        "isa",
+        "threads",
+        "epochs",
+        "steps",
+        "train_images",
+        "train_seconds",
+        "total_seconds",
+        "seconds_to_first_step",
+        "images_per_second",
+        "test_accuracy",
+        "test_accuracy_tta",
+        "test_loss",
+        "validation_accuracy",
+        "parameters",
+        "multiply_adds_per_image",
+        "peak_memory_bytes",
+        "weights_sha256",
+        "version",
+        "cpu",
+    ] {
+        assert!(json.get(key).is_some(), "{key}");
+    }
+    // Of the epochs, the weights are those with the best validation loss; best.ckpt is from there too.
+    let best = lines.iter().filter_map(|line| line.validation_loss).fold(f64::INFINITY, f64::min);
+    let line = lines.iter().find(|line| line.validation_loss == Some(best)).unwrap();
+    assert_close(summary.validation_accuracy, line.validation_accuracy);
+    let checkpoint = selvedge_trainer::checkpoint::Checkpoint::load(&out.join(BEST)).unwrap();
+    assert_eq!(checkpoint.progress.epoch, line.epoch);
+}
+
+#[test]
+fn threads_change_no_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = small_dataset(dir.path());
+    let sha = |threads: usize| {
+        let out = dir.path().join(format!("run{threads}"));
+        finished(train(&new_run(small_recipe(&data, &[]), &out, threads), &mut Silent)).weights_sha256
+    };
+    let first = sha(1);
+    assert_eq!(sha(2), first);
+    assert_eq!(sha(3), first);
+}
+
+#[test]
+fn the_written_recipe_repeats_the_run_and_another_seed_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = small_dataset(dir.path());
+    let run = |recipe: LoadedRecipe, name: &str| {
+        finished(train(&new_run(recipe, &dir.path().join(name), 2), &mut Silent)).weights_sha256
+    };
+    let first = run(small_recipe(&data, &[]), "first");
+    let written = RecipeSource::read(&dir.path().join("first").join(RECIPE)).unwrap().load(&[]).unwrap();
+    assert_eq!(run(written, "again"), first);
+    assert_ne!(run(small_recipe(&data, &["seed=2"]), "other"), first);
+}
+
+#[test]
+fn a_resumed_run_ends_with_the_same_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = small_dataset(dir.path());
+    for set in ["seed=1", "optimizer={kind='sgd', learning_rate=0.05, momentum=0.9, nesterov=true}"] {
+        let whole = dir.path().join(format!("whole{}", set.len()));
+        let expected = finished(train(&new_run(small_recipe(&data, &[set]), &whole, 2), &mut Silent));
+        // In the middle of the first epoch, at the end of it, and in the middle of the last; 8 steps an epoch.
+        for steps in [3, 8, 21] {
+            let out = dir.path().join(format!("cut{}-{steps}", set.len()));
+            stop_after(new_run(small_recipe(&data, &[set]), &out, 1), steps);
+            assert!(!out.join(SUMMARY).exists() && out.join(LAST).exists());
+            let summary = finished(train(&resume(&out), &mut Silent));
+            assert_eq!(summary.weights_sha256, expected.weights_sha256, "{set}, stopped after {steps} steps");
+            assert_eq!(summary.steps, expected.steps);
+            assert_eq!(figures(&out), figures(&whole));
+        }
+    }
+}
+
+#[test]
+fn a_run_killed_between_checkpoints_goes_on_from_the_older_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = small_dataset(dir.path());
+    let out = dir.path().join("run");
+    stop_after(new_run(small_recipe(&data, &[]), &out, 2), 10);
+    let old = fs::read(out.join(LAST)).unwrap();
+    let expected = finished(train(&resume(&out), &mut Silent)).weights_sha256;
+    let lines = figures(&out);
+    for checkpoint in [Some(&old), None] {
+        fs::remove_file(out.join(SUMMARY)).unwrap();
+        match checkpoint {
+            Some(bytes) => fs::write(out.join(LAST), bytes).unwrap(),
+            None => fs::remove_file(out.join(LAST)).unwrap(),
+        }
+        fs::write(out.join(".last.ckpt.part"), b"half a checkpoint").unwrap();
+        assert_eq!(finished(train(&resume(&out), &mut Silent)).weights_sha256, expected);
+        assert_eq!(figures(&out), lines);
+    }
+}
+
+#[test]
+fn a_finished_run_is_left_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = small_dataset(dir.path());
+    let out = dir.path().join("run");
+    let summary = finished(train(&new_run(small_recipe(&data, &["epochs=1"]), &out, 2), &mut Silent));
+    let before = fs::read(out.join(LAST)).unwrap();
+    assert_eq!(finished(train(&resume(&out), &mut Silent)).weights_sha256, summary.weights_sha256);
+    assert_eq!(fs::read(out.join(LAST)).unwrap(), before);
+}
+
+#[test]
+fn a_broken_or_foreign_checkpoint_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = small_dataset(dir.path());
+    let (out, other) = (dir.path().join("run"), dir.path().join("other"));
+    stop_after(new_run(small_recipe(&data, &[]), &out, 2), 3);
+    stop_after(new_run(small_recipe(&data, &["seed=2"]), &other, 2), 3);
+    let good = fs::read(out.join(LAST)).unwrap();
+    fs::copy(other.join(LAST), out.join(LAST)).unwrap();
+    let message = train(&resume(&out), &mut Silent).unwrap_err().to_string();
+    assert!(message.contains("last.ckpt does not fit the run"), "{message}");
+    fs::write(out.join(LAST), &good[..good.len() - 1]).unwrap();
+    let message = train(&resume(&out), &mut Silent).unwrap_err().to_string();
+    assert!(message.contains("last.ckpt is not a usable checkpoint"), "{message}");
+}
+
+#[test]
+fn a_loss_that_is_no_number_ends_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = small_dataset(dir.path());
+    let out = dir.path().join("run");
+    let set = "optimizer={kind='sgd', learning_rate=1e38}";
+    let message = train(&new_run(small_recipe(&data, &[set]), &out, 2), &mut Silent).unwrap_err().to_string();
+    assert!(
+        message.contains("epoch 1, after 1 steps: the loss is") && message.contains(".weight is not finite"),
+        "{message}"
+    );
+    assert!(!out.join(LAST).exists() && !out.join(MODEL).exists() && !out.join(SUMMARY).exists());
+}
+
+#[test]
+fn early_stopping_ends_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = small_dataset(dir.path());
+    let out = dir.path().join("run");
+    // No epoch improves by 10, so the second is the last.
+    let sets = ["epochs=20", "early_stopping.patience=1", "early_stopping.min_delta=10.0"];
+    let summary = finished(train(&new_run(small_recipe(&data, &sets), &out, 2), &mut Silent));
+    assert_eq!(summary.epochs, 2);
+    assert_close(summary.validation_accuracy, history(&out)[0].validation_accuracy);
+}
+
+#[test]
+fn a_recipe_that_does_not_fit_the_data_is_refused_before_anything_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = small_dataset(dir.path());
+    let out = dir.path().join("run");
+    let message =
+        |sets: &[&str]| train(&new_run(small_recipe(&data, sets), &out, 2), &mut Silent).unwrap_err().to_string();
+    for (set, parts) in [
+        ("batch=121", ["--set batch=121: batch:", "from 1 to the 120 training images"]),
+        ("validation=150", ["--set validation=150: validation:", "of the 150 training images"]),
+        ("validation=0.001", ["--set validation=0.001", "0 of the 150"]),
+        ("model.layers.0={layer='conv2d', filters=4, kernel=11, padding='valid'}", ["model.layers", "11"]),
+        ("augmentation.1.max=10", ["small.toml, line 7", "translate"]),
+    ] {
+        let message = message(&[set]);
+        assert!(parts.iter().all(|part| message.contains(part)), "{set}: {message}");
+    }
+    assert!(!out.exists());
+}

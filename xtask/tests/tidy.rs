@@ -1,0 +1,196 @@
+//! The house rules that no compiler checks, as tests: they read every source file and manifest.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Lines of a source file beyond which it should be cut.
+const MOST_LINES: usize = 600;
+
+/// Which of the crates each crate may depend on: the arrows of docs/architecture.md.
+const ARROWS: [(&str, &[&str]); 6] = [
+    ("selvedge-idx", &[]),
+    ("selvedge-augment", &[]),
+    ("selvedge-compute", &[]),
+    ("selvedge-model", &["selvedge-compute"]),
+    ("selvedge-trainer", &["selvedge-idx", "selvedge-augment", "selvedge-compute", "selvedge-model"]),
+    ("xtask", &[]),
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+}
+
+fn packages() -> Vec<PathBuf> {
+    let mut packages: Vec<PathBuf> =
+        fs::read_dir(root().join("crates")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    packages.push(root().join("xtask"));
+    packages.sort();
+    packages
+}
+
+fn name(package: &Path) -> String {
+    package.file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        // `target` may lie in a crate of its own workspace, such as the fuzz targets.
+        if path.is_dir() && !path.ends_with("target") {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+/// Applies a rule to every source file; a rule answers with what is wrong, at which line.
+fn every_file(rule: impl Fn(&Path, &str) -> Vec<(usize, String)>) {
+    let mut complaints = Vec::new();
+    for package in packages() {
+        let mut files = Vec::new();
+        collect(&package, &mut files);
+        for path in files {
+            let text = fs::read_to_string(&path).unwrap();
+            for (line, complaint) in rule(&path, &text) {
+                let shown = path.strip_prefix(root()).unwrap().display();
+                complaints.push(format!("{shown}:{line}: {complaint}"));
+            }
+        }
+    }
+    assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
+}
+
+/// The lines with their numbers, comments and string contents taken out.
+fn code_lines(text: &str) -> impl Iterator<Item = (usize, String)> + '_ {
+    text.lines().enumerate().map(|(index, line)| (index + 1, code_of(line)))
+}
+
+fn code_of(line: &str) -> String {
+    let mut code = String::new();
+    let mut in_string = false;
+    let mut chars = line.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' if in_string => {
+                chars.next();
+            }
+            // A quote as a character, '"', opens no string.
+            '"' if !(code.ends_with('\'') && chars.peek() == Some(&'\'')) => in_string = !in_string,
+            '/' if !in_string && chars.peek() == Some(&'/') => break,
+            _ if !in_string => code.push(c),
+            _ => {}
+        }
+    }
+    code
+}
+
+fn has_word(code: &str, word: &str) -> bool {
+    code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|part| part == word)
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    every_file(|_, text| {
+        let told = text.starts_with("//! ") || text.starts_with("#![doc = include_str!(\"../README.md\")]");
+        if told { vec![] } else { vec![(1, "does not begin with a line `//! …`".to_owned())] }
+    });
+}
+
+#[test]
+fn no_file_is_too_long() {
+    every_file(|_, text| {
+        let lines = text.lines().count();
+        if lines <= MOST_LINES { vec![] } else { vec![(lines, format!("more than {MOST_LINES} lines"))] }
+    });
+}
+
+#[test]
+fn nothing_is_left_undone() {
+    let macros = ["todo", "unimplemented", "dbg"];
+    // Spelled so that this file does not find itself.
+    let marks = [concat!("FIX", "ME"), concat!("XX", "X:"), concat!("TO", "DO")];
+    every_file(|_, text| {
+        let calls = code_lines(text).flat_map(|(line, code)| {
+            macros
+                .into_iter()
+                .filter(move |name| code.contains(&format!("{name}!")))
+                .map(move |name| (line, format!("{name}! is left in")))
+        });
+        let notes = text.lines().enumerate().flat_map(|(index, line)| {
+            marks
+                .into_iter()
+                .filter(move |mark| line.contains(mark))
+                .map(move |mark| (index + 1, format!("{mark} is left in")))
+        });
+        calls.chain(notes).collect()
+    });
+}
+
+#[test]
+fn only_the_compute_crate_is_unsafe() {
+    let compute = root().join("crates").join("selvedge-compute");
+    every_file(|path, text| {
+        if path.starts_with(&compute) {
+            return vec![];
+        }
+        code_lines(text)
+            .filter(|(_, code)| has_word(code, "unsafe"))
+            .map(|(line, _)| (line, "unsafe outside selvedge-compute".to_owned()))
+            .collect()
+    });
+    for package in packages().iter().filter(|package| **package != compute) {
+        for target in ["src/lib.rs", "src/main.rs"] {
+            let Ok(text) = fs::read_to_string(package.join(target)) else { continue };
+            assert!(
+                text.contains("#![forbid(unsafe_code)]"),
+                "{}/{target} lacks #![forbid(unsafe_code)]",
+                name(package)
+            );
+        }
+    }
+}
+
+#[test]
+fn arrows_between_crates_go_one_way() {
+    for package in packages() {
+        let name = name(&package);
+        let (_, allowed) = ARROWS
+            .iter()
+            .find(|(known, _)| *known == name)
+            .unwrap_or_else(|| panic!("{name} is not in the table of arrows: which crates may it know?"));
+        let manifest = fs::read_to_string(package.join("Cargo.toml")).unwrap();
+        let mut section = "";
+        for line in manifest.lines() {
+            if line.starts_with('[') {
+                section = line;
+            }
+            let dependency = line.split(['.', '=', ' ']).next().unwrap_or("");
+            if section.contains("dependencies") && dependency.starts_with("selvedge-") {
+                assert!(allowed.contains(&dependency), "{name} may not depend on {dependency}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_package_keeps_to_the_workspace() {
+    for package in packages() {
+        let name = name(&package);
+        let manifest = fs::read_to_string(package.join("Cargo.toml")).unwrap();
+        assert!(manifest.contains("[lints]\nworkspace = true"), "{name} does not inherit the workspace's lints");
+        assert!(!manifest.contains("git = "), "{name} has a git dependency");
+        if name != "xtask" {
+            assert!(package.join("README.md").is_file(), "{name} has no README.md");
+        }
+    }
+}
+
+#[test]
+fn comments_and_strings_are_not_code() {
+    assert_eq!(code_of("let x = \"unsafe // no\"; // unsafe"), "let x = ; ");
+    assert_eq!(code_of("let q = '\"'; f()"), "let q = '\"'; f()");
+    assert_eq!(code_of("g(\"a\\\"b unsafe\")"), "g()");
+    assert!(has_word("unsafe { }", "unsafe") && !has_word("unsafe_code", "unsafe"));
+}

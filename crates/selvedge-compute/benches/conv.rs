@@ -74,7 +74,7 @@ impl Passes for f32 {
         panels: Range<usize>,
         dweights: &mut [f32],
     ) {
-        conv::backward_weights(cpu, shape, x, dy, panels, dweights);
+        conv::backward_weights(cpu, shape, x, dy, panels, conv::Onto::Content, dweights);
     }
 }
 
@@ -96,7 +96,7 @@ impl Passes for bf16 {
         panels: Range<usize>,
         dweights: &mut [f32],
     ) {
-        conv::backward_weights_bf16(cpu, shape, x, dy, panels, dweights);
+        conv::backward_weights_bf16(cpu, shape, x, dy, panels, conv::Onto::Content, dweights);
     }
 }
 

@@ -15,9 +15,9 @@ use crate::simd::{Element, Kernel, MAX_LANES, Simd, dispatch, math};
 pub struct DropoutMask {
     /// Different for each layer and step.
     pub key: u32,
-    /// The number of the block's first image, in the batch or in all; the others follow.
+    /// The number of the block's first image, in the batch or in all, an even number; the others follow.
     pub first_image: u64,
-    /// The share of elements that become zero, at least 0 and below 1.
+    /// The share of elements that become zero, at least 0 and below 1, in steps of 2⁻¹⁶.
     pub rate: f32,
 }
 
@@ -68,6 +68,7 @@ fn assert_arguments(shape: &BlockShape, rows: &Range<usize>, mask: &DropoutMask,
     );
     let need = rows.len() * shape.row();
     assert_eq!(len, need, "{len} elements, and rows {rows:?} have {need}");
+    assert!(mask.first_image.is_multiple_of(2), "the first image's number {} is odd", mask.first_image);
     assert!((0.0..1.0).contains(&mask.rate), "the dropout rate must be at least 0 and below 1, not {}", mask.rate);
 }
 
@@ -93,35 +94,38 @@ impl<E: Element> Kernel for Dropout<'_, E> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let BlockShape { width, channels, channel_stride, .. } = *self.shape;
-        let mut keys = [0; BLOCK];
-        for (image, key) in keys.iter_mut().enumerate() {
-            *key = image_key(self.mask.key, self.mask.first_image.wrapping_add(image as u64));
+        let mut keys = [0; BLOCK / 2];
+        for (pair, key) in keys.iter_mut().enumerate() {
+            *key = pair_key(self.mask.key, self.mask.first_image / 2 + pair as u64);
         }
-        // Of the 2³² numbers these many, the lowest, drop an element.
-        let threshold = s.splat_u((f64::from(self.mask.rate) * 2f64.powi(32)) as u32);
+        // Of the 2¹⁶ numbers these many, the lowest, drop an element.
+        let threshold = s.splat_u(((f64::from(self.mask.rate) * 2f64.powi(16)) as u32) << 16);
         let scale = s.splat((1.0 / (1.0 - f64::from(self.mask.rate))) as f32);
-        let mut at = 0;
-        for pixel in self.rows.start * width..self.rows.end * width {
-            for key in keys {
-                for c in (0..channel_stride).step_by(S::LANES) {
-                    let random = math::random_u32(s, key, (pixel * channels + c) as u32);
-                    // SAFETY: `new`'s promise; `at` counts the elements of `rows` in steps of LANES, which divides the
-                    // channel stride.
-                    unsafe {
-                        let x = E::load(s, self.x.add(at));
-                        let y = s.select(s.lt_u(random, threshold), s.zero(), s.mul(x, scale));
-                        E::store(s, self.y.add(at), y);
+        for (row, pixel) in (self.rows.start * width..self.rows.end * width).enumerate() {
+            for c in (0..channel_stride).step_by(S::LANES) {
+                let positions = math::positions(s, (pixel * channels + c) as u32);
+                for (pair, key) in keys.into_iter().enumerate() {
+                    // One draw serves two images: the low half of it the first, the high half the second.
+                    let random = math::random_u32(s, key, positions);
+                    for (image, half) in [s.shl_u::<16>(random), random].into_iter().enumerate() {
+                        let at = row * self.shape.pixel() + (2 * pair + image) * channel_stride + c;
+                        // SAFETY: `new`'s promise; `at` lies in one of `rows`, in steps of LANES, which divides the
+                        // channel stride.
+                        unsafe {
+                            let x = E::load(s, self.x.add(at));
+                            let y = s.select(s.lt_u(half, threshold), s.zero(), s.mul(x, scale));
+                            E::store(s, self.y.add(at), y);
+                        }
                     }
-                    at += S::LANES;
                 }
             }
         }
     }
 }
 
-/// A key for one image: the finaliser of MurmurHash3 for 64 bits (Appleby), on both numbers.
-fn image_key(key: u32, image: u64) -> u32 {
-    let mut x = image.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (u64::from(key) << 32 | u64::from(!key));
+/// A key for two images: the finaliser of MurmurHash3 for 64 bits (Appleby), on both numbers.
+fn pair_key(key: u32, pair: u64) -> u32 {
+    let mut x = pair.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (u64::from(key) << 32 | u64::from(!key));
     x = (x ^ x >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
     x = (x ^ x >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     (x ^ x >> 33) as u32
@@ -136,10 +140,11 @@ mod tests {
 
     /// Whether an element is kept, with scalar arithmetic.
     fn kept(mask: &DropoutMask, image: u64, position: u32) -> bool {
-        let mut x = position.wrapping_mul(0x9e37_79b9) ^ image_key(mask.key, image);
+        let mut x = position.wrapping_mul(0x9e37_79b9) ^ pair_key(mask.key, image / 2);
         x = (x ^ x >> 16).wrapping_mul(0x85eb_ca6b);
         x = (x ^ x >> 13).wrapping_mul(0xc2b2_ae35);
-        f64::from(x ^ x >> 16) >= (f64::from(mask.rate) * 2f64.powi(32)).floor()
+        let half = if image.is_multiple_of(2) { (x ^ x >> 16) & 0xffff } else { (x ^ x >> 16) >> 16 };
+        f64::from(half) >= (f64::from(mask.rate) * 2f64.powi(16)).floor()
     }
 
     fn matches_reference<E: Element>() {

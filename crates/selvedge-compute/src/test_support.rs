@@ -8,13 +8,13 @@ use crate::simd::Element;
 use crate::{Cpu, Isa};
 
 /// Every instruction set of this machine. Those it lacks are named once on standard error, and are an error if
-/// `SELVEDGE_TEST_ALL_ISAS` is set.
+/// `SELVEDGE_REQUIRE_ISA` is set.
 pub(crate) fn cpus() -> Vec<Cpu> {
     static TOLD: Once = Once::new();
     let missing: Vec<_> = Isa::ALL.into_iter().filter(|&isa| Cpu::with(isa).is_err()).collect();
     assert!(
-        missing.is_empty() || std::env::var_os("SELVEDGE_TEST_ALL_ISAS").is_none(),
-        "SELVEDGE_TEST_ALL_ISAS is set, but this machine lacks {missing:?}"
+        missing.is_empty() || std::env::var_os("SELVEDGE_REQUIRE_ISA").is_none(),
+        "SELVEDGE_REQUIRE_ISA is set, but this machine lacks {missing:?}"
     );
     TOLD.call_once(|| {
         for isa in missing {

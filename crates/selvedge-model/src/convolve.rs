@@ -4,10 +4,12 @@
 //! but the layer next to the input runs on AMX: weights are packed once a step, and x and dy are regrouped once for the
 //! gradient of the weights.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 use selvedge_compute::activation::{self, Activation};
 use selvedge_compute::aligned::{view, view_mut};
-use selvedge_compute::conv::{self, Blocks, Epilogue, PANEL, pack, regroup};
+use selvedge_compute::conv::{self, Blocks, Epilogue, Onto, PANEL, pack, regroup};
 use selvedge_compute::simd::Element;
 use selvedge_compute::{Cpu, bf16, pool};
 
@@ -76,9 +78,21 @@ fn forward_to<Y: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>)
 pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>, sums: &mut [f32]) {
     let (cpu, shape) = (ctx.cpu, &conv.shape);
     match &conv.pool {
+        Some(pool) if pool.is_first_layer => {
+            let part = |place: &Range<usize>| &block.arena[place.clone()];
+            let (x, dy, winners) = (part(ctx.data(conv.x)), part(ctx.grad(conv.y)), part(&pool.winners));
+            let weight = ctx.sum_ranges[conv.weight].clone();
+            let bias = conv.bias.map_or(0..0, |bias| ctx.sum_ranges[bias].clone());
+            let [dweights, dbias] =
+                sums.get_disjoint_mut([weight, bias]).expect("the sums of different parameters do not overlap");
+            let dbias = conv.bias.map(|_| dbias);
+            conv::backward_first_layer::<E>(cpu, shape, view(x), view(dy), view(winners), dweights, dbias);
+            return;
+        }
         Some(pool) => {
             let ([dy, winners], [full]) = split(block.arena, [ctx.grad(conv.y), &pool.winners], [ctx.grad(pool.full)]);
-            pool::max_backward::<E>(cpu, &pool.shape, 0..shape.output.height, view(dy), view(winners), view_mut(full));
+            let dbias = conv.bias.map(|bias| &mut sums[ctx.sum_ranges[bias].clone()]);
+            pool::spread::<E>(cpu, &pool.shape, view(dy), view(winners), view_mut(full), dbias);
         }
         None if conv.relu => {
             let ([y], [dy]) = split(block.arena, [ctx.data(conv.y)], [ctx.grad(conv.y)]);
@@ -88,7 +102,7 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
         None => {}
     }
     let dy = ctx.grad(conv.result());
-    if let Some(bias) = conv.bias {
+    if let (Some(bias), None) = (conv.bias, &conv.pool) {
         conv::backward_bias::<E>(cpu, view(&block.arena[dy.clone()]), &mut sums[ctx.sum_ranges[bias].clone()]);
     }
     if let Some([x_place, dy_place]) = &conv.regrouped {
@@ -100,10 +114,18 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
         let sums = &mut sums[ctx.sum_ranges[conv.weight].clone()];
         if let Some([x, dy]) = &conv.regrouped {
             let (x, dy) = (view(&block.arena[x.clone()]), view(&block.arena[dy.clone()]));
-            conv::backward_weights_bf16(cpu, shape, Blocks::one(x), Blocks::one(dy), 0..shape.panels(), sums);
+            conv::backward_weights_bf16(
+                cpu,
+                shape,
+                Blocks::one(x),
+                Blocks::one(dy),
+                0..shape.panels(),
+                Onto::Content,
+                sums,
+            );
         } else {
             let (x, dy) = (view(&block.arena[ctx.data(conv.x).clone()]), view::<E>(&block.arena[dy.clone()]));
-            conv::backward_weights(cpu, shape, Blocks::one(x), Blocks::one(dy), 0..shape.panels(), sums);
+            conv::backward_weights(cpu, shape, Blocks::one(x), Blocks::one(dy), 0..shape.panels(), Onto::Content, sums);
         }
     }
     if !conv.transposed.is_empty() {
@@ -124,7 +146,6 @@ pub(crate) fn panel_gradients(cpu: Cpu, plan: &Plan, conv: &Conv, arenas: &[u8],
     // Two panels fill the registers of AVX-512 and the tiles of AMX.
     let piece = 2 * shape.panel_len();
     grads.par_chunks_mut(piece).enumerate().for_each(|(piece, dweights)| {
-        dweights.fill(0.0);
         let panels = 2 * piece..(2 * piece + 2).min(shape.panels());
         if let Some([x, dy]) = &conv.regrouped {
             let stack = |start: usize| Blocks {
@@ -132,7 +153,7 @@ pub(crate) fn panel_gradients(cpu: Cpu, plan: &Plan, conv: &Conv, arenas: &[u8],
                 stride: plan.arena_bytes / size_of::<bf16>(),
                 count: blocks,
             };
-            conv::backward_weights_bf16(cpu, shape, stack(x.start), stack(dy.start), panels, dweights);
+            conv::backward_weights_bf16(cpu, shape, stack(x.start), stack(dy.start), panels, Onto::Nothing, dweights);
         } else {
             let stack = |start: usize| Blocks {
                 data: view::<f32>(&arenas[start..]),
@@ -140,7 +161,7 @@ pub(crate) fn panel_gradients(cpu: Cpu, plan: &Plan, conv: &Conv, arenas: &[u8],
                 count: blocks,
             };
             let (x, dy) = (&plan.values[conv.x].data, &plan.values[conv.result()].grad);
-            conv::backward_weights(cpu, shape, stack(x.start), stack(dy.start), panels, dweights);
+            conv::backward_weights(cpu, shape, stack(x.start), stack(dy.start), panels, Onto::Nothing, dweights);
         }
     });
 }

@@ -6,7 +6,7 @@
 
 use selvedge_compute::activation::Activation;
 use selvedge_compute::aligned::ALIGNMENT;
-use selvedge_compute::conv::{Conv2dShape, MAX_WINDOW};
+use selvedge_compute::conv::{Conv2dShape, MAX_WINDOW, is_first_layer};
 use selvedge_compute::pool::Pool2dShape;
 use selvedge_compute::{BlockShape, Precision};
 
@@ -132,7 +132,14 @@ impl Lowering {
         let full = self.value(shape.output, None);
         let pool = fused.window.map(|size| {
             let window = [size; 2];
-            FusedPool { shape: Pool2dShape::new(shape.output, window, window), window, winners: 0..0, full }
+            let is_first_layer = reads_input && is_first_layer(&shape, window);
+            FusedPool {
+                shape: Pool2dShape::new(shape.output, window, window),
+                window,
+                winners: 0..0,
+                full,
+                is_first_layer,
+            }
         });
         let pooled = pool.as_ref().map(|pool| pool.shape.output());
         let y = pooled.map_or(full, |pooled| self.value(pooled, None));

@@ -132,8 +132,10 @@ pub(crate) struct FusedPool {
     /// Pixels of a window, vertically and horizontally.
     pub window: [usize; 2],
     pub winners: Range<usize>,
-    /// The convolution's result: only its gradient is ever stored.
+    /// The convolution's result: only its gradient is ever stored, and not even that if the gradient of the weights is
+    /// taken from the pooled one.
     pub full: ValueId,
+    pub is_first_layer: bool,
 }
 
 /// A batch normalisation's constants and what belongs to it.
@@ -249,8 +251,11 @@ impl Plan {
                     let done = if conv.gradient == WeightGradient::PerPanel { end } else { b };
                     let kept = if conv.regrouped.is_some() { b } else { done };
                     data[root(x)].include(kept);
-                    grads[conv.result()].include(b);
-                    grads[conv.result()].include(kept);
+                    let is_first_layer = conv.pool.as_ref().is_some_and(|pool| pool.is_first_layer);
+                    if !is_first_layer {
+                        grads[conv.result()].include(b);
+                        grads[conv.result()].include(kept);
+                    }
                     if conv.regrouped.is_some() {
                         keep(ExtraKind::Regrouped(0), conv.shape.input.len() * size_of::<u16>(), b, done);
                         keep(ExtraKind::Regrouped(1), conv.shape.output.len() * size_of::<u16>(), b, done);

@@ -1,7 +1,7 @@
 //! Operations that take each pixel from a position between pixels: rotation, shear, distortion.
 //!
 //! All of them state, for each pixel of the result, the position in the image that it shows, and share
-//! the sampling of [`sample`]. Positions are in pixels; the middle of the top left pixel is (0, 0), as
+//! one way of sampling. Positions are in pixels; the middle of the top left pixel is (0, 0), as
 //! in OpenCV.
 
 mod affine;

@@ -34,7 +34,16 @@ impl<'a, E> Blocks<'a, E> {
     }
 }
 
-/// Adds the gradient of panels `panels` over all blocks: `dweights += xᵀ ∗ dy`.
+/// What a gradient is added to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Onto {
+    /// What the slice holds.
+    Content,
+    /// Nothing: the slice is overwritten.
+    Nothing,
+}
+
+/// The gradient of panels `panels` over all blocks: `xᵀ ∗ dy`, added to `dweights` or in its place.
 ///
 /// `dweights` is exactly these panels, in the layout of the packed weights. The order of the sum is fixed by the shape
 /// and the number of blocks. Images that a batch does not fill must have a dY of zero.
@@ -47,6 +56,7 @@ pub fn backward_weights<E: Element>(
     x: Blocks<'_, f32>,
     dy: Blocks<'_, E>,
     panels: Range<usize>,
+    onto: Onto,
     dweights: &mut [f32],
 ) {
     x.check(shape.input.len(), "x");
@@ -56,6 +66,9 @@ pub fn backward_weights<E: Element>(
     assert!(stride.is_multiple_of(PANEL) || stride <= MAX_INPUT_CHANNELS, "{stride} channels that are not padded");
     assert!(panels.start <= panels.end && panels.end <= shape.panels(), "panels {panels:?} of {}", shape.panels());
     assert_eq!(dweights.len(), panels.len() * shape.panel_len(), "the gradient's length and that of panels {panels:?}");
+    if onto == Onto::Nothing {
+        dweights.fill(0.0);
+    }
     dispatch(cpu, BackwardWeights { shape, x, dy, panels, dweights });
 }
 

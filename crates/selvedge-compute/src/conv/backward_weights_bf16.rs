@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::{Blocks, Conv2dShape, PANEL};
+use super::{Blocks, Conv2dShape, Onto, PANEL};
 use crate::amx::{Depth, Job, ROWS, Tiles, with_tiles};
 use crate::cpu::Cpu;
 use crate::layout::BLOCK;
@@ -16,7 +16,7 @@ use crate::layout::BLOCK;
 /// Pixels, times blocks, that a tile's sum runs over before it is stored.
 const PIXELS: usize = 7;
 
-/// Adds the gradient of panels `panels` over all blocks, in bf16 on AMX: `dweights += xᵀ ∗ dy`.
+/// The gradient of panels `panels` over all blocks, in bf16 on AMX: `xᵀ ∗ dy`, added to `dweights` or in its place.
 ///
 /// `x` is regrouped by [`super::regroup::transpose_images`], `dy` by [`super::regroup::pair_images`]; `dweights` is
 /// exactly these panels in f32, as in [`super::backward_weights`].
@@ -29,6 +29,7 @@ pub fn backward_weights_bf16(
     x: Blocks<'_, bf16>,
     dy: Blocks<'_, bf16>,
     panels: Range<usize>,
+    onto: Onto,
     dweights: &mut [f32],
 ) {
     x.check(shape.input.len(), "x");
@@ -38,8 +39,14 @@ pub fn backward_weights_bf16(
     assert!(stride.is_multiple_of(PANEL), "a channel stride of {stride}: this kernel needs multiples of {PANEL}");
     assert!(panels.start <= panels.end && panels.end <= shape.panels(), "panels {panels:?} of {}", shape.panels());
     assert_eq!(dweights.len(), panels.len() * shape.panel_len(), "the gradient's length and that of panels {panels:?}");
+    // A dense layer meets each weight in one sum, which can start at zero.
+    let starts_at_zero = onto == Onto::Nothing && shape.output.height * shape.output.width == 1 && shape.sees_all();
+    if onto == Onto::Nothing && (!starts_at_zero || x.count == 0) {
+        dweights.fill(0.0);
+    }
     if x.count > 0 {
-        with_tiles(cpu, Depth::ThirtyTwo, |tiles| Sum { shape, x, dy, panels, dweights, tiles }.run());
+        let add = usize::from(!starts_at_zero);
+        with_tiles(cpu, Depth::ThirtyTwo, |tiles| Sum { shape, x, dy, panels, add, dweights, tiles }.run());
     }
 }
 
@@ -48,6 +55,7 @@ struct Sum<'a> {
     x: Blocks<'a, bf16>,
     dy: Blocks<'a, bf16>,
     panels: Range<usize>,
+    add: usize,
     dweights: &'a mut [f32],
     tiles: &'a Tiles,
 }
@@ -102,7 +110,7 @@ impl Sum<'_> {
                     c_row: PANEL * size_of::<f32>(),
                     c_second_a: ROWS * PANEL * size_of::<f32>(),
                     c_second_b: panel_len * size_of::<f32>(),
-                    add: 1,
+                    add: self.add,
                     count: [0; 3],
                     a_step: [0; 3],
                     b_step: [0; 3],

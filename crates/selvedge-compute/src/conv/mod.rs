@@ -19,6 +19,7 @@
 
 mod backward_weights;
 mod backward_weights_bf16;
+mod first;
 mod gather;
 pub mod pack;
 mod passes;
@@ -32,8 +33,9 @@ mod tile;
 mod tiles;
 mod vectors;
 
-pub use backward_weights::{Blocks, backward_bias, backward_weights};
+pub use backward_weights::{Blocks, Onto, backward_bias, backward_weights};
 pub use backward_weights_bf16::backward_weights_bf16;
+pub use first::{backward_first_layer, is_first_layer};
 pub use gather::Epilogue;
 pub use passes::{backward_data, backward_data_bf16, forward, forward_bf16, forward_pooled, forward_pooled_bf16};
 pub use pooled::{MAX_WINDOW, NO_WINNER};
@@ -142,6 +144,11 @@ impl Conv2dShape {
     /// The taps that output row `y` has on the image.
     fn rows_of(&self, y: usize) -> Span {
         Span::forward(y, self.kernel[0], self.stride, self.padding[0], self.input.height)
+    }
+
+    /// Whether no tap of an output of one pixel falls on the padding.
+    fn sees_all(&self) -> bool {
+        self.rows_of(0).count == self.kernel[0] && self.columns_of(0).count == self.kernel[1]
     }
 
     /// The columns of `columns` whose tap `kx` lies on the image.

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use half::bf16;
 
+use super::first::{ForwardFirst, is_first_layer};
 use super::gather::{BackwardData, Epilogue, Forward, Gather, Product};
 use super::pooled::ForwardPooled;
 use super::tiles::TileProduct;
@@ -87,6 +88,11 @@ pub fn forward_pooled<Y: Element>(
     y: &mut [Y],
     winners: Option<&mut [u16]>,
 ) {
+    if is_first_layer(shape, window) {
+        let first = ForwardFirst { shape, x, weights, bias, rows, y, winners };
+        first.check();
+        return dispatch(cpu, first);
+    }
     let gather = forward_gather(shape, Vectors { source: x, weights }, Epilogue::NONE);
     dispatch(cpu, ForwardPooled::new(shape, window, gather, bias, rows, y, winners));
 }

@@ -5,7 +5,11 @@
 //! windows that cover it send, in f32 and in a fixed order, and is written once. Overlapping windows need no second
 //! pass, pixels that no window covers become zero, and the rows of the result can be computed in any parts.
 
+mod spread;
+
 use std::ops::Range;
+
+pub use spread::spread;
 
 use crate::Cpu;
 use crate::layout::BlockShape;

@@ -177,6 +177,11 @@ impl Simd for Avx2 {
         unsafe { _mm256_xor_si256(a, b) }
     }
     #[inline(always)]
+    fn shl_u<const BITS: i32>(self, a: Self::U) -> Self::U {
+        // SAFETY: `self` proves AVX2 and FMA.
+        unsafe { _mm256_sll_epi32(a, _mm_cvtsi32_si128(BITS)) }
+    }
+    #[inline(always)]
     fn shr_u<const BITS: i32>(self, a: Self::U) -> Self::U {
         // SAFETY: `self` proves AVX2 and FMA.
         unsafe { _mm256_srl_epi32(a, _mm_cvtsi32_si128(BITS)) }

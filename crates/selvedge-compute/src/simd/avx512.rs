@@ -1,4 +1,4 @@
-//! [`Simd`] on AVX-512 (F, BW, DQ, VL): sixteen lanes.
+//! [`Simd`] on AVX-512 (F, BW, DQ, VL): sixteen lanes. Beside AMX there are also conversions to bf16 (AVX512_BF16).
 
 use std::arch::x86_64::*;
 
@@ -6,9 +6,9 @@ use half::bf16;
 
 use super::{Kernel, Simd};
 
-/// Proof that AVX-512 is there: made only by [`enter`].
+/// Proof that AVX-512 is there, and with `BF16` also AVX512_BF16: made only by [`enter`] and [`enter_bf16`].
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512(());
+pub(crate) struct Avx512<const BF16: bool>(());
 
 /// Runs `kernel` in a function compiled for AVX-512.
 ///
@@ -16,11 +16,21 @@ pub(crate) struct Avx512(());
 /// The processor must have AVX-512 F, BW, DQ and VL, and FMA.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 pub(super) unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(Avx512(()))
+    kernel.run(Avx512::<false>(()))
 }
 
-// SAFETY of every block below: an `Avx512` exists only inside `enter`, whose caller proved the instruction set.
-impl Simd for Avx512 {
+/// Runs `kernel` in a function compiled for AVX-512 with conversions to bf16.
+///
+/// # Safety
+/// As for [`enter`], and the processor must have AVX512_BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+pub(super) unsafe fn enter_bf16<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Avx512::<true>(()))
+}
+
+// SAFETY of every block below: an `Avx512` exists only inside `enter` or `enter_bf16`, whose callers proved the
+// instruction set.
+impl<const BF16: bool> Simd for Avx512<BF16> {
     type V = __m512;
     type U = __m512i;
     type M = __mmask16;
@@ -53,8 +63,16 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     unsafe fn store_bf16(self, to: *mut bf16, v: Self::V) {
+        if BF16 {
+            // SAFETY: `self` proves AVX512_BF16. The caller promises 16 writable numbers.
+            unsafe {
+                let rounded: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(v));
+                _mm256_storeu_si256(to.cast(), rounded);
+            }
+            return;
+        }
         // Round to nearest even by adding half a unit, and one more where the kept part is odd. The conversion
-        // instruction of AVX512_BF16 does the same, but AVX-512 does not imply it. NaN stays NaN: its kept bits are
+        // instruction above does the same, but flushes denormals. NaN stays NaN: its kept bits are
         // set apart, since the addition could carry out of them.
         // SAFETY: `self` proves AVX-512. The caller promises 16 writable numbers.
         unsafe {
@@ -168,6 +186,11 @@ impl Simd for Avx512 {
     fn xor_u(self, a: Self::U, b: Self::U) -> Self::U {
         // SAFETY: `self` proves AVX-512.
         unsafe { _mm512_xor_si512(a, b) }
+    }
+    #[inline(always)]
+    fn shl_u<const BITS: i32>(self, a: Self::U) -> Self::U {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_sll_epi32(a, _mm_cvtsi32_si128(BITS)) }
     }
     #[inline(always)]
     fn shr_u<const BITS: i32>(self, a: Self::U) -> Self::U {

@@ -44,14 +44,19 @@ pub fn erf<S: Simd>(s: S, x: S::V) -> S::V {
     s.select(negative, s.sub(s.zero(), y), y)
 }
 
-/// A random u32 for each lane: a bijective hash of `counter` + lane number, different for each `key`.
+/// The positions `counter`, `counter` + 1, … spread over all u32, as [`random_u32`] takes them.
+#[inline(always)]
+pub fn positions<S: Simd>(s: S, counter: u32) -> S::U {
+    s.mul_u(s.add_u(s.splat_u(counter), s.lane_numbers()), s.splat_u(0x9e37_79b9))
+}
+
+/// A random u32 for each of the [`positions`]: a bijective hash, different for each `key`.
 ///
 /// The finaliser of MurmurHash3 (Appleby) with the key mixed in before it; used where a sequence must be a function
 /// of its position, as dropout masks are.
 #[inline(always)]
-pub fn random_u32<S: Simd>(s: S, key: u32, counter: u32) -> S::U {
-    let x = s.add_u(s.splat_u(counter), s.lane_numbers());
-    let x = s.xor_u(s.mul_u(x, s.splat_u(0x9e37_79b9)), s.splat_u(key));
+pub fn random_u32<S: Simd>(s: S, key: u32, positions: S::U) -> S::U {
+    let x = s.xor_u(positions, s.splat_u(key));
     let x = s.mul_u(s.xor_u(x, s.shr_u::<16>(x)), s.splat_u(0x85eb_ca6b));
     let x = s.mul_u(s.xor_u(x, s.shr_u::<13>(x)), s.splat_u(0xc2b2_ae35));
     s.xor_u(x, s.shr_u::<16>(x))

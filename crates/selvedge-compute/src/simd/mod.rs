@@ -100,6 +100,8 @@ pub trait Simd: Copy + Send + Sync {
     fn mul_u(self, a: Self::U, b: Self::U) -> Self::U;
     /// Exclusive or.
     fn xor_u(self, a: Self::U, b: Self::U) -> Self::U;
+    /// a << BITS, zeros shifted in.
+    fn shl_u<const BITS: i32>(self, a: Self::U) -> Self::U;
     /// a >> BITS, zeros shifted in.
     fn shr_u<const BITS: i32>(self, a: Self::U) -> Self::U;
     /// a < b, unsigned.
@@ -207,9 +209,12 @@ pub fn dispatch<K: Kernel>(cpu: Cpu, kernel: K) -> K::Output {
         // SAFETY: a `Cpu` exists only for an instruction set that was detected (`Cpu::with`).
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { avx2::enter(kernel) },
-        // SAFETY: as above; AMX is reported only beside AVX-512 (`cpu::detect`).
+        // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Amx => unsafe { avx512::enter(kernel) },
+        Isa::Avx512 => unsafe { avx512::enter(kernel) },
+        // SAFETY: as above; AMX is reported only beside AVX-512 with bf16 (`cpu::detect`).
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => unsafe { avx512::enter_bf16(kernel) },
         #[cfg(not(target_arch = "x86_64"))]
         _ => unreachable!("no Cpu proves an x86-64 instruction set elsewhere"),
     }

@@ -137,6 +137,10 @@ impl Simd for Portable {
         map2(a, b, |a, b| a ^ b)
     }
     #[inline(always)]
+    fn shl_u<const BITS: i32>(self, a: Self::U) -> Self::U {
+        a.map(|a| a << BITS)
+    }
+    #[inline(always)]
     fn shr_u<const BITS: i32>(self, a: Self::U) -> Self::U {
         a.map(|a| a >> BITS)
     }

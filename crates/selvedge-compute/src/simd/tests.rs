@@ -136,7 +136,7 @@ impl Kernel for Misc<'_> {
                 tops.push(s.largest(v));
                 s.store_bf16(narrow[i..].as_mut_ptr(), v);
                 s.store(wide[i..].as_mut_ptr(), s.load_bf16(narrow[i..].as_ptr()));
-                let keep = s.lt_u(math::random_u32(s, 7, i as u32), s.splat_u(u32::MAX / 10 * 3));
+                let keep = s.lt_u(math::random_u32(s, 7, math::positions(s, i as u32)), s.splat_u(u32::MAX / 10 * 3));
                 kept += s.sum(s.select(keep, s.splat(1.0), s.zero())) as usize;
             }
         }

@@ -1,0 +1,143 @@
+//! [`spread`]: the gradient of a max pooling whose windows do not overlap, and of the bias before it, in one pass.
+
+use super::Pool2dShape;
+use crate::Cpu;
+use crate::layout::BLOCK;
+use crate::simd::{Element, Kernel, Simd, dispatch};
+
+/// Each window's `dy` goes to the pixel that `winners` names, or nowhere if it names none; all other pixels of `dx` become
+/// zero. What goes somewhere is also added to `dbias`, one number a channel.
+///
+/// The general form, for windows that overlap, is [`super::max_backward`], which reads each gradient once for every pixel
+/// of its window; here it is read once.
+///
+/// # Panics
+/// If the windows overlap, or a slice is not a block of its shape, or `dbias` not a channel stride long.
+pub fn spread<E: Element>(
+    cpu: Cpu,
+    shape: &Pool2dShape,
+    dy: &[E],
+    winners: &[u16],
+    dx: &mut [E],
+    dbias: Option<&mut [f32]>,
+) {
+    let (size, stride) = (shape.size, shape.stride);
+    assert!(stride[0] >= size[0] && stride[1] >= size[1], "windows of {size:?}, {stride:?} apart, overlap");
+    super::assert_block("dy", dy.len(), &shape.output());
+    super::assert_block("winners", winners.len(), &shape.output());
+    super::assert_block("dx", dx.len(), &shape.input);
+    let channels = shape.input.channel_stride;
+    assert!(channels.is_multiple_of(crate::simd::MAX_LANES), "a channel stride of {channels}");
+    if let Some(dbias) = &dbias {
+        assert_eq!(dbias.len(), channels, "the length of dbias and the channel stride");
+    }
+    dispatch(cpu, Spread { shape, dy, winners, dx, dbias });
+}
+
+struct Spread<'a, E> {
+    shape: &'a Pool2dShape,
+    dy: &'a [E],
+    winners: &'a [u16],
+    dx: &'a mut [E],
+    dbias: Option<&'a mut [f32]>,
+}
+
+impl<E: Element> Spread<'_, E> {
+    #[inline(always)]
+    fn pass<S: Simd>(mut self, s: S, [height, width]: [usize; 2]) {
+        let Pool2dShape { input, stride, .. } = *self.shape;
+        let output = self.shape.output();
+        if stride != [height, width] || input.height % height + input.width % width > 0 {
+            self.dx.fill(E::default());
+        }
+        let window = s.splat_u((height * width) as u32);
+        for y in 0..output.height {
+            for x in 0..output.width {
+                let corner = input.offset(y * stride[0], x * stride[1], 0);
+                let from = output.offset(y, x, 0);
+                for c in (0..input.channel_stride).step_by(S::LANES) {
+                    let mut sum = s.zero();
+                    for image in 0..BLOCK {
+                        let at = image * input.channel_stride + c;
+                        // SAFETY: `spread` saw `dy` and `winners` hold the whole output and `dx` the whole input, in
+                        // which every window lies; `c` + LANES does not pass the channel stride.
+                        unsafe {
+                            let winner = s.load_u16(self.winners.as_ptr().add(from + at));
+                            let v = E::load(s, self.dy.as_ptr().add(from + at));
+                            let v = s.select(s.lt_u(winner, window), v, s.zero());
+                            sum = s.add(sum, v);
+                            for pixel in 0..height * width {
+                                let v = s.select(s.eq_u(winner, s.splat_u(pixel as u32)), v, s.zero());
+                                let to = corner + pixel / width * input.row() + pixel % width * input.pixel() + at;
+                                E::store(s, self.dx.as_mut_ptr().add(to), v);
+                            }
+                        }
+                    }
+                    if let Some(dbias) = &mut self.dbias {
+                        // SAFETY: `spread` saw `dbias` hold a channel stride.
+                        unsafe {
+                            let to = dbias.as_mut_ptr().add(c);
+                            s.store(to, s.add(s.load(to), sum));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<E: Element> Kernel for Spread<'_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // The usual window is a constant, which unrolls it.
+        match self.shape.size {
+            [2, 2] => self.pass(s, [2, 2]),
+            size => self.pass(s, size),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+    use crate::conv::NO_WINNER;
+    use crate::layout::BlockShape;
+    use crate::pool::max_backward;
+    use crate::test_support::{Numbers, cpus, wide};
+
+    fn equals_max_backward<E: Element>() {
+        for (height, width, size, stride) in
+            [(4, 6, [2, 2], [2, 2]), (5, 7, [2, 2], [2, 2]), (7, 7, [3, 2], [3, 3]), (3, 3, [3, 3], [3, 3])]
+        {
+            let shape = Pool2dShape::new(BlockShape::new(height, width, 20), size, stride);
+            let mut numbers = Numbers::new(height as u64);
+            let dy = numbers.block::<E>(&shape.output());
+            let mut winners = vec![0; dy.len()];
+            for winner in &mut winners {
+                let draw = numbers.next_u32() as usize % (size[0] * size[1] + 1);
+                *winner = if draw == size[0] * size[1] { NO_WINNER } else { draw as u16 };
+            }
+            for cpu in cpus() {
+                let (mut dx, mut want) =
+                    (vec![E::from_f32(7.0); shape.input().len()], vec![E::default(); shape.input().len()]);
+                let mut dbias = vec![0.5; shape.input().channel_stride];
+                spread(cpu, &shape, &dy, &winners, &mut dx, Some(&mut dbias));
+                max_backward(cpu, &shape, 0..height, &dy, &winners, &mut want);
+                assert_eq!(wide(&dx), wide(&want), "{shape:?} on {}", cpu.isa());
+                for (c, dbias) in dbias.iter().enumerate() {
+                    let sum: f64 = wide(&dx).iter().skip(c).step_by(shape.input().channel_stride).sum();
+                    assert!((f64::from(*dbias) - 0.5 - sum).abs() < 1e-4, "{dbias}, not 0.5 + {sum}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn equals_max_backward_and_sums_it() {
+        equals_max_backward::<f32>();
+        equals_max_backward::<bf16>();
+    }
+}

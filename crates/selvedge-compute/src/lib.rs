@@ -1,6 +1,4 @@
-//! Convolution, dense, pooling, normalisation, loss and optimizer kernels for training small convolutional networks
-//! on the CPU, written by hand for AMX, AVX-512, AVX2 and portable code and chosen at run time.
-#![deny(clippy::undocumented_unsafe_blocks)]
+#![doc = include_str!("../README.md")]
 
 pub mod activation;
 pub mod aligned;

@@ -145,7 +145,7 @@ impl Lowering {
         let y = pooled.map_or(full, |pooled| self.value(pooled, None));
         let relu = fused.relu;
         let conv = Conv { shape, weight, bias, relu, pool, x, y, gradient, packed, transposed, regrouped };
-        self.plan.ops.push(Op::Conv(conv));
+        self.plan.ops.push(Op::Conv(Box::new(conv)));
         y
     }
 

@@ -222,9 +222,6 @@ impl Network {
     }
 }
 
-#[cfg(test)]
-mod tests;
-
 /// What inference needs of a network.
 struct Inference<'a> {
     engine: &'a mut Engine,
@@ -246,3 +243,6 @@ impl Inference<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,7 +48,7 @@ pub(crate) enum WeightGradient {
 #[derive(Debug)]
 pub(crate) enum Op {
     /// Convolution or dense layer, with bias, ReLU and max pooling in the same pass.
-    Conv(Conv),
+    Conv(Box<Conv>),
     /// The input's f32 pixels in the precision of the other values: where the first layer is no convolution.
     Round {
         x: ValueId,
@@ -214,9 +214,13 @@ impl Plan {
             let place = place.clone();
             match (extra.kind, extra.op.map(|op| &mut self.ops[op])) {
                 (ExtraKind::Winners, Some(Op::MaxPool { winners, .. })) => *winners = place,
-                (ExtraKind::Winners, Some(Op::Conv(Conv { pool: Some(pool), .. }))) => pool.winners = place,
+                (ExtraKind::Winners, Some(Op::Conv(conv))) => {
+                    conv.pool.as_mut().expect("a pool keeps winners").winners = place;
+                }
                 (ExtraKind::Partial, Some(Op::Norm { partial, .. })) => *partial = place,
-                (ExtraKind::Regrouped(i), Some(Op::Conv(Conv { regrouped: Some(both), .. }))) => both[i] = place,
+                (ExtraKind::Regrouped(i), Some(Op::Conv(conv))) => {
+                    conv.regrouped.as_mut().expect("regrouped tensors have places")[i] = place;
+                }
                 (ExtraKind::LossGradient, None) => self.loss_gradient = place,
                 (kind, _) => unreachable!("{kind:?} belongs to another operation"),
             }
@@ -310,8 +314,8 @@ impl Op {
     /// The value it reads and the value it writes.
     pub(crate) fn ends(&self) -> (ValueId, ValueId) {
         match *self {
-            Op::Conv(Conv { x, y, .. })
-            | Op::Round { x, y }
+            Op::Conv(ref conv) => (conv.x, conv.y),
+            Op::Round { x, y }
             | Op::Activate { x, y, .. }
             | Op::MaxPool { x, y, .. }
             | Op::AvgPool { x, y, .. }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{CLASSES, SIZE, build, convolutional, gradients, images, spec};
+use common::{CLASSES, SIZE, build, convolutional, gradients, images, spec, threads};
 use selvedge_model::{Loss, Network, Snapshot, StepKey, Targets};
 
 /// Values of an image.
@@ -13,7 +13,7 @@ fn probe(layers: &str) -> Network {
     let layers = format!(r#"{{ layer = "flatten" }}, {layers} {{ layer = "dense", units = "classes", bias = false }}"#);
     let mut spec = spec(&layers);
     (spec.input.mean, spec.input.std) = (0.0, 1.0);
-    let mut network = build(&spec, 64, 2);
+    let mut network = build(&spec, 64, &threads(2));
     network.restore(&Snapshot { params: vec![0.0; VALUES * CLASSES], buffers: vec![] });
     network
 }
@@ -104,7 +104,7 @@ fn inference_drops_nothing() {
     let mut without = with.clone();
     without.layers.retain(|layer| !matches!(layer, selvedge_model::LayerSpec::Dropout { .. }));
     assert_eq!(without.layers.len() + 2, with.layers.len());
-    let [mut with, mut without] = [with, without].map(|spec| build(&spec, 64, 2));
+    let [mut with, mut without] = [with, without].map(|spec| build(&spec, 64, &threads(2)));
     without.restore(&with.snapshot());
     let (images, labels) = images(50, 1);
     assert_eq!(with.predict(&images), without.predict(&images));

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Adam, CLASSES, SIZE, build, convolutional, gradients, images, panic_message};
+use common::{Adam, CLASSES, SIZE, build, convolutional, gradients, images, panic_message, threads};
 use selvedge_model::{Loss, Network, StepKey, Targets, Threads};
 
 const KEY: StepKey = StepKey { seed: 1, step: 0 };
@@ -20,7 +20,7 @@ fn train(network: &mut Network) {
 
 #[test]
 fn evaluation_agrees_with_prediction_on_any_number_of_images() {
-    let mut network = build(&convolutional(), 64, 2);
+    let mut network = build(&convolutional(), 64, &threads(2));
     train(&mut network);
     let (images, labels) = images(300, 9);
     let whole = network.predict(&images);
@@ -46,7 +46,7 @@ fn evaluation_agrees_with_prediction_on_any_number_of_images() {
 
 #[test]
 fn inference_changes_nothing() {
-    let mut network = build(&convolutional(), 64, 2);
+    let mut network = build(&convolutional(), 64, &threads(2));
     train(&mut network);
     let (before, gradient) = (network.weights_bytes(), gradients(&mut network));
     let (images, labels) = images(100, 2);
@@ -57,7 +57,7 @@ fn inference_changes_nothing() {
 
 #[test]
 fn a_batch_of_one_image_trains() {
-    let mut network = build(&convolutional(), 1, 2);
+    let mut network = build(&convolutional(), 1, &threads(2));
     let (images, labels) = images(1, 1);
     let mut adam = Adam::new(&network, 0.003);
     let mut pass = |network: &mut Network| {
@@ -66,7 +66,9 @@ fn a_batch_of_one_image_trains() {
         metrics
     };
     let first = pass(&mut network);
-    (0..20).for_each(|_| drop(pass(&mut network)));
+    for _ in 0..20 {
+        pass(&mut network);
+    }
     let last = pass(&mut network);
     assert_eq!((first.count, last.correct), (1, 1));
     assert!(last.loss_sum < 0.5 * first.loss_sum, "{} after {}", last.loss_sum, first.loss_sum);
@@ -74,7 +76,7 @@ fn a_batch_of_one_image_trains() {
 
 #[test]
 fn hard_soft_targets_are_labels() {
-    let mut network = build(&convolutional(), 70, 2);
+    let mut network = build(&convolutional(), 70, &threads(2));
     let (images, labels) = images(70, 1);
     let mut soft = vec![0.0; 70 * CLASSES];
     labels.iter().enumerate().for_each(|(image, &label)| soft[image * CLASSES + usize::from(label)] = 1.0);
@@ -94,11 +96,11 @@ fn hard_soft_targets_are_labels() {
 
 #[test]
 fn wrong_lengths_are_named() {
-    let mut network = build(&convolutional(), 64, 2);
+    let mut network = build(&convolutional(), 64, &threads(2));
     let (images, labels) = images(97, 1);
     let loss = Loss::default();
     let mut train = |images: &[u8], targets: Targets<'_>| {
-        panic_message(|| drop(network.forward_backward(images, targets, &loss, KEY)))
+        panic_message(|| _ = network.forward_backward(images, targets, &loss, KEY))
     };
     let soft = vec![0.1; 31 * CLASSES];
     let image = SIZE * SIZE;
@@ -109,8 +111,8 @@ fn wrong_lengths_are_named() {
         (train(&images, Targets::Labels(&labels)), ["97", "64"]),
         (train(&[], Targets::Labels(&[])), ["0", "64"]),
         (train(&images[..image], Targets::Labels(&[10])), ["10", "10"]),
-        (panic_message(|| drop(network.evaluate(&images, &labels[1..]))), ["96", "97"]),
-        (panic_message(|| drop(network.predict(&images[1..]))), ["13967", "144"]),
+        (panic_message(|| _ = network.evaluate(&images, &labels[1..])), ["96", "97"]),
+        (panic_message(|| _ = network.predict(&images[1..])), ["13967", "144"]),
     ];
     for (message, numbers) in messages {
         assert!(numbers.iter().all(|number| message.contains(number)), "{message}: {numbers:?}");
@@ -119,22 +121,22 @@ fn wrong_lengths_are_named() {
 
 #[test]
 fn a_network_works_on_after_a_refusal() {
-    let mut network = build(&convolutional(), 64, 2);
+    let mut network = build(&convolutional(), 64, &threads(2));
     let (images, labels) = images(40, 1);
-    panic_message(|| drop(network.forward_backward(&images, Targets::Labels(&[99; 40]), &Loss::default(), KEY)));
-    network.restore(&build(&convolutional(), 64, 2).snapshot());
-    let mut pass = |network: &mut Network| {
+    panic_message(|| _ = network.forward_backward(&images, Targets::Labels(&[99; 40]), &Loss::default(), KEY));
+    network.restore(&build(&convolutional(), 64, &threads(2)).snapshot());
+    let pass = |network: &mut Network| {
         let metrics = network.forward_backward(&images, Targets::Labels(&labels), &Loss::default(), KEY);
         (metrics, gradients(network))
     };
-    assert!(pass(&mut network) == pass(&mut build(&convolutional(), 64, 2)));
+    assert!(pass(&mut network) == pass(&mut build(&convolutional(), 64, &threads(2))));
 }
 
 #[test]
 fn a_file_holds_everything() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
-    let mut network = build(&convolutional(), 64, 2);
+    let mut network = build(&convolutional(), 64, &threads(2));
     train(&mut network);
     network.save(&path).unwrap();
     let images = images(150, 4).0;
@@ -148,14 +150,14 @@ fn a_file_holds_everything() {
 
 #[test]
 fn a_snapshot_holds_everything() {
-    let mut network = build(&convolutional(), 64, 2);
+    let mut network = build(&convolutional(), 64, &threads(2));
     train(&mut network);
     let (snapshot, bytes) = (network.snapshot(), network.weights_bytes());
     let images = images(50, 4).0;
     let probabilities = network.predict(&images);
     train(&mut network);
     assert!(network.snapshot() != snapshot && network.predict(&images) != probabilities);
-    let mut fresh = build(&convolutional(), 64, 1);
+    let mut fresh = build(&convolutional(), 64, &threads(1));
     for network in [&mut network, &mut fresh] {
         network.restore(&snapshot);
         assert!(network.weights_bytes() == bytes);

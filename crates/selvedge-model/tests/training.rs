@@ -2,9 +2,9 @@
 
 mod common;
 
-use common::{Adam, build, bytes, convolutional, gradients, images, spec};
+use common::{Adam, build, build_in, bytes, convolutional, gradients, images, precisions, spec, threads};
 use selvedge_idx::{Part, Split};
-use selvedge_model::{BatchMetrics, Loss, ModelSpec, Network, Snapshot, StepKey, Targets};
+use selvedge_model::{BatchMetrics, Loss, ModelSpec, Network, Precision, Snapshot, StepKey, Targets};
 
 const KEY: StepKey = StepKey { seed: 5, step: 1 };
 
@@ -14,8 +14,7 @@ fn loss(network: &mut Network, images: &[u8], labels: &[u8]) -> f64 {
 }
 
 /// Along a random direction the loss changes as its gradient says. With only smooth layers the central difference is
-/// off by a term in h² and by the rounding of the loss, 1e-7, divided by h; at h = 1e-2 both stay below 1e-3 of slopes
-/// that are near 1.
+/// off by a term in h² and by the rounding of the loss, 1e-7, divided by h: h = 2e-3 keeps both below 1e-3.
 #[test]
 fn central_differences_confirm_the_gradient() {
     let smooth = spec(
@@ -35,7 +34,7 @@ fn central_differences_confirm_the_gradient() {
         "#,
     );
     let (images, labels) = images(40, 3);
-    let mut network = build(&smooth, 40, 2);
+    let mut network = build(&smooth, 40, &threads(2));
     loss(&mut network, &images, &labels);
     let gradient = gradients(&mut network);
     let start = network.snapshot();
@@ -48,15 +47,22 @@ fn central_differences_confirm_the_gradient() {
             network.restore(&Snapshot { params, buffers: start.buffers.clone() });
             loss(&mut network, &images, &labels)
         };
-        const H: f32 = 1e-2;
+        const H: f32 = 2e-3;
         let difference = (loss_at(H) - loss_at(-H)) / f64::from(2.0 * H);
-        assert!((difference - slope).abs() < 2e-3 * slope.abs().max(1.0), "{difference}, and the gradient says {slope}");
+        assert!(
+            (difference - slope).abs() < 1e-3 * slope.abs().max(1.0),
+            "{difference}, and the gradient says {slope}"
+        );
     }
 }
 
 /// Everything that 20 steps of Adam make: weights, the passes' metrics, and what inference makes of other images.
-fn train(batch: usize, threads: usize) -> (Vec<u8>, Vec<BatchMetrics>, BatchMetrics, Vec<f32>) {
-    let mut network = build(&convolutional(), batch, threads);
+fn train(
+    precision: Precision,
+    batch: usize,
+    thread_count: usize,
+) -> (Vec<u8>, Vec<BatchMetrics>, BatchMetrics, Vec<f32>) {
+    let mut network = build_in(precision, &convolutional(), batch, &threads(thread_count));
     let mut adam = Adam::new(&network, 0.003);
     let mut metrics = vec![];
     for step in 0..20 {
@@ -73,13 +79,14 @@ fn train(batch: usize, threads: usize) -> (Vec<u8>, Vec<BatchMetrics>, BatchMetr
 
 #[test]
 fn the_number_of_threads_changes_no_bit() {
-    for batch in [96, 600] {
-        let one = train(batch, 1);
+    for (precision, batch) in precisions().into_iter().flat_map(|precision| [(precision, 96), (precision, 600)]) {
+        let one = train(precision, batch, 1);
         for threads in [2, 3, 4, 8] {
-            let other = train(batch, threads);
-            assert!(one.0 == other.0, "weights after batches of {batch} on {threads} threads");
-            assert_eq!((&one.1, one.2), (&other.1, other.2), "batches of {batch} on {threads} threads");
-            assert!(one.3 == other.3, "probabilities after batches of {batch} on {threads} threads");
+            let name = format!("batches of {batch} in {precision} on {threads} threads");
+            let other = train(precision, batch, threads);
+            assert!(one.0 == other.0, "weights after {name}");
+            assert_eq!((&one.1, one.2), (&other.1, other.2), "{name}");
+            assert!(one.3 == other.3, "probabilities after {name}");
         }
     }
 }
@@ -91,19 +98,21 @@ fn neither_planned_memory_nor_earlier_passes_change_a_bit() {
         let metrics = network.forward_backward(&images, Targets::Labels(&labels), &Loss::default(), KEY);
         (metrics, gradients(network))
     };
-    let fresh = pass(&mut build(&convolutional(), 37, 2), 37);
-    let mut used = build(&convolutional(), 600, 2);
-    let start = used.snapshot();
-    pass(&mut used, 600);
-    pass(&mut used, 3);
-    used.predict(&images(100, 2).0);
-    used.restore(&start);
-    assert!(fresh == pass(&mut used, 37));
+    for precision in precisions() {
+        let fresh = pass(&mut build_in(precision, &convolutional(), 37, &threads(2)), 37);
+        let mut used = build_in(precision, &convolutional(), 600, &threads(2));
+        let start = used.snapshot();
+        pass(&mut used, 600);
+        pass(&mut used, 3);
+        used.predict(&images(100, 2).0);
+        used.restore(&start);
+        assert!(fresh == pass(&mut used, 37), "in {precision}");
+    }
 }
 
 /// Training until every image is right, at most `epochs` times over.
-fn overfit(spec: &ModelSpec, images: &[u8], labels: &[u8], epochs: u64) -> f64 {
-    let mut network = build(spec, labels.len(), 2);
+fn overfit(precision: Precision, spec: &ModelSpec, images: &[u8], labels: &[u8], epochs: u64) -> f64 {
+    let mut network = build_in(precision, spec, labels.len(), &threads(2));
     let mut adam = Adam::new(&network, 0.003);
     for step in 0..epochs {
         network.forward_backward(images, Targets::Labels(labels), &Loss::default(), StepKey { seed: 1, step });
@@ -129,6 +138,8 @@ fn networks_learn_64_real_images_by_heart() {
     "#;
     for mut spec in [spec(plain), convolutional()] {
         (spec.input.height, spec.input.width) = (28, 28);
-        assert_eq!(overfit(&spec, &images, &labels, 200), 1.0);
+        for precision in precisions() {
+            assert_eq!(overfit(precision, &spec, &images, &labels, 200), 1.0, "in {precision}");
+        }
     }
 }

@@ -15,6 +15,7 @@ pub mod optimizer;
 pub mod predict;
 pub mod recipe;
 pub mod run_folder;
+mod saver;
 pub mod schedule;
 mod setup;
 mod state;

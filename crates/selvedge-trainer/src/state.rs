@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::callbacks::{Best, EpochFigures, Plateau, Stopper};
 use crate::checkpoint::{Checkpoint, CheckpointError, Clock, Progress};
 use crate::error::TrainError;
+use crate::observer::Observer;
 use crate::optimizer::Optimizer;
 use crate::recipe::{Monitor, Recipe};
 use crate::summary::HistoryLine;
@@ -85,7 +86,12 @@ impl TrainState {
     ///
     /// # Errors
     /// [`CheckpointError::Mismatch`] if it is of another run.
-    pub(crate) fn restore(&mut self, checkpoint: Checkpoint, path: &Path) -> Result<(), CheckpointError> {
+    pub(crate) fn restore(
+        &mut self,
+        checkpoint: Checkpoint,
+        path: &Path,
+        observer: &mut dyn Observer,
+    ) -> Result<(), CheckpointError> {
         let mismatch = |problem: &str| CheckpointError::Mismatch { path: path.to_owned(), problem: problem.to_owned() };
         let Checkpoint { progress, network, first_moments, second_moments, best_network } = checkpoint;
         if progress.recipe_sha256 != self.progress.recipe_sha256 {
@@ -112,6 +118,12 @@ impl TrainState {
             stopper.state = state;
         }
         self.best_network = best_network;
+        if progress.isa != self.progress.isa {
+            observer.note(&format!(
+                "the run was begun with {}, this machine has {}: its weights will differ in the last bits",
+                progress.isa, self.progress.isa
+            ));
+        }
         self.progress = Progress { isa: std::mem::take(&mut self.progress.isa), ..progress };
         Ok(())
     }

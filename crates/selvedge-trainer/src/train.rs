@@ -3,7 +3,7 @@
 use std::mem;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use selvedge_augment::Batch;
 use selvedge_model::{Loss, StepKey, Targets};
@@ -14,14 +14,12 @@ use crate::finish::finish;
 use crate::loader::Loader;
 use crate::observer::Observer;
 use crate::recipe::Monitor;
-use crate::run_folder::{BEST, LAST, RunFolder, SUMMARY};
+use crate::run_folder::{LAST, SUMMARY};
+use crate::saver::Saver;
 use crate::schedule::Schedule;
 use crate::setup::{Run, Setup, TrainOptions};
 use crate::state::TrainState;
 use crate::summary::Summary;
-
-/// How often a checkpoint is written while training goes on.
-const SAVE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,29 +76,24 @@ fn run(options: &TrainOptions, setup: Setup, observer: &mut dyn Observer) -> Res
     let steps_per_epoch = loader.steps() as u64;
     let mut state = TrainState::new(&recipe, &recipe_text, network, cpu);
     if resumed {
-        if folder.file(LAST).exists() {
-            let checkpoint = Checkpoint::load(&folder.file(LAST))?;
-            if checkpoint.progress.isa != state.progress.isa {
-                observer.note(&format!(
-                    "the run was begun with {}, this machine has {}: its weights will differ in the last bits",
-                    checkpoint.progress.isa, state.progress.isa
-                ));
-            }
-            state.restore(checkpoint, &folder.file(LAST))?;
+        let path = folder.file(LAST);
+        // A run that ended before its first checkpoint begins anew, and comes to the same weights.
+        if path.exists() {
+            state.restore(Checkpoint::load(&path)?, &path, observer)?;
         }
         folder.truncate_history(state.progress.epoch)?;
     }
     let best_monitor = recipe.early_stopping.map_or(Monitor::ValidationLoss, |spec| spec.monitor);
     let schedule = Schedule::new(&recipe, steps_per_epoch);
     let mut epochs = Epochs { options, loader, schedule, state, current: Batch::new(), next: Batch::new() };
-    let mut saver = Saver { last: Instant::now(), best: None };
+    let mut saver = Saver::new(options.started);
     let loss = Loss { label_smoothing: recipe.label_smoothing as f32 };
 
     while epochs.state.progress.epoch < recipe.epochs && !epochs.state.stopped() {
         let epoch = epochs.state.progress.epoch;
         observer.epoch_begins(epoch + 1, recipe.epochs, epochs.state.progress.batch, steps_per_epoch);
         if let Some(reason) = epochs.train_epoch(&loss, recipe.seed, observer)? {
-            saver.save(&epochs, &folder)?;
+            saver.save(&epochs.state, epochs.rate(), &folder)?;
             return Ok(Outcome::Stopped { folder: folder.path().to_owned(), reason });
         }
 
@@ -111,17 +104,16 @@ fn run(options: &TrainOptions, setup: Setup, observer: &mut dyn Observer) -> Res
         let line = state.history_line(rate, validation.as_ref());
         state.check_loss("validation loss", line.validation_loss.unwrap_or(0.0), rate)?;
         folder.append_history(&line)?;
-        let is_best = state.end_epoch(&line, best_monitor);
-        if is_best {
-            saver.best = Some(epochs.checkpoint());
+        if state.end_epoch(&line, best_monitor) {
+            saver.keep_best(state);
         }
-        if saver.last.elapsed() >= SAVE_INTERVAL {
-            saver.save(&epochs, &folder)?;
+        if saver.is_due() {
+            saver.save(&epochs.state, epochs.rate(), &folder)?;
         }
         observer.epoch_ends(&line, recipe.epochs);
     }
 
-    saver.save(&epochs, &folder)?;
+    saver.save(&epochs.state, epochs.rate(), &folder)?;
     let earlier_seconds = epochs.state.progress.clock.earlier_seconds;
     let seconds = || earlier_seconds + options.started.elapsed().as_secs_f64();
     let held_out = (&validation_images[..], &validation_labels[..]);
@@ -142,6 +134,11 @@ struct Epochs<'a> {
 }
 
 impl Epochs<'_> {
+    /// The learning rate of the next step.
+    fn rate(&self) -> f64 {
+        self.schedule.rate(self.state.progress.step) * self.state.rate_factor()
+    }
+
     /// Trains what is left of the epoch under way. `Some` if it was asked to stop, after the step it was at.
     fn train_epoch(
         &mut self,
@@ -178,36 +175,11 @@ impl Epochs<'_> {
         }
         Ok(None)
     }
-
-    fn checkpoint(&self) -> Checkpoint {
-        let seconds = self.state.progress.clock.earlier_seconds + self.options.started.elapsed().as_secs_f64();
-        self.state.checkpoint(seconds)
-    }
 }
 
 fn targets(batch: &Batch) -> Targets<'_> {
     match &batch.soft {
         Some(soft) => Targets::Soft(soft),
         None => Targets::Labels(&batch.labels),
-    }
-}
-
-/// Writes checkpoints, at most one a minute and at the end.
-struct Saver {
-    last: Instant,
-    /// The state after the best epoch, if it is not on the disk yet.
-    best: Option<Checkpoint>,
-}
-
-impl Saver {
-    fn save(&mut self, epochs: &Epochs<'_>, folder: &RunFolder) -> Result<(), TrainError> {
-        epochs.state.check_parameters(epochs.schedule.rate(epochs.state.progress.step))?;
-        folder.sync_history()?;
-        if let Some(best) = self.best.take() {
-            folder.write(BEST, &best.encode())?;
-        }
-        folder.write(LAST, &epochs.checkpoint().encode())?;
-        self.last = Instant::now();
-        Ok(())
     }
 }

@@ -206,7 +206,7 @@ fn a_printed_recipe_can_be_trained() {
 
 #[test]
 #[cfg(unix)]
-fn ctrl_c_saves_and_the_run_can_go_on() {
+fn ctrl_c_and_sigterm_save_and_end() {
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
         let place = Workplace::new();
         let mut child = Command::new(assert_cmd::cargo::cargo_bin!("selvedge"))

@@ -7,12 +7,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::{small_dataset, small_recipe};
+use common::{SMALL, small_dataset};
 use selvedge_trainer::download::Progress;
 use selvedge_trainer::observer::{Observer, Silent};
-use selvedge_trainer::recipe::{LoadedRecipe, RecipeSource};
+use selvedge_trainer::recipe::{LoadedRecipe, Override, RecipeSource};
 use selvedge_trainer::run_folder::{BEST, Destination, HISTORY, LAST, MODEL, RECIPE, SUMMARY};
 use selvedge_trainer::{HistoryLine, Outcome, Run, Summary, TrainError, TrainOptions, train};
+
+/// The small recipe on a data set, with changes.
+fn small_recipe(data: &Path, sets: &[&str]) -> LoadedRecipe {
+    let mut overrides = vec![Override::new("dataset", data.display().to_string(), "test")];
+    overrides.extend(sets.iter().map(|set| Override::parse(set).unwrap()));
+    RecipeSource::from_text("small.toml", SMALL).load(&overrides).unwrap()
+}
 
 fn new_run(recipe: LoadedRecipe, out: &Path, threads: usize) -> TrainOptions {
     let run = Run::New { recipe: Box::new(recipe), destination: Destination::Folder(out.to_owned()) };

@@ -46,7 +46,7 @@ pub fn forward<Y: Element>(
     dispatch(cpu, Forward { shape, gather, rows, y });
 }
 
-/// [`forward`] in bf16 on AMX; `weights` are packed by [`super::pack::to_bf16`].
+/// [`forward`] in bf16 on AMX; `weights` are packed by [`super::regroup::to_bf16`].
 ///
 /// # Panics
 /// As [`forward`], if `cpu` does not prove AMX, or if the input's channels are not padded.
@@ -97,7 +97,7 @@ pub fn forward_pooled<Y: Element>(
     dispatch(cpu, ForwardPooled::new(shape, window, gather, bias, rows, y, winners));
 }
 
-/// [`forward_pooled`] in bf16 on AMX; `weights` are packed by [`super::pack::to_bf16`].
+/// [`forward_pooled`] in bf16 on AMX; `weights` are packed by [`super::regroup::to_bf16`].
 ///
 /// # Panics
 /// As [`forward_pooled`], if `cpu` does not prove AMX, or if the input's channels are not padded.
@@ -140,7 +140,7 @@ pub fn backward_data<Y: Element>(
     dispatch(cpu, BackwardData { shape, gather, rows, dx });
 }
 
-/// [`backward_data`] in bf16 on AMX; `transposed` comes from [`super::pack::transpose_to_bf16`].
+/// [`backward_data`] in bf16 on AMX; `transposed` comes from [`super::regroup::transpose_to_bf16`].
 ///
 /// # Panics
 /// As [`backward_data`], or if `cpu` does not prove AMX.

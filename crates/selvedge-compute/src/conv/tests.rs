@@ -7,6 +7,7 @@ use super::reference::for_each_product;
 use super::*;
 use crate::cpu::Cpu;
 use crate::layout::BLOCK;
+use crate::test_support::cpus;
 
 /// Shapes around the edges of the tiles: channels below, at and above one and two panels, images smaller than the
 /// kernel, strides, even kernels, asymmetric padding, several output columns left over from the pixel chunks.
@@ -118,7 +119,7 @@ fn forward_equals_the_reference() {
         for (c, b) in bias[..shape.output.channels].iter_mut().enumerate() {
             *b = c as f32 * 0.1 - 0.5;
         }
-        for cpu in Cpu::all() {
+        for cpu in cpus() {
             for relu in [false, true] {
                 let mut y = vec![f32::NAN; shape.output.len()];
                 // In two calls, to test the cut by rows.
@@ -150,7 +151,7 @@ fn forward_pooled_equals_the_passes_apart() {
         let case = Case::new(shape, 1, i as u64);
         let mut bias = vec![0.0; shape.output.channel_stride];
         bias[..shape.output.channels].fill(-0.5);
-        for cpu in Cpu::all() {
+        for cpu in cpus() {
             let mut full = vec![0.0; shape.output.len()];
             let rows = 0..shape.output.height;
             forward(cpu, &shape, &case.x, &case.panels(), Epilogue::NONE, rows, &mut full);
@@ -204,7 +205,7 @@ fn the_gradient_of_a_first_layer_equals_the_passes_apart() {
         let case = Case::new(shape, 1, 3);
         let pool = crate::pool::Pool2dShape::new(shape.output, [2, 2], [2, 2]);
         let pooled = Case::new(Conv2dShape::new(pool.output(), 1, [1, 1], 1, [0, 0]), 1, 4);
-        for cpu in crate::test_support::cpus() {
+        for cpu in cpus() {
             let (mut y, mut winners) = (vec![0.0f32; pool.output().len()], vec![0; pool.output().len()]);
             let rows = 0..pool.output().height;
             forward_pooled(cpu, &shape, [2, 2], &case.x, &case.panels(), None, rows, &mut y, Some(&mut winners));
@@ -229,7 +230,7 @@ fn backward_data_equals_the_reference() {
             continue;
         }
         let case = Case::new(shape, 1, i as u64);
-        for cpu in Cpu::all() {
+        for cpu in cpus() {
             let mut dx = vec![f32::NAN; shape.input.len()];
             let cut = shape.input.height / 2;
             let (upper, lower) = dx.split_at_mut(cut * shape.input.row());
@@ -267,7 +268,7 @@ fn backward_weights_equals_the_reference() {
                     }
                 }
             }
-            for cpu in Cpu::all() {
+            for cpu in cpus() {
                 let mut dweights = vec![0.25; shape.weights_len()];
                 let x = Blocks { data: &case.x, stride: shape.input.len(), count: blocks };
                 let dy = Blocks { data: &case.dy, stride: shape.output.len(), count: blocks };
@@ -308,7 +309,7 @@ fn a_pointwise_convolution_equals_matrixmultiply() {
         let (a, b, c) = (case.x.as_ptr(), case.weights.as_ptr(), want.as_mut_ptr());
         matrixmultiply::sgemm(rows, 48, 80, 1.0, a, 48, 1, b, 80, 1, 0.0, c, 80, 1);
     }
-    for cpu in Cpu::all() {
+    for cpu in cpus() {
         let mut y = vec![0.0; shape.output.len()];
         forward(cpu, &shape, &case.x, &case.panels(), Epilogue::NONE, 0..6, &mut y);
         for (got, want) in y.iter().zip(&want) {
@@ -416,13 +417,13 @@ mod bf16_passes {
             let pooled = BlockShape::new(height, width, shape.output.channels);
             let mut small = vec![bf16::NAN; pooled.len()];
             forward_pooled_bf16(cpu, &shape, [2, 2], &x, &packed, Some(&bias), 0..height, &mut small, None);
-            for at in 0..pooled.len() {
+            for (at, small) in small.iter().enumerate() {
                 let (pixel, inner) = (at / pooled.pixel(), at % pooled.pixel());
                 let window = (0..4).map(|w| {
                     let (row, column) = (pixel / width * 2 + w / 2, pixel % width * 2 + w % 2);
                     y[shape.output.offset(row, column, 0) + inner]
                 });
-                assert_eq!(small[at].to_f32(), window.map(bf16::to_f32).fold(0.0, f32::max), "{shape:?}");
+                assert_eq!(small.to_f32(), window.map(bf16::to_f32).fold(0.0, f32::max), "{shape:?}");
             }
         }
     }

@@ -3,13 +3,11 @@
 mod agreement;
 mod gradients;
 
-use selvedge_compute::Threads;
-
 use super::*;
 
-fn options(max_batch: usize, threads: usize) -> BuildOptions {
-    let threads = Threads::new(threads).expect("a few threads can be started");
-    BuildOptions { seed: 1, max_batch, precision: Precision::F32, threads }
+fn options(max_batch: usize, precision: Precision) -> BuildOptions {
+    let threads = Threads::new(2).expect("a few threads can be started");
+    BuildOptions { seed: 1, max_batch, precision, threads }
 }
 
 /// The gradients of the last pass in the order and layout of [`Snapshot::params`].
@@ -31,4 +29,15 @@ fn assert_close(what: &str, got: &[f32], want: &[f32], relative: f32, absolute: 
 
 fn largest(x: &[f32]) -> f32 {
     x.iter().fold(0.0, |largest, x| largest.max(x.abs()))
+}
+
+/// Panics unless the distance of the numbers from the expected ones is at most `relative` of the length of these, and
+/// `absolute`. For bf16, whose errors are too large to ask of each number that its own be small.
+#[track_caller]
+fn assert_near(what: &str, got: &[f32], want: &[f32], relative: f32, absolute: f32) {
+    assert_eq!(got.len(), want.len(), "{what}: lengths");
+    let length = |x: &mut dyn Iterator<Item = f32>| x.map(|x| x * x).sum::<f32>().sqrt();
+    let distance = length(&mut got.iter().zip(want).map(|(got, want)| got - want));
+    let allowed = relative * length(&mut want.iter().copied()) + absolute;
+    assert!(distance <= allowed, "{what}: {distance} away from what is expected, up to {allowed} allowed");
 }

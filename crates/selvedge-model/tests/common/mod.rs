@@ -7,18 +7,18 @@ use selvedge_compute::optim::{AdamParams, adam};
 use selvedge_compute::{Cpu, Precision, Threads};
 use selvedge_model::{BuildOptions, ModelSpec, Network, Params, Snapshot};
 
-/// Height, width and classes of [`convolutional`]'s images.
-pub const SIZE: usize = 12;
-pub const CLASSES: usize = 10;
+/// Height and width of [`spec`]'s images.
+pub(crate) const SIZE: usize = 12;
+pub(crate) const CLASSES: usize = 10;
 
 /// The network of these layers, in TOML, for grey images of [`SIZE`] by [`SIZE`].
-pub fn spec(layers: &str) -> ModelSpec {
+pub(crate) fn spec(layers: &str) -> ModelSpec {
     let input = format!("input = {{ height = {SIZE}, width = {SIZE}, mean = 0.25, std = 0.5 }}");
     toml::from_str(&format!("classes = {CLASSES}\n{input}\nlayers = [{layers}]")).expect("the layers are valid TOML")
 }
 
 /// A network with batch normalisation, dropout, pooling of both kinds, a residual block and dense layers.
-pub fn convolutional() -> ModelSpec {
+pub(crate) fn convolutional() -> ModelSpec {
     spec(
         r#"
         { layer = "conv2d", filters = 8, kernel = 3, bias = false },
@@ -43,14 +43,30 @@ pub fn convolutional() -> ModelSpec {
     )
 }
 
-pub fn build(spec: &ModelSpec, max_batch: usize, threads: usize) -> Network {
-    let threads = Threads::new(threads).expect("a few threads can be started");
-    let options = BuildOptions { seed: 7, max_batch, precision: Precision::F32, threads };
+pub(crate) fn threads(count: usize) -> Threads {
+    Threads::new(count).expect("a few threads can be started")
+}
+
+fn cpu() -> Cpu {
+    Cpu::detect().expect("SELVEDGE_ISA is unset or names an instruction set of this machine")
+}
+
+/// The precisions that this machine computes in.
+pub(crate) fn precisions() -> Vec<Precision> {
+    [Precision::F32, Precision::Bf16].into_iter().filter(|&precision| cpu().check(precision).is_ok()).collect()
+}
+
+pub(crate) fn build(spec: &ModelSpec, max_batch: usize, threads: &Threads) -> Network {
+    build_in(Precision::F32, spec, max_batch, threads)
+}
+
+pub(crate) fn build_in(precision: Precision, spec: &ModelSpec, max_batch: usize, threads: &Threads) -> Network {
+    let options = BuildOptions { seed: 7, max_batch, precision, threads: threads.clone() };
     Network::build(spec, &options).expect("the spec is a network")
 }
 
 /// Bytes that look random and differ for each seed.
-pub fn bytes(count: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn bytes(count: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);
     let mut next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -60,13 +76,14 @@ pub fn bytes(count: usize, seed: u64) -> Vec<u8> {
 }
 
 /// `count` images of [`SIZE`] by [`SIZE`] and their labels.
-pub fn images(count: usize, seed: u64) -> (Vec<u8>, Vec<u8>) {
+pub(crate) fn images(count: usize, seed: u64) -> (Vec<u8>, Vec<u8>) {
     let labels = bytes(count, seed + 1).iter().map(|byte| byte % CLASSES as u8).collect();
     (bytes(count * SIZE * SIZE, seed), labels)
 }
 
 /// Adam, its moments beside a network's parameters.
-pub struct Adam {
+pub(crate) struct Adam {
+    cpu: Cpu,
     m: Vec<f32>,
     v: Vec<f32>,
     step: u64,
@@ -74,14 +91,13 @@ pub struct Adam {
 }
 
 impl Adam {
-    pub fn new(network: &Network, rate: f32) -> Self {
+    pub(crate) fn new(network: &Network, rate: f32) -> Self {
         let zeros = vec![0.0; network.params().values.len()];
-        Self { m: zeros.clone(), v: zeros, step: 0, rate }
+        Self { cpu: cpu(), m: zeros.clone(), v: zeros, step: 0, rate }
     }
 
-    pub fn step(&mut self, network: &mut Network) {
+    pub(crate) fn step(&mut self, network: &mut Network) {
         self.step += 1;
-        let cpu = Cpu::detect().expect("this machine's instruction set is not asked for by name");
         let Params { values, grads, .. } = network.params_mut();
         let params = AdamParams {
             rate: self.rate,
@@ -92,7 +108,7 @@ impl Adam {
             decoupled: false,
             step: self.step,
         };
-        adam(cpu, values, grads, &mut self.m, &mut self.v, &params);
+        adam(self.cpu, values, grads, &mut self.m, &mut self.v, &params);
     }
 }
 
@@ -100,7 +116,7 @@ impl Adam {
 ///
 /// # Panics
 /// If a gradient of a padded lane is not zero.
-pub fn gradients(network: &mut Network) -> Vec<f32> {
+pub(crate) fn gradients(network: &mut Network) -> Vec<f32> {
     let before = network.snapshot();
     let Params { values, grads, .. } = network.params_mut();
     values.copy_from_slice(grads);
@@ -113,7 +129,7 @@ pub fn gradients(network: &mut Network) -> Vec<f32> {
 }
 
 /// What `f` panics with.
-pub fn panic_message(f: impl FnOnce()) -> String {
+pub(crate) fn panic_message(f: impl FnOnce()) -> String {
     let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).expect_err("it should have panicked");
     match panic.downcast::<String>() {
         Ok(message) => *message,

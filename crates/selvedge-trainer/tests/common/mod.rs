@@ -4,10 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use selvedge_idx::{Compression, write};
-use selvedge_trainer::recipe::{LoadedRecipe, Override, RecipeSource};
 
 /// 10 x 10 images of four classes, each a bright band of rows, with noise that depends on the image's number.
-pub fn small_dataset(dir: &Path) -> PathBuf {
+pub(crate) fn small_dataset(dir: &Path) -> PathBuf {
     let data = dir.join("data");
     fs::create_dir_all(&data).unwrap();
     write_part(&data, "train", 150, 4);
@@ -16,7 +15,7 @@ pub fn small_dataset(dir: &Path) -> PathBuf {
 }
 
 /// One part of the data set with labels from 0 to `classes - 1`.
-pub fn write_part(data: &Path, prefix: &str, count: usize, classes: usize) {
+pub(crate) fn write_part(data: &Path, prefix: &str, count: usize, classes: usize) {
     let label = |i: usize| (i * 7 + i / 5) % classes;
     let pixel = |i: usize, y: usize, x: usize| {
         let noise = (i * 31 + y * 17 + x * 13 + i * y * x) % 90;
@@ -30,7 +29,7 @@ pub fn write_part(data: &Path, prefix: &str, count: usize, classes: usize) {
 }
 
 /// A recipe with everything that has state: momentum, dropout, batch norm, augmentation, plateau, early stopping.
-pub const SMALL: &str = r#"name = "small"
+pub(crate) const SMALL: &str = r#"name = "small"
 epochs = 3
 batch = 16
 validation = 30
@@ -61,10 +60,3 @@ layers = [
     { layer = "dense", units = "classes" },
 ]
 "#;
-
-/// The small recipe on a data set, with changes.
-pub fn small_recipe(data: &Path, sets: &[&str]) -> LoadedRecipe {
-    let mut overrides = vec![Override::new("dataset", data.display().to_string(), "test")];
-    overrides.extend(sets.iter().map(|set| Override::parse(set).unwrap()));
-    RecipeSource::from_text("small.toml", SMALL).load(&overrides).unwrap()
-}

@@ -27,7 +27,7 @@ fn network() -> ModelSpec {
 fn train(cpu: Cpu) -> (Vec<f32>, Vec<f32>) {
     const COUNT: usize = 70;
     let spec = network();
-    let mut network = Network::build_on(cpu, &spec, &options(COUNT, 2)).unwrap();
+    let mut network = Network::build_on(cpu, &spec, &options(COUNT, Precision::F32)).unwrap();
     let images: Vec<u8> = (0..COUNT * 144).map(|i| (i * i / 7 + i * 11) as u8).collect();
     let labels: Vec<u8> = (0..COUNT).map(|i| (i * 3 % 10) as u8).collect();
     for step in 0..5 {

@@ -3,7 +3,6 @@
 mod common;
 
 use common::{Adam, build, build_in, bytes, convolutional, gradients, images, precisions, spec, threads};
-use selvedge_idx::{Part, Split};
 use selvedge_model::{BatchMetrics, Loss, ModelSpec, Network, Precision, Snapshot, StepKey, Targets};
 
 const KEY: StepKey = StepKey { seed: 5, step: 1 };
@@ -126,10 +125,8 @@ fn overfit(precision: Precision, spec: &ModelSpec, images: &[u8], labels: &[u8],
 
 #[test]
 fn networks_learn_64_real_images_by_heart() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/fashion-mnist");
-    let test = Split::load(folder, Part::Test).unwrap();
-    let labels: Vec<u8> = test.labels.iter().take(64).copied().collect();
-    let images: Vec<u8> = test.images.iter().take(64 * 28 * 28).copied().collect();
+    // The first 64 images of the test set, one byte a pixel, and behind them their labels.
+    let (images, labels) = include_bytes!("fixtures/fashion-mnist-64.bin").split_at(64 * 28 * 28);
     let plain = r#"
         { layer = "conv2d", filters = 8, kernel = 3 }, { layer = "relu" }, { layer = "max_pool2d" },
         { layer = "conv2d", filters = 16, kernel = 3 }, { layer = "relu" }, { layer = "max_pool2d" },
@@ -139,7 +136,7 @@ fn networks_learn_64_real_images_by_heart() {
     for mut spec in [spec(plain), convolutional()] {
         (spec.input.height, spec.input.width) = (28, 28);
         for precision in precisions() {
-            assert_eq!(overfit(precision, &spec, &images, &labels, 200), 1.0, "in {precision}");
+            assert_eq!(overfit(precision, &spec, images, labels, 200), 1.0, "in {precision}");
         }
     }
 }

@@ -1,3 +1,5 @@
+//! Shapes of layers by their sentences, their errors, and properties of random specifications.
+
 use proptest::prelude::*;
 
 use super::*;

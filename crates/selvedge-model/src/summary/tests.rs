@@ -1,3 +1,5 @@
+//! Summaries beside Keras' own, and that their columns stay in line.
+
 use proptest::prelude::*;
 
 use super::*;

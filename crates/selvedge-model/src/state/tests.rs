@@ -1,3 +1,5 @@
+//! Snapshots: what they hold comes back, and those of other networks are refused.
+
 use proptest::prelude::*;
 
 use super::*;

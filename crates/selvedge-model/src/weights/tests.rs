@@ -1,3 +1,5 @@
+//! Weights through files and arrays and back, and files that are refused.
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -1,3 +1,5 @@
+//! Recipes that are read, overridden and refused, and what the messages say.
+
 use super::*;
 
 const SMALL: &str = r#"name = "small"

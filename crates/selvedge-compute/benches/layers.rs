@@ -4,7 +4,7 @@
 //!
 //! One block of 32 images with 14x14 pixels and 16 channels, or as many parameters, on one thread: all of a kernel's
 //! operands fit into a core's second cache. Most of these kernels wait for memory, so the figures count the bytes read
-//! and written, to be compared with `peak/copy/400 KB`.
+//! and written, to be compared with `peak/copy/L2`.
 
 mod common;
 

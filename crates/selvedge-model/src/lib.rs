@@ -11,6 +11,7 @@ mod lower;
 mod memory;
 mod network;
 mod norms;
+mod operations;
 mod options;
 mod param;
 mod pass;
@@ -24,10 +25,12 @@ mod state;
 mod summary;
 #[cfg(test)]
 mod test_support;
+mod timing;
 mod weights;
 
 pub use error::{FileProblem, LayerProblem, ModelError};
 pub use network::{BuildOptions, Network};
+pub use operations::{Operation, OperationKind};
 pub use options::{Kernel, Padding, Units};
 pub use param::{ParamEntry, ParamKind, Params};
 pub use pass::{BatchMetrics, Loss, Metrics, StepKey, Targets};
@@ -35,3 +38,4 @@ pub use selvedge_compute::{Precision, Threads};
 pub use shape::Shape;
 pub use snapshot::Snapshot;
 pub use spec::{InputSpec, LayerSpec, ModelSpec};
+pub use timing::PassTimes;

@@ -7,6 +7,7 @@ mod engine;
 mod error;
 mod file;
 mod init;
+mod isolated;
 mod lower;
 mod memory;
 mod network;
@@ -29,6 +30,7 @@ mod timing;
 mod weights;
 
 pub use error::{FileProblem, LayerProblem, ModelError};
+pub use isolated::{IsolatedOperation, Pass};
 pub use network::{BuildOptions, Network};
 pub use operations::{Operation, OperationKind};
 pub use options::{Kernel, Padding, Units};

@@ -15,9 +15,9 @@ use inferno::flamegraph::{Options, from_reader};
 
 use super::{ProfileError, TimedRecipe};
 
-/// How long is sampled, and how often a second.
+/// How long is sampled, and how often a second: with every sample, `perf` writes the most of the stack that it can.
 const SECONDS: &str = "3";
-const SAMPLES_PER_SECOND: &str = "499";
+const SAMPLES_PER_SECOND: &str = "199";
 
 /// Samples `recipe`'s steps for a few seconds and writes the flame graph to `path`.
 ///
@@ -60,7 +60,8 @@ pub fn check() -> Result<(), ProfileError> {
 fn record(recipe: &mut TimedRecipe, samples: &Path) -> Result<(), ProfileError> {
     check()?;
     let mut perf = Command::new("perf");
-    perf.args(["record", "--event", "cpu-clock", "--freq", SAMPLES_PER_SECOND, "--call-graph", "dwarf,16384"]);
+    // Kernels keep tiles on the stack: the callers are tens of kilobytes away.
+    perf.args(["record", "--event", "cpu-clock", "--freq", SAMPLES_PER_SECOND, "--call-graph", "dwarf,65528"]);
     perf.arg("--output").arg(samples).args(["--pid", &std::process::id().to_string(), "--", "sleep", SECONDS]);
     let mut perf = start(perf, Stdio::null())?;
     recipe.run_until(|| !matches!(perf.try_wait(), Ok(None)));

@@ -66,6 +66,8 @@ pub struct LayerTimes {
     pub output: [usize; 3],
     /// Instruction set and code.
     pub path: String,
+    /// What it multiplies in, `f32` or `bf16`: the peak that bounds it is that of these products.
+    pub precision: String,
     /// The forward pass: the threads' time, summed and divided by their number.
     pub forward: Figure,
     /// The backward pass, gradients of weights included, in the same measure.
@@ -323,6 +325,7 @@ fn layer(operation: &Operation, of_block: &Operation, seconds: [f64; 2], peaks: 
         input: operation.input,
         output: operation.output,
         path: operation.path.clone(),
+        precision: operation.precision.to_string(),
         forward: figure(seconds[0], operation.forward, of_block.forward.bytes),
         backward: figure(seconds[1], operation.backward, of_block.backward.bytes),
     }

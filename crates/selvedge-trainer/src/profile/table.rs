@@ -131,8 +131,8 @@ fn steps(recipe: &RecipeProfile) -> String {
     // Writing to a String cannot fail.
     let _ = writeln!(
         text,
-        "Times are those of all threads, summed and divided by {threads}; averages of {} steps. Without augmentation a \
-         step\ntakes {} less: the rest of it hides in waiting.",
+        "Times are those of all threads, summed and divided by {threads}; averages of {} steps. A step \
+         without\naugmentation takes {} less.",
         recipe.steps,
         time(step.exposed_augmentation),
     );

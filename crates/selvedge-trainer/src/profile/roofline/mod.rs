@@ -66,7 +66,7 @@ fn points(report: &Report) -> (Vec<String>, Vec<Point<'_>>) {
         for (number, layer) in recipe.layers.iter().enumerate() {
             names.push(layer.name.clone());
             for (pass, figure) in [("forward", &layer.forward), ("backward", &layer.backward)] {
-                points.push(Point { number, pass, is_bf16: recipe.precision == "bf16", figure });
+                points.push(Point { number, pass, is_bf16: layer.precision == "bf16", figure });
             }
         }
     }

@@ -4,7 +4,7 @@
 //!
 //! One block of 32 images with 14x14 pixels and 16 channels, or as many parameters, on one thread: all of a kernel's
 //! operands fit into a core's second cache. Most of these kernels wait for memory, so the figures count the bytes read
-//! and written, to be compared with `peak/copy/400 KB`.
+//! and written, to be compared with `peak/copy/L2`.
 
 mod common;
 
@@ -75,6 +75,9 @@ fn pooling<E: Element>(criterion: &mut Criterion) {
     measure(criterion, "pool/max_backward", name, elements + winner_bytes, |cpu| {
         pool::max_backward(cpu, &shape, 0..all_rows, &y, &winners, &mut x);
     });
+    measure(criterion, "pool/spread", name, elements + winner_bytes, |cpu| {
+        pool::spread(cpu, &shape, &y, &winners, &mut x, None);
+    });
     measure(criterion, "pool/average_backward", name, elements, |cpu| {
         pool::average_backward(cpu, &shape, 0..all_rows, &y, &mut x);
     });
@@ -127,6 +130,13 @@ fn elementwise<E: Element>(criterion: &mut Criterion) {
         dropout::apply(cpu, &SHAPE, 0..SHAPE.height, &mask, &a, &mut y);
     });
     measure(criterion, "sum/add", name, 3 * bytes, |cpu| sum::add(cpu, &a, &b, &mut y));
+    let mut in_f32 = numbers::<f32>(SHAPE.len());
+    measure(criterion, "sum/convert_from_f32", name, bytes + size_of_val(&in_f32[..]), |cpu| {
+        sum::convert(cpu, &in_f32, &mut y);
+    });
+    measure(criterion, "sum/convert_to_f32", name, bytes + size_of_val(&in_f32[..]), |cpu| {
+        sum::convert(cpu, &y, &mut in_f32);
+    });
 }
 
 fn network_input<E: Element>(criterion: &mut Criterion) {

@@ -15,16 +15,18 @@ use selvedge_compute::{Cpu, bf16, pool};
 
 use crate::plan::{Conv, Plan, WeightGradient};
 use crate::run::{Block, Context, split};
+use crate::timing::{Account, Lap, Timing, timed};
 
 /// Writes the forms of the weights that passes read into `packed`, the network's buffer of them.
-pub(crate) fn pack(cpu: Cpu, conv: &Conv, panels: &[f32], packed: &mut [u8]) {
+pub(crate) fn pack(cpu: Cpu, conv: &Conv, panels: &[f32], packed: &mut [u8], timing: Option<&Timing>) {
     let shape = &conv.shape;
+    let timed = |work: &mut dyn FnMut()| timed(timing, Account::Packing, work);
     if conv.regrouped.is_some() {
         const PIECE: usize = 8192;
         view_mut::<bf16>(&mut packed[conv.packed.clone()])
             .par_chunks_mut(PIECE)
             .zip(panels.par_chunks(PIECE))
-            .for_each(|(packed, panels)| regroup::to_bf16(cpu, panels, packed));
+            .for_each(|(packed, panels)| timed(&mut || regroup::to_bf16(cpu, panels, packed)));
     }
     if conv.transposed.is_empty() {
         return;
@@ -33,10 +35,10 @@ pub(crate) fn pack(cpu: Cpu, conv: &Conv, panels: &[f32], packed: &mut [u8]) {
     let transposed = &mut packed[conv.transposed.clone()];
     if conv.regrouped.is_some() {
         let panels_of = view_mut::<bf16>(transposed).par_chunks_mut(panel_len).enumerate();
-        panels_of.for_each(|(panel, to)| regroup::transpose_to_bf16(cpu, shape, panels, panel, to));
+        panels_of.for_each(|(panel, to)| timed(&mut || regroup::transpose_to_bf16(cpu, shape, panels, panel, to)));
     } else {
         let panels_of = view_mut::<f32>(transposed).par_chunks_mut(panel_len).enumerate();
-        panels_of.for_each(|(panel, to)| pack::transpose_panel(shape, panels, panel, to));
+        panels_of.for_each(|(panel, to)| timed(&mut || pack::transpose_panel(shape, panels, panel, to)));
     }
 }
 
@@ -140,12 +142,21 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
     }
 }
 
-/// The gradient of weights that are summed by panel over all blocks of the batch.
-pub(crate) fn panel_gradients(cpu: Cpu, plan: &Plan, conv: &Conv, arenas: &[u8], blocks: usize, grads: &mut [f32]) {
+/// The gradient of weights that are summed by panel over all blocks of the batch, as operation `number` of the plan.
+pub(crate) fn panel_gradients(
+    cpu: Cpu,
+    plan: &Plan,
+    conv: &Conv,
+    arenas: &[u8],
+    blocks: usize,
+    grads: &mut [f32],
+    (number, timing): (usize, Option<&Timing>),
+) {
     let shape = &conv.shape;
     // Two panels fill the registers of AVX-512 and the tiles of AMX.
     let piece = 2 * shape.panel_len();
     grads.par_chunks_mut(piece).enumerate().for_each(|(piece, dweights)| {
+        let mut lap = Lap::start(timing);
         let panels = 2 * piece..(2 * piece + 2).min(shape.panels());
         if let Some([x, dy]) = &conv.regrouped {
             let stack = |start: usize| Blocks {
@@ -163,5 +174,6 @@ pub(crate) fn panel_gradients(cpu: Cpu, plan: &Plan, conv: &Conv, arenas: &[u8],
             let (x, dy) = (&plan.values[conv.x].data, &plan.values[conv.result()].grad);
             conv::backward_weights(cpu, shape, stack(x.start), stack(dy.start), panels, Onto::Nothing, dweights);
         }
+        lap.end(Account::Backward(number));
     });
 }

@@ -20,6 +20,7 @@ use crate::plan::{Op, Plan, WeightGradient};
 use crate::run::{Block, Context, backward, forward, split};
 use crate::spec::InputSpec;
 use crate::state::State;
+use crate::timing::{Account, Lap, Timing};
 
 /// The most groups of a batch: partial sums of the weights' gradients are kept for each.
 const MAX_GROUPS: usize = 16;
@@ -36,7 +37,7 @@ pub(crate) struct Batch<'a> {
 /// The memory of a network's passes.
 pub(crate) struct Engine {
     pub plan: Plan,
-    cpu: Cpu,
+    pub cpu: Cpu,
     input: InputSpec,
     classes: usize,
     phases: Vec<Phase>,
@@ -51,6 +52,8 @@ pub(crate) struct Engine {
     packed: AlignedVec<u8>,
     losses: Vec<BlockLoss>,
     norms: Norms,
+    /// Where training passes account for their threads' time, if anybody asks.
+    pub timing: Option<Timing>,
 }
 
 impl Engine {
@@ -88,6 +91,7 @@ impl Engine {
             packed: AlignedVec::zeroed(plan.packed_bytes),
             losses: vec![BlockLoss::default(); blocks],
             norms: Norms::new(&plan, blocks),
+            timing: None,
             plan,
         }
     }
@@ -103,7 +107,7 @@ impl Engine {
         for op in &self.plan.ops {
             let Op::Conv(conv) = op else { continue };
             let panels = &params.values[params.entries[conv.weight].range.clone()];
-            convolve::pack(self.cpu, conv, panels, &mut self.packed);
+            convolve::pack(self.cpu, conv, panels, &mut self.packed, self.timing.as_ref());
         }
     }
 
@@ -137,14 +141,17 @@ impl Engine {
             let input = &self.input;
             let classes = self.classes;
             let arena_bytes = self.plan.arena_bytes;
+            let timing = self.timing.as_ref();
             self.arenas[..blocks * arena_bytes]
                 .par_chunks_mut(per_group * arena_bytes)
                 .zip(self.sums.par_chunks_mut(self.sums_len.max(1)))
                 .zip(self.losses[..blocks].par_chunks_mut(per_group))
                 .enumerate()
                 .for_each(|(group, ((arenas, sums), losses))| {
+                    let mut lap = Lap::start(timing);
                     if number == 0 {
                         sums.fill(0.0);
+                        lap.end(Account::GradientSums);
                     }
                     for (i, (arena, block_loss)) in arenas.chunks_exact_mut(arena_bytes).zip(losses).enumerate() {
                         let first_image = (group * per_group + i) * BLOCK;
@@ -159,13 +166,21 @@ impl Engine {
                                 Step::Moments(op) => ctx.norms.block_moments::<E>(&ctx, op, &mut block),
                                 Step::GradientSums(op) => ctx.norms.block_gradient_sums::<E>(&ctx, op, &mut block),
                             }
+                            lap.end(*step);
                         }
                     }
                 });
             let arenas = &self.arenas[..blocks * arena_bytes];
+            let mut lap = Lap::start(timing);
             match phase.barrier {
-                Barrier::Moments(op) => self.norms.combine_moments(&self.plan, op, state, arenas, batch.count),
-                Barrier::GradientSums(op) => self.norms.combine_gradients(&self.plan, op, state, arenas, batch.count),
+                Barrier::Moments(op) => {
+                    self.norms.combine_moments(&self.plan, op, state, arenas, batch.count);
+                    lap.end(Account::Forward(op));
+                }
+                Barrier::GradientSums(op) => {
+                    self.norms.combine_gradients(&self.plan, op, state, arenas, batch.count);
+                    lap.end(Account::Backward(op));
+                }
                 Barrier::End => {}
             }
         }
@@ -177,25 +192,28 @@ impl Engine {
     fn add_up(&self, state: &mut State, blocks: usize) {
         let groups = blocks.div_ceil(group_blocks(blocks));
         let (entries, grads) = (&state.params.entries, &mut state.params.grads);
+        let timing = self.timing.as_ref();
         for (entry, sum_range) in entries.iter().zip(&self.sum_ranges) {
             if sum_range.is_empty() {
                 continue;
             }
             const PIECE: usize = 4096;
             grads[entry.range.clone()].par_chunks_mut(PIECE).enumerate().for_each(|(piece, grads)| {
+                let mut lap = Lap::start(timing);
                 let start = sum_range.start + piece * PIECE;
                 grads.copy_from_slice(&self.sums[start..start + grads.len()]);
                 for group in 1..groups {
                     let sums = &self.sums[group * self.sums_len + start..][..grads.len()];
                     grads.iter_mut().zip(sums).for_each(|(grad, sum)| *grad += sum);
                 }
+                lap.end(Account::GradientSums);
             });
         }
-        for op in &self.plan.ops {
+        for (number, op) in self.plan.ops.iter().enumerate() {
             let Op::Conv(conv) = op else { continue };
             if conv.gradient == WeightGradient::PerPanel {
                 let grads = &mut grads[entries[conv.weight].range.clone()];
-                convolve::panel_gradients(self.cpu, &self.plan, conv, &self.arenas, blocks, grads);
+                convolve::panel_gradients(self.cpu, &self.plan, conv, &self.arenas, blocks, grads, (number, timing));
             }
         }
     }

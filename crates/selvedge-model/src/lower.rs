@@ -25,6 +25,7 @@ pub(crate) fn lower(spec: &ModelSpec, shape: &NetworkShape, precision: Precision
         _ => {
             let y = lowering.value(shape.input.block, None);
             lowering.plan.ops.push(Op::Round { x: input, y });
+            lowering.plan.names.push("input".to_owned());
             y
         }
     };
@@ -63,6 +64,7 @@ impl Lowering {
     fn layers(&mut self, layers: &[LayerSpec], shapes: &[LayerShape], mut x: ValueId) -> ValueId {
         let mut index = 0;
         while index < layers.len() {
+            let first = index;
             let (input, params) = (shapes[index].input.block, shapes[index].params.clone());
             let behind = &layers[index + 1..];
             match &layers[index] {
@@ -106,8 +108,9 @@ impl Lowering {
                     x = y;
                     index += usize::from(activation.is_some());
                 }
-                LayerSpec::Residual { layers } => x = self.residual(layers, &shapes[index].body, x),
+                LayerSpec::Residual { layers } => x = self.residual(layers, &shapes[index], x),
             }
+            self.plan.names.resize(self.plan.ops.len(), name_of(&shapes[first..=index]));
             index += 1;
         }
         x
@@ -161,12 +164,13 @@ impl Lowering {
         y
     }
 
-    fn residual(&mut self, layers: &[LayerSpec], shapes: &[LayerShape], x: ValueId) -> ValueId {
+    fn residual(&mut self, layers: &[LayerSpec], block: &LayerShape, x: ValueId) -> ValueId {
         let shape = self.plan.values[x].shape;
         let body = self.value(shape, Some(self.plan.values[x].same_as.unwrap_or(x)));
         let fork = self.plan.ops.len();
         self.plan.ops.push(Op::Fork { x, body, sum: 0 });
-        let end = self.layers(layers, shapes, body);
+        self.plan.names.push(block.name.clone());
+        let end = self.layers(layers, &block.body, body);
         let y = self.value(shape, None);
         if let Op::Fork { sum, .. } = &mut self.plan.ops[fork] {
             *sum = y;
@@ -174,6 +178,14 @@ impl Lowering {
         self.plan.ops.push(Op::Add { shortcut: x, body: end, y });
         y
     }
+}
+
+/// The first layer's name, and the kinds of those that are computed with it.
+fn name_of(layers: &[LayerShape]) -> String {
+    let kind = |layer: &LayerShape| layer.name.rsplit('.').next().unwrap_or_default().to_owned();
+    let first = layers.first().map(|layer| layer.name.clone());
+    let behind = layers.iter().skip(1).map(kind);
+    first.into_iter().chain(behind).collect::<Vec<_>>().join(" + ")
 }
 
 /// The layers behind a convolution that run in its pass.

@@ -10,8 +10,9 @@ use crate::engine::{Batch, Engine};
 use crate::lower::lower;
 use crate::shape::NetworkShape;
 use crate::state::State;
+use crate::timing::{PassTimes, Timing};
 use crate::{BatchMetrics, InputSpec, Loss, Metrics, ModelError, ModelSpec, Params, Snapshot, StepKey, Targets};
-use crate::{file, init, weights};
+use crate::{Operation, file, init, operations, weights};
 
 /// How a network is built.
 #[derive(Clone, Debug)]
@@ -205,6 +206,33 @@ impl Network {
     /// Every parameter and running statistic in logical order, as little-endian f32: what a checksum is taken of.
     pub fn weights_bytes(&self) -> Vec<u8> {
         weights::value_bytes(&self.shape, &self.snapshot())
+    }
+
+    /// What a pass over `images` images does, one operation after the other, and what each costs.
+    ///
+    /// ```
+    /// use selvedge_model::{BuildOptions, InputSpec, LayerSpec, ModelSpec, Network, Precision, Threads, Units};
+    /// let input = InputSpec { height: 28, width: 28, channels: 1, mean: 0.286, std: 0.353 };
+    /// let layers = vec![LayerSpec::Flatten, LayerSpec::Dense { units: Units::Classes, bias: true }];
+    /// let spec = ModelSpec { input, classes: 10, layers };
+    /// let threads = Threads::new(1)?;
+    /// let network = Network::build(&spec, &BuildOptions { seed: 1, max_batch: 64, precision: Precision::F32, threads })?;
+    /// let operations = network.operations(64);
+    /// assert_eq!((operations.len(), operations[0].forward.flops), (1, 2 * 64 * 784 * 10));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn operations(&self, images: usize) -> Vec<Operation> {
+        operations::list(&self.engine.plan, self.engine.cpu, images)
+    }
+
+    /// Has training passes account for their threads' time from now on, from zero; or no longer.
+    pub fn record_times(&mut self, on: bool) {
+        self.engine.timing = on.then(|| Timing::new(self.engine.plan.ops.len()));
+    }
+
+    /// What training passes since [`Network::record_times`] spent their threads' time on; nothing if it is not recorded.
+    pub fn times(&self) -> Option<PassTimes> {
+        self.engine.timing.as_ref().map(Timing::times)
     }
 
     /// Everything learnt so far.

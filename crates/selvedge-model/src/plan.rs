@@ -157,6 +157,8 @@ pub(crate) struct Norm {
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     pub ops: Vec<Op>,
+    /// The layers that each operation computes, by name.
+    pub names: Vec<String>,
     pub values: Vec<Value>,
     pub norms: Vec<Norm>,
     pub input: ValueId,

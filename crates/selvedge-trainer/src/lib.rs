@@ -13,6 +13,7 @@ pub mod loader;
 pub mod observer;
 pub mod optimizer;
 pub mod predict;
+pub mod profile;
 pub mod recipe;
 pub mod run_folder;
 mod saver;

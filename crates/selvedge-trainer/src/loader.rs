@@ -44,6 +44,11 @@ impl<'a> Loader<'a> {
         if self.drop_last { self.indices.len() / self.batch } else { self.indices.len().div_ceil(self.batch) }
     }
 
+    /// Images of an epoch.
+    pub fn images(&self) -> usize {
+        self.indices.len()
+    }
+
     /// Goes to an epoch, counted from 0.
     pub fn begin_epoch(&mut self, epoch: u64) {
         self.key.epoch = epoch;
@@ -53,11 +58,17 @@ impl<'a> Loader<'a> {
     /// Makes batch number `number` of the epoch, counted from 0, on the current rayon pool. After the last batch of an
     /// epoch there is none, and nothing is done.
     pub fn fill(&self, number: usize, batch: &mut Batch) {
+        self.fill_around(number, batch, &|task| task());
+    }
+
+    /// Makes a batch as [`Loader::fill`] does, and hands each piece of a worker's work to `around`, which must call it.
+    pub fn fill_around(&self, number: usize, batch: &mut Batch, around: &(dyn Fn(&mut dyn FnMut()) + Sync)) {
         if number >= self.steps() {
             return;
         }
         let start = number * self.batch;
         let indices = &self.order[start..self.order.len().min(start + self.batch)];
-        self.augmenter.fill_batch(self.data.images(), self.data.labels(), indices, self.key, batch);
+        let (images, labels) = (self.data.images(), self.data.labels());
+        self.augmenter.fill_batch_around(images, labels, indices, self.key, batch, around);
     }
 }

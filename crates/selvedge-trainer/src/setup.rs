@@ -124,7 +124,7 @@ impl Setup {
     }
 }
 
-fn choose_precision(choice: PrecisionChoice, cpu: Cpu) -> Result<Precision, TrainError> {
+pub(crate) fn choose_precision(choice: PrecisionChoice, cpu: Cpu) -> Result<Precision, TrainError> {
     let precision = match choice {
         PrecisionChoice::Auto => cpu.best_precision(),
         PrecisionChoice::F32 => Precision::F32,
@@ -146,7 +146,7 @@ fn settle(recipe: &mut LoadedRecipe, precision: Precision, data_dir: &Path) {
     }
 }
 
-fn hold_out(loaded: &LoadedRecipe, data: &TrainingData) -> Result<Partition, TrainError> {
+pub(crate) fn hold_out(loaded: &LoadedRecipe, data: &TrainingData) -> Result<Partition, TrainError> {
     let (recipe, images) = (&loaded.recipe, data.labels().len());
     let count = recipe.validation.count(images);
     let needed = recipe.reduce_lr_on_plateau.is_some_and(|spec| spec.monitor.needs_validation())

@@ -177,7 +177,8 @@ impl Epochs<'_> {
     }
 }
 
-fn targets(batch: &Batch) -> Targets<'_> {
+/// What the network should say of a batch.
+pub(crate) fn targets(batch: &Batch) -> Targets<'_> {
     match &batch.soft {
         Some(soft) => Targets::Soft(soft),
         None => Targets::Labels(&batch.labels),

@@ -23,6 +23,7 @@ mod first;
 mod gather;
 pub mod pack;
 mod passes;
+mod path;
 mod pooled;
 #[cfg(test)]
 mod reference;
@@ -38,6 +39,7 @@ pub use backward_weights_bf16::backward_weights_bf16;
 pub use first::{backward_first_layer, is_first_layer};
 pub use gather::Epilogue;
 pub use passes::{backward_data, backward_data_bf16, forward, forward_bf16, forward_pooled, forward_pooled_bf16};
+pub use path::Path;
 pub use pooled::{MAX_WINDOW, NO_WINNER};
 
 use std::ops::Range;
@@ -139,6 +141,13 @@ impl Conv2dShape {
     /// Multiply-adds an image takes in one pass, taps on the padding counted.
     pub fn multiply_adds(&self) -> usize {
         self.output.height * self.output.width * self.taps() * self.input.channels * self.output.channels
+    }
+
+    /// Taps of all output pixels of an image that fall on the input and not on the padding.
+    pub fn taps_on_image(&self) -> usize {
+        let rows: usize = (0..self.output.height).map(|y| self.rows_of(y).count).sum();
+        let columns: usize = (0..self.output.width).map(|x| self.columns_of(x).count).sum();
+        rows * columns
     }
 
     /// The taps that output row `y` has on the image.

@@ -55,6 +55,11 @@ impl Pool2dShape {
         Self::new(input, [input.height, input.width], [1, 1])
     }
 
+    /// Pixels of a window, `[vertical, horizontal]`.
+    pub fn size(&self) -> [usize; 2] {
+        self.size
+    }
+
     /// The shape of what is pooled.
     pub fn input(&self) -> BlockShape {
         self.input

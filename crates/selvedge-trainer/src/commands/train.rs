@@ -73,7 +73,8 @@ pub(super) struct TrainArgs {
     print_recipe: bool,
 }
 
-fn parse_precision(text: &str) -> Result<PrecisionChoice, String> {
+/// Parses `--precision`.
+pub(super) fn parse_precision(text: &str) -> Result<PrecisionChoice, String> {
     [PrecisionChoice::Auto, PrecisionChoice::F32, PrecisionChoice::Bf16]
         .into_iter()
         .find(|choice| choice.name() == text)

@@ -1,0 +1,98 @@
+//! What a training step does for its weights beside the large products: the gradient of a network's first layer, the
+//! forms that passes read weights in, and a batch normalisation's numbers between its passes.
+//!
+//! On one thread; weights are those of a 3x3 convolution of 64 to 64 channels. Figures count the bytes read and written,
+//! but for the first layer, where they count operations as those of `conv` do.
+
+mod common;
+
+use common::numbers;
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use selvedge_compute::conv::{self, Conv2dShape, PANEL, pack, regroup};
+use selvedge_compute::norm::{self, Normalisation};
+use selvedge_compute::simd::Element;
+use selvedge_compute::{AlignedVec, BLOCK, BlockShape, bf16};
+
+/// Weights and bias from the pooled gradient, on one block.
+fn first_layer<E: Element>(criterion: &mut Criterion) {
+    let shape = Conv2dShape::same(BlockShape::input(28, 28, 1), 16, [3, 3], 1);
+    let (x, dy) = (numbers::<f32>(shape.input.len()), numbers::<E>(BlockShape::new(14, 14, 16).len()));
+    let mut winners = AlignedVec::<u16>::zeroed(dy.len());
+    winners.iter_mut().enumerate().for_each(|(i, winner)| *winner = (i * 7919 % 4) as u16);
+    let (mut dweights, mut dbias) = (numbers::<f32>(shape.weights_len()), numbers::<f32>(16));
+    let mut group = criterion.benchmark_group("conv/backward_first_layer");
+    group.throughput(Throughput::Elements((2 * shape.multiply_adds() * BLOCK) as u64));
+    let element = if E::IS_BF16 { "bf16" } else { "f32" };
+    for cpu in common::vector_cpus() {
+        group.bench_function(BenchmarkId::new(element, cpu.isa()), |bencher| {
+            bencher.iter(|| {
+                conv::backward_first_layer(cpu, &shape, &x, &dy, &winners, &mut dweights, Some(&mut dbias));
+            });
+        });
+    }
+    group.finish();
+}
+
+fn packing(criterion: &mut Criterion) {
+    let shape = Conv2dShape::same(BlockShape::new(14, 14, 64), 64, [3, 3], 1);
+    let panels = numbers::<f32>(shape.weights_len());
+    let panel_len = shape.taps() * shape.output.channel_stride * PANEL;
+    let mut group = criterion.benchmark_group("conv/pack");
+    group.throughput(Throughput::BytesDecimal(2 * size_of_val(&panels[..]) as u64));
+    let mut transposed = numbers::<f32>(shape.transposed_len());
+    group.bench_function("transpose_panel", |bencher| {
+        bencher.iter(|| {
+            let all = transposed.chunks_exact_mut(panel_len).enumerate();
+            all.for_each(|(panel, to)| pack::transpose_panel(&shape, &panels, panel, to));
+        });
+    });
+    if let Some(cpu) = common::amx() {
+        group.throughput(Throughput::BytesDecimal((panels.len() * (size_of::<f32>() + size_of::<bf16>())) as u64));
+        let mut packed = numbers::<bf16>(shape.weights_len());
+        group.bench_function("to_bf16", |bencher| bencher.iter(|| regroup::to_bf16(cpu, &panels, &mut packed)));
+        let mut transposed = numbers::<bf16>(shape.transposed_len());
+        group.bench_function("transpose_to_bf16", |bencher| {
+            bencher.iter(|| {
+                let all = transposed.chunks_exact_mut(panel_len).enumerate();
+                all.for_each(|(panel, to)| regroup::transpose_to_bf16(cpu, &shape, &panels, panel, to));
+            });
+        });
+    }
+    group.finish();
+}
+
+/// A batch of 128 images of 14x14 pixels and 64 channels, whose blocks' sums are there.
+fn channels(criterion: &mut Criterion) {
+    const CHANNELS: usize = 64;
+    const IMAGES: usize = 128;
+    let parts: Vec<f64> = numbers::<f32>(IMAGES / BLOCK * CHANNELS).iter().map(|&part| f64::from(part).abs()).collect();
+    let (mut mean, mut square) = (vec![0.0; CHANNELS], vec![0.0; CHANNELS]);
+    let [ones, mut first, mut second] = [(); 3].map(|()| AlignedVec::from_slice(&[1.0f32; CHANNELS]));
+    let mut group = criterion.benchmark_group("norm/channels");
+    group.throughput(Throughput::BytesDecimal(2 * size_of_val(&parts[..]) as u64));
+    group.bench_function("moments", |bencher| {
+        bencher.iter(|| {
+            let count = norm::combine_moments(IMAGES, 14 * 14, &parts, &parts, &mut mean, &mut square);
+            norm::inverse_deviation(count, &square, 1e-5, &mut first);
+            norm::update_running(count, &mean, &square, 0.1, &mut first, &mut second);
+            norm::affine(&ones, &ones, None, None, &mut first, &mut second);
+        });
+    });
+    group.bench_function("gradients", |bencher| {
+        let norm =
+            Normalisation { mean: &ones, inverse_deviation: &ones, factor: &ones, offset: &ones, activation: None };
+        bencher.iter(|| {
+            norm::combine_sums(&parts, &mut mean);
+            norm::combine_sums(&parts, &mut square);
+            norm::gradient_coefficients(IMAGES * 14 * 14, &norm, &mean, &square, [&mut first, &mut second]);
+        });
+    });
+    group.finish();
+}
+
+criterion_group! {
+    name = benches;
+    config = common::settings();
+    targets = first_layer::<f32>, first_layer::<bf16>, packing, channels
+}
+criterion_main!(benches);

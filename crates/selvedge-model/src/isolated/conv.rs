@@ -1,0 +1,160 @@
+//! The three passes of a convolution or dense layer, the same for both element types.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+use selvedge_compute::conv::{self, Blocks, Conv2dShape, Epilogue, Onto, Path, regroup};
+use selvedge_compute::cost::{self, Cost, ElementBytes};
+use selvedge_compute::simd::Element;
+use selvedge_compute::{AlignedVec, BLOCK, Cpu, Precision, bf16};
+
+use super::{Make, Pass, numbers, vectors};
+
+/// The passes of an element type, on one block or, for the weights, on several.
+pub(super) trait ConvElement: Element {
+    const PRECISION: Precision;
+    fn forward(cpu: Cpu, shape: &Conv2dShape, x: &[Self], weights: &[Self], epilogue: Epilogue<'_>, y: &mut [Self]);
+    fn backward_data(cpu: Cpu, shape: &Conv2dShape, dy: &[Self], transposed: &[Self], dx: &mut [Self]);
+    /// Brings x and dy of a block into the forms that [`ConvElement::backward_weights`] reads.
+    fn regroup(cpu: Cpu, shape: &Conv2dShape, from: [&[Self]; 2], to: [&mut [Self]; 2]);
+    /// Whether there is anything to regroup.
+    const REGROUPS: bool;
+    fn backward_weights(
+        cpu: Cpu,
+        shape: &Conv2dShape,
+        x: Blocks<'_, Self>,
+        dy: Blocks<'_, Self>,
+        panels: Range<usize>,
+        onto: Onto,
+        dweights: &mut [f32],
+    );
+}
+
+impl ConvElement for f32 {
+    const PRECISION: Precision = Precision::F32;
+    const REGROUPS: bool = false;
+    fn forward(cpu: Cpu, shape: &Conv2dShape, x: &[f32], weights: &[f32], epilogue: Epilogue<'_>, y: &mut [f32]) {
+        conv::forward(cpu, shape, x, weights, epilogue, 0..shape.output.height, y);
+    }
+    fn backward_data(cpu: Cpu, shape: &Conv2dShape, dy: &[f32], transposed: &[f32], dx: &mut [f32]) {
+        conv::backward_data(cpu, shape, dy, transposed, 0..shape.input.height, dx);
+    }
+    fn regroup(_: Cpu, _: &Conv2dShape, _: [&[f32]; 2], _: [&mut [f32]; 2]) {}
+    fn backward_weights(
+        cpu: Cpu,
+        shape: &Conv2dShape,
+        x: Blocks<'_, f32>,
+        dy: Blocks<'_, f32>,
+        panels: Range<usize>,
+        onto: Onto,
+        dweights: &mut [f32],
+    ) {
+        conv::backward_weights(cpu, shape, x, dy, panels, onto, dweights);
+    }
+}
+
+impl ConvElement for bf16 {
+    const PRECISION: Precision = Precision::Bf16;
+    const REGROUPS: bool = true;
+    fn forward(cpu: Cpu, shape: &Conv2dShape, x: &[bf16], weights: &[bf16], epilogue: Epilogue<'_>, y: &mut [bf16]) {
+        conv::forward_bf16(cpu, shape, x, weights, epilogue, 0..shape.output.height, y);
+    }
+    fn backward_data(cpu: Cpu, shape: &Conv2dShape, dy: &[bf16], transposed: &[bf16], dx: &mut [bf16]) {
+        conv::backward_data_bf16(cpu, shape, dy, transposed, 0..shape.input.height, dx);
+    }
+    fn regroup(cpu: Cpu, shape: &Conv2dShape, [x, dy]: [&[bf16]; 2], [x_to, dy_to]: [&mut [bf16]; 2]) {
+        regroup::transpose_images(cpu, &shape.input, x, x_to);
+        regroup::pair_images(cpu, &shape.output, dy, dy_to);
+    }
+    fn backward_weights(
+        cpu: Cpu,
+        shape: &Conv2dShape,
+        x: Blocks<'_, bf16>,
+        dy: Blocks<'_, bf16>,
+        panels: Range<usize>,
+        onto: Onto,
+        dweights: &mut [f32],
+    ) {
+        conv::backward_weights_bf16(cpu, shape, x, dy, panels, onto, dweights);
+    }
+}
+
+/// The passes of a convolution on tensors of `E`.
+pub(super) fn passes<E: ConvElement>(shape: Conv2dShape) -> Vec<Make> {
+    let element = ElementBytes::all(size_of::<E>());
+    let pass = move |name, cpu: Cpu, of: fn(cost::ConvPasses) -> Cost, batch, of_thread, run| {
+        let path = Path::of(&shape, E::PRECISION, None);
+        Pass {
+            name,
+            path: if path == Path::Tiles { format!("{} {path}", cpu.isa()) } else { vectors(cpu) },
+            precision: E::PRECISION,
+            cost: of(cost::conv(&shape, batch, element)),
+            resident: of(cost::conv(&shape, of_thread, element)).bytes,
+            run,
+        }
+    };
+    let forward: Make = Box::new(move |cpu, batch, of_thread| {
+        let blocks = batch.div_ceil(BLOCK);
+        let (x, mut y) = (numbers::<E>(blocks * shape.input.len()), numbers::<E>(blocks * shape.output.len()));
+        let (weights, bias) = (numbers::<E>(shape.weights_len()), numbers::<f32>(shape.output.channel_stride));
+        let run = Box::new(move || {
+            let epilogue = Epilogue { bias: Some(&bias), relu: true };
+            let blocks = y.par_chunks_mut(shape.output.len()).zip(x.par_chunks(shape.input.len()));
+            blocks.for_each(|(y, x)| E::forward(cpu, &shape, x, &weights, epilogue, y));
+        });
+        pass("forward", cpu, |passes| passes.forward, batch, of_thread, run)
+    });
+    let backward_data: Make = Box::new(move |cpu, batch, of_thread| {
+        let blocks = batch.div_ceil(BLOCK);
+        let (mut dx, dy) = (numbers::<E>(blocks * shape.input.len()), numbers::<E>(blocks * shape.output.len()));
+        let transposed = numbers::<E>(shape.transposed_len());
+        let run = Box::new(move || {
+            let blocks = dx.par_chunks_mut(shape.input.len()).zip(dy.par_chunks(shape.output.len()));
+            blocks.for_each(|(dx, dy)| E::backward_data(cpu, &shape, dy, &transposed, dx));
+        });
+        pass("backward_data", cpu, |passes| passes.backward_data, batch, of_thread, run)
+    });
+    let backward_weights: Make = Box::new(move |cpu, batch, of_thread| {
+        let run = weights_gradient::<E>(cpu, shape, batch.div_ceil(BLOCK));
+        pass("backward_weights", cpu, |passes| passes.backward_weights, batch, of_thread, run)
+    });
+    // A network's input has no gradient.
+    if !super::is_padded(&shape.input) {
+        return vec![forward, backward_weights];
+    }
+    vec![forward, backward_data, backward_weights]
+}
+
+/// Cut as a network cuts it: gradients larger than a block's activations two panels at a time, over all blocks; smaller
+/// ones by blocks, each with a sum of its own. In bf16, operands are regrouped first.
+fn weights_gradient<E: ConvElement>(cpu: Cpu, shape: Conv2dShape, blocks: usize) -> Box<dyn FnMut() + Send> {
+    let (x_len, dy_len) = (shape.input.len(), shape.output.len());
+    let (x, dy) = (numbers::<E>(blocks * x_len), numbers::<E>(blocks * dy_len));
+    let regrouped = |len| AlignedVec::<E>::zeroed(if E::REGROUPS { blocks * len } else { 0 });
+    let (mut x_to, mut dy_to) = (regrouped(x_len), regrouped(dy_len));
+    let by_block = shape.weights_len() * size_of::<f32>() <= (x_len + dy_len) * size_of::<E>();
+    let sums = if by_block { blocks } else { 1 };
+    let mut dweights = AlignedVec::<f32>::zeroed(sums * shape.weights_len());
+    Box::new(move || {
+        if E::REGROUPS {
+            let from = x.par_chunks(x_len).zip(dy.par_chunks(dy_len));
+            let to = x_to.par_chunks_mut(x_len).zip(dy_to.par_chunks_mut(dy_len));
+            to.zip(from).for_each(|((x_to, dy_to), (x, dy))| E::regroup(cpu, &shape, [x, dy], [x_to, dy_to]));
+        }
+        let (x, dy) = if E::REGROUPS { (&x_to, &dy_to) } else { (&x, &dy) };
+        if by_block {
+            let blocks = x.par_chunks(x_len).zip(dy.par_chunks(dy_len));
+            dweights.par_chunks_mut(shape.weights_len()).zip(blocks).for_each(|(dweights, (x, dy))| {
+                let panels = 0..shape.panels();
+                E::backward_weights(cpu, &shape, Blocks::one(x), Blocks::one(dy), panels, Onto::Nothing, dweights);
+            });
+            return;
+        }
+        let x = Blocks { data: &x[..], stride: x_len, count: blocks };
+        let dy = Blocks { data: &dy[..], stride: dy_len, count: blocks };
+        dweights.par_chunks_mut(2 * shape.panel_len()).enumerate().for_each(|(piece, dweights)| {
+            let panels = 2 * piece..(2 * piece + 2).min(shape.panels());
+            E::backward_weights(cpu, &shape, x, dy, panels, Onto::Nothing, dweights);
+        });
+    })
+}

@@ -1,0 +1,186 @@
+//! How near each operation, and each layer of a recipe, is to what the hardware can do: the subcommand `profile`.
+//!
+//! [`Peaks::measure`] finds the machine's limits, [`measure_operations`] times kernels on shapes, [`TimedRecipe`] times
+//! the steps of a training run and tells them apart by layer. All of it is a [`Report`]: a table ([`Report::table`]),
+//! JSON (serde), and a roofline plot ([`roofline`]).
+//!
+//! A [`Figure`] is a time with what it bought: operations and bytes as [`selvedge_compute::cost`] counts them, and the
+//! share of the limit that bounds them,
+//!
+//! ```text
+//! share = max(operations / peak, bytes / bandwidth) / time
+//! ```
+//!
+//! where the bandwidth is that of the cache that a thread's share of the operands fits into.
+
+mod error;
+pub mod flamegraph;
+mod operation;
+mod peaks;
+mod recipe;
+pub mod roofline;
+mod shape;
+mod table;
+
+pub use error::ProfileError;
+pub use operation::{OperationKind, check_batch, measure_operations};
+pub use peaks::{Bandwidths, Level, Limits, Peaks};
+pub use recipe::{LayerTimes, RecipeProfile, StepTimes, TimedRecipe};
+pub use shape::OperationShape;
+
+use selvedge_compute::cost::Cost;
+use selvedge_compute::{Cpu, Precision, Threads};
+use serde::{Deserialize, Serialize};
+
+use crate::summary::cpu_name;
+
+/// Everything that a profile found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Version of the program.
+    pub version: String,
+    /// The processor's name.
+    pub cpu: String,
+    /// The instruction set in use: `portable`, `avx2`, `avx512` or `amx`.
+    pub isa: String,
+    /// Threads that operations and steps ran on.
+    pub threads: usize,
+    /// The machine's limits.
+    pub peaks: Peaks,
+    /// Kernels, each on its own.
+    pub operations: Vec<Measurement>,
+    /// The steps of a recipe; null if none was asked for.
+    pub recipe: Option<RecipeProfile>,
+}
+
+impl Report {
+    /// A report with nothing but the machine.
+    pub fn new(cpu: Cpu, threads: &Threads, peaks: Peaks) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            cpu: cpu_name(),
+            isa: cpu.isa().name().to_owned(),
+            threads: threads.count(),
+            peaks,
+            operations: Vec::new(),
+            recipe: None,
+        }
+    }
+}
+
+/// A kernel on a shape.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measurement {
+    /// The operation, as `--op` names it.
+    pub operation: String,
+    /// The shape, as `--shape` takes it.
+    pub shape: String,
+    /// `forward`, `backward`, `backward_data`, `backward_weights` or `update`.
+    pub pass: String,
+    /// What tensors are stored in: `f32` or `bf16`.
+    pub precision: String,
+    /// Instruction set and code that computed it, such as `amx tiles`.
+    pub path: String,
+    /// Images of the batch, or 0 for an optimizer.
+    pub batch: usize,
+    /// The figure.
+    pub figure: Figure,
+}
+
+/// What bounds a figure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    /// Arithmetic: the peak of the products' precision.
+    Compute,
+    /// Reading and writing the first-level cache.
+    L1,
+    /// Reading and writing the second-level cache.
+    L2,
+    /// Reading and writing what is beyond a core's own caches.
+    Beyond,
+}
+
+/// A time, what was done in it, and what would have been possible.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Figure {
+    /// The time.
+    pub seconds: f64,
+    /// Floating-point operations that were needed, products with padding left out.
+    pub flops: u64,
+    /// The same with the taps on a convolution's padding.
+    pub nominal_flops: u64,
+    /// Bytes moved if each operand is moved once.
+    pub bytes: u64,
+    /// `flops / seconds`.
+    pub flops_per_second: f64,
+    /// `nominal_flops / seconds`: what other libraries' figures are.
+    pub nominal_flops_per_second: f64,
+    /// `bytes / seconds`.
+    pub bytes_per_second: f64,
+    /// `flops / bytes`.
+    pub intensity: f64,
+    /// What bounds it.
+    pub bound: Bound,
+    /// The part of the time that the limit alone would have taken: 1 is perfect. It passes 1 where operands were nearer
+    /// than their size says.
+    pub share: f64,
+}
+
+impl Figure {
+    /// A figure by these limits; `resident` are the bytes that a thread works on, which decide on the cache.
+    pub fn new(seconds: f64, cost: Cost, precision: Precision, resident: u64, peaks: &Peaks, limits: &Limits) -> Self {
+        let level = peaks.level_of(resident);
+        let peak = limits.flops(precision);
+        let compute = cost.flops as f64 / peak;
+        let memory = cost.bytes as f64 / limits.bandwidth(level);
+        let bound = match level {
+            _ if compute >= memory => Bound::Compute,
+            Level::L1 => Bound::L1,
+            Level::L2 => Bound::L2,
+            Level::Beyond => Bound::Beyond,
+        };
+        let rate = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
+        Self {
+            seconds,
+            flops: cost.flops,
+            nominal_flops: cost.nominal_flops,
+            bytes: cost.bytes,
+            flops_per_second: rate(cost.flops),
+            nominal_flops_per_second: rate(cost.nominal_flops),
+            bytes_per_second: rate(cost.bytes),
+            intensity: cost.intensity(),
+            bound,
+            share: if seconds > 0.0 { compute.max(memory) / seconds } else { 0.0 },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_is_a_share_of_what_bounds_it() {
+        let bandwidths = Bandwidths { l1: 400e9, l2: 100e9, beyond: 10e9 };
+        let limits =
+            Limits { threads: 1, f32_flops: 200e9, bf16_flops: Some(3e12), read: bandwidths, copy: bandwidths };
+        let peaks = Peaks { l1_bytes: 48 << 10, l2_bytes: 2 << 20, one_thread: limits, all_threads: limits };
+        let figure = |flops, bytes, precision, resident| {
+            let cost = Cost { flops, nominal_flops: 2 * flops, bytes };
+            Figure::new(1e-3, cost, precision, resident, &peaks, &limits)
+        };
+        // 100 MFLOP take half a millisecond at 200 GFLOP/s; 1 MB from L2 takes a hundredth of one.
+        let compute = figure(100_000_000, 1_000_000, Precision::F32, 1_000_000);
+        assert_eq!((compute.bound, compute.flops_per_second, compute.intensity), (Bound::Compute, 1e11, 100.0));
+        assert!((compute.share - 0.5).abs() < 1e-12 && compute.nominal_flops_per_second == 2e11);
+        // The same in bf16 is done in a thirtieth of a millisecond.
+        assert!((figure(100_000_000, 1_000_000, Precision::Bf16, 0).share - 1.0 / 30.0).abs() < 1e-12);
+        // 5 MB from beyond the caches take half a millisecond, 30 µs of arithmetic are hidden.
+        let memory = figure(6_000_000, 5_000_000, Precision::F32, 5_000_000);
+        assert_eq!(memory.bound, Bound::Beyond);
+        assert!((memory.share - 0.5).abs() < 1e-12);
+        assert_eq!(figure(0, 1000, Precision::F32, 1000).bound, Bound::L1);
+        assert_eq!(figure(0, 1000, Precision::F32, 100_000).bound, Bound::L2);
+    }
+}

@@ -1,0 +1,332 @@
+//! [`RecipeProfile`]: where the time of a recipe's training steps goes.
+//!
+//! A step is what the training loop does: the network's passes, beside them the augmentation of the next batch, then
+//! the optimizer. Its time on T threads is T times as much of the threads' time, every bit of which belongs to an
+//! operation of the network, to one of the few other things a step does, or is left over: threads that wait for others
+//! at the ends of phases, or for work to be handed out. Divided by T, the accounts add up to the step.
+
+use std::mem;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use selvedge_augment::{Augmenter, Batch, ImageShape};
+use selvedge_compute::{BLOCK, Cpu, Precision, Threads};
+use selvedge_model::{BuildOptions, InputSpec, Loss, ModelSpec, Network, Operation, StepKey};
+use serde::{Deserialize, Serialize};
+
+use super::{Figure, Peaks, ProfileError};
+use crate::data::{Partition, TrainingData};
+use crate::download::FetchOptions;
+use crate::error::TrainError;
+use crate::loader::Loader;
+use crate::observer::Observer;
+use crate::optimizer::Optimizer;
+use crate::recipe::{LoadedRecipe, Recipe};
+use crate::schedule::Schedule;
+use crate::setup::{choose_precision, hold_out};
+use crate::train::targets;
+
+/// The time of a round of steps, how many rounds there are, and how many steps a round has at least.
+const ROUND: Duration = Duration::from_millis(400);
+const ROUNDS: usize = 4;
+const STEPS: usize = 3;
+
+/// The steps of a recipe, on average over the fastest of a few rounds of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RecipeProfile {
+    /// The recipe's name.
+    pub recipe: String,
+    /// `f32` or `bf16`.
+    pub precision: String,
+    /// Images of a step.
+    pub batch: usize,
+    /// Worker threads.
+    pub threads: usize,
+    /// Steps that the figures are averages of.
+    pub steps: usize,
+    /// Images a second.
+    pub images_per_second: f64,
+    /// Every operation of the network, in its order.
+    pub layers: Vec<LayerTimes>,
+    /// Where the step's time goes.
+    pub step: StepTimes,
+}
+
+/// An operation of the network: a layer, or a few that are computed in one pass.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LayerTimes {
+    /// The layers' names, as in the network's summary.
+    pub name: String,
+    /// What is computed: `conv2d`, `dense`, `norm` and so on.
+    pub kind: String,
+    /// Height, width and channels before it.
+    pub input: [usize; 3],
+    /// Height, width and channels behind it.
+    pub output: [usize; 3],
+    /// Instruction set and code.
+    pub path: String,
+    /// What it multiplies in, `f32` or `bf16`: the peak that bounds it is that of these products.
+    pub precision: String,
+    /// The forward pass: the threads' time, summed and divided by their number.
+    pub forward: Figure,
+    /// The backward pass, gradients of weights included, in the same measure.
+    pub backward: Figure,
+}
+
+/// Where a step's time goes, in seconds. All but `step` and `exposed_augmentation` add up to `step`; all but those two
+/// and `update` are the threads' times, summed and divided by the number of threads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StepTimes {
+    /// A whole step, by the clock on the wall.
+    pub step: f64,
+    /// All layers' forward passes.
+    pub forward: f64,
+    /// All layers' backward passes.
+    pub backward: f64,
+    /// Images made the network's input.
+    pub input: f64,
+    /// The loss and its gradient.
+    pub loss: f64,
+    /// Weights brought into the forms that passes read.
+    pub packing: f64,
+    /// Partial sums of weights' gradients, cleared and added up.
+    pub gradient_sums: f64,
+    /// The next batch, gathered and augmented.
+    pub augmentation: f64,
+    /// The optimizer, by the clock on the wall.
+    pub update: f64,
+    /// What is left over: waiting for other threads, and for work to be handed out.
+    pub left_over: f64,
+    /// How much longer a step is than one without augmentation: what of it does not hide in waiting.
+    pub exposed_augmentation: f64,
+}
+
+/// A recipe with its data, ready for steps.
+pub struct TimedRecipe {
+    recipe: Recipe,
+    precision: Precision,
+    cpu: Cpu,
+    threads: Threads,
+    data: TrainingData,
+    partition: Partition,
+    augmenter: Augmenter,
+    network: Network,
+}
+
+impl TimedRecipe {
+    /// Loads the data set and builds the network.
+    ///
+    /// # Errors
+    /// [`ProfileError::Train`] if the recipe, its data set or its network is not to be had, [`ProfileError::Cpu`] if the
+    /// processor cannot do its precision.
+    pub fn prepare(
+        loaded: &LoadedRecipe,
+        data_dir: &Path,
+        threads: &Threads,
+        observer: &mut dyn Observer,
+    ) -> Result<Self, ProfileError> {
+        let recipe = loaded.recipe.clone();
+        let cpu = Cpu::detect()?;
+        let precision = choose_precision(recipe.precision, cpu)?;
+        let data = TrainingData::load(&recipe.dataset, data_dir, &FetchOptions::default(), observer)
+            .map_err(TrainError::from)?;
+        let partition = hold_out(loaded, &data)?;
+        let [height, width, channels] = data.image_shape();
+        let classes = data.class_names.len();
+        let augmenter = Augmenter::new(recipe.augmentation.clone(), ImageShape { height, width, channels }, classes)
+            .map_err(|error| TrainError::from(loaded.error("augmentation", error)))?;
+        let input = InputSpec { height, width, channels, mean: recipe.input.mean, std: recipe.input.std };
+        let spec = ModelSpec { input, classes, layers: recipe.model.layers.clone() };
+        let build = BuildOptions { seed: recipe.seed, max_batch: recipe.batch, precision, threads: threads.clone() };
+        let network =
+            Network::build(&spec, &build).map_err(|error| TrainError::from(loaded.error("model.layers", error)))?;
+        Ok(Self { recipe, precision, cpu, threads: threads.clone(), data, partition, augmenter, network })
+    }
+
+    /// Measures training steps.
+    pub fn profile(&mut self, peaks: &Peaks) -> RecipeProfile {
+        self.threads.clone().install(|| self.start().profile(peaks))
+    }
+
+    /// Takes training steps until `stop` says so, outside of which nothing is timed: for a sampling profiler.
+    pub fn run_until(&mut self, mut stop: impl FnMut() -> bool + Send) {
+        self.threads.clone().install(|| {
+            let mut steps = self.start();
+            while !stop() {
+                steps.step(true);
+            }
+        });
+    }
+
+    fn start(&mut self) -> Steps<'_> {
+        let Self { recipe, precision, cpu, threads, data, partition, augmenter, network } = self;
+        let loader =
+            Loader::new(data, &partition.train, augmenter.clone(), recipe.batch, recipe.drop_last, recipe.seed);
+        let schedule = Schedule::new(recipe, loader.steps() as u64);
+        let mut steps = Steps {
+            recipe,
+            precision: *precision,
+            threads: threads.count(),
+            rate: schedule.rate(0),
+            loss: Loss { label_smoothing: recipe.label_smoothing as f32 },
+            optimizer: Optimizer::new(recipe.optimizer, network.params().values.len(), *cpu),
+            loader,
+            network,
+            current: Batch::new(),
+            next: Batch::new(),
+            number: 0,
+            augmentation: AtomicU64::new(0),
+            update: Duration::ZERO,
+        };
+        steps.loader.fill(0, &mut steps.current);
+        steps.loader.fill(0, &mut steps.next);
+        steps
+    }
+}
+
+/// Training steps, one after the other.
+struct Steps<'a> {
+    recipe: &'a Recipe,
+    precision: Precision,
+    threads: usize,
+    rate: f64,
+    loss: Loss,
+    loader: Loader<'a>,
+    network: &'a mut Network,
+    optimizer: Optimizer,
+    current: Batch,
+    next: Batch,
+    number: u64,
+    /// Nanoseconds that threads augmented.
+    augmentation: AtomicU64,
+    update: Duration,
+}
+
+impl Steps<'_> {
+    /// A step, with the next batch made beside it or without.
+    fn step(&mut self, augment: bool) {
+        let Self { loss, loader, network, current, next, augmentation, .. } = self;
+        let key = StepKey { seed: self.recipe.seed, step: self.number };
+        // Full batches only: the last one of an epoch may be smaller.
+        let full = (loader.images() / self.recipe.batch).max(1);
+        let batch = (self.number as usize + 1) % full;
+        rayon::join(
+            || network.forward_backward(&current.images, targets(current), loss, key),
+            || {
+                if augment {
+                    loader.fill_around(batch, next, &|task| {
+                        let started = Instant::now();
+                        task();
+                        augmentation.fetch_add(started.elapsed().as_nanos() as u64, Relaxed);
+                    });
+                }
+            },
+        );
+        let started = Instant::now();
+        self.optimizer.step(self.network.params_mut(), self.rate);
+        self.update += started.elapsed();
+        if augment {
+            mem::swap(&mut self.current, &mut self.next);
+        }
+        self.number += 1;
+    }
+
+    /// The number of steps and the time of a round.
+    fn round(&mut self, augment: bool) -> (usize, Duration) {
+        let (started, mut steps) = (Instant::now(), 0);
+        while steps < STEPS || started.elapsed() < ROUND {
+            self.step(augment);
+            steps += 1;
+        }
+        (steps, started.elapsed())
+    }
+
+    fn profile(&mut self, peaks: &Peaks) -> RecipeProfile {
+        // Once for the memory to be touched, and for everything that allocates to have allocated.
+        (0..STEPS).for_each(|_| self.step(true));
+        let mut best: Option<RecipeProfile> = None;
+        let mut without = f64::INFINITY;
+        for _ in 0..ROUNDS {
+            let found = self.timed_round(peaks);
+            if best.as_ref().is_none_or(|best| found.step.step < best.step.step) {
+                best = Some(found);
+            }
+            let (steps, elapsed) = self.round(false);
+            without = without.min(elapsed.as_secs_f64() / steps as f64);
+        }
+        let mut best = best.unwrap_or_else(|| unreachable!("there is more than one round"));
+        best.step.exposed_augmentation = (best.step.step - without).max(0.0);
+        best
+    }
+
+    fn timed_round(&mut self, peaks: &Peaks) -> RecipeProfile {
+        self.network.record_times(true);
+        self.augmentation.store(0, Relaxed);
+        self.update = Duration::ZERO;
+        let (steps, elapsed) = self.round(true);
+        let times = self.network.times().unwrap_or_default();
+        self.network.record_times(false);
+
+        let batch = self.current.len();
+        // A thread's time, summed over threads and steps, as part of one step.
+        let part = |time: Duration| time.as_secs_f64() / (steps * self.threads) as f64;
+        let costs = self.network.operations(batch).into_iter().zip(self.network.operations(BLOCK.min(batch)));
+        let layers: Vec<LayerTimes> = costs
+            .zip(&times.operations)
+            .map(|((operation, of_block), &[forward, backward])| {
+                layer(&operation, &of_block, [part(forward), part(backward)], peaks)
+            })
+            .collect();
+        let step = elapsed.as_secs_f64() / steps as f64;
+        let mut parts = StepTimes {
+            step,
+            forward: layers.iter().map(|layer| layer.forward.seconds).sum(),
+            backward: layers.iter().map(|layer| layer.backward.seconds).sum(),
+            input: part(times.input),
+            loss: part(times.loss),
+            packing: part(times.packing),
+            gradient_sums: part(times.gradient_sums),
+            augmentation: part(Duration::from_nanos(self.augmentation.load(Relaxed))),
+            update: self.update.as_secs_f64() / steps as f64,
+            left_over: 0.0,
+            exposed_augmentation: 0.0,
+        };
+        parts.left_over = step - parts.accounted();
+        RecipeProfile {
+            recipe: self.recipe.name.clone(),
+            precision: self.precision.to_string(),
+            batch,
+            threads: self.threads,
+            steps,
+            images_per_second: batch as f64 / step,
+            layers,
+            step: parts,
+        }
+    }
+}
+
+impl StepTimes {
+    /// Everything but what is left over.
+    pub fn accounted(&self) -> f64 {
+        let Self { forward, backward, input, loss, packing, gradient_sums, augmentation, update, .. } = self;
+        forward + backward + input + loss + packing + gradient_sums + augmentation + update
+    }
+}
+
+/// A layer's figures. A worker takes one block after the other through the network, so what a block's operands fit into
+/// decides on the bandwidth.
+fn layer(operation: &Operation, of_block: &Operation, seconds: [f64; 2], peaks: &Peaks) -> LayerTimes {
+    let limits = &peaks.all_threads;
+    let figure = |seconds, cost, resident| Figure::new(seconds, cost, operation.precision, resident, peaks, limits);
+    LayerTimes {
+        name: operation.name.clone(),
+        kind: operation.kind.to_string(),
+        input: operation.input,
+        output: operation.output,
+        path: operation.path.clone(),
+        precision: operation.precision.to_string(),
+        forward: figure(seconds[0], operation.forward, of_block.forward.bytes),
+        backward: figure(seconds[1], operation.backward, of_block.backward.bytes),
+    }
+}

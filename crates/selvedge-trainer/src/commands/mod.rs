@@ -5,6 +5,8 @@ mod machine;
 mod predict;
 mod train;
 
+use std::error::Error;
+use std::io;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -49,10 +51,22 @@ pub fn main(started: Instant) -> ExitCode {
     };
     result.unwrap_or_else(|error| {
         // A reader that has read enough is no failure: `selvedge predict … | head`.
-        if error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
+        let is_closed_pipe = |cause: &(dyn Error + 'static)| {
+            cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+        };
+        if error.chain().any(is_closed_pipe) {
             return ExitCode::SUCCESS;
         }
-        eprintln!("error: {error:#}");
+        download::tell(&format!("error: {}", message(&error)));
         ExitCode::FAILURE
+    })
+}
+
+/// The error and its causes in one line; a cause that the error already ends with is not said twice.
+fn message(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
+        "" => cause,
+        known if known.ends_with(&cause) => told,
+        known => format!("{known}: {cause}"),
     })
 }

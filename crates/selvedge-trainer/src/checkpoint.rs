@@ -113,7 +113,10 @@ pub enum CheckpointError {
         source: io::Error,
     },
     /// Its bytes are not those of a checkpoint.
-    #[error("{path} is not a usable checkpoint: {problem}", path = path.display())]
+    #[error(
+        "{path} is not a usable checkpoint: {problem}. Put a copy of best.ckpt in its place to go on from there, or \
+         delete it to begin the run anew", path = path.display()
+    )]
     Broken {
         /// The file.
         path: PathBuf,

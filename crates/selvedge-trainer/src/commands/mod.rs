@@ -22,7 +22,6 @@ use crate::download;
 #[command(
     name = "selvedge",
     version,
-    max_term_width = 100,
     after_help = "\
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 and 143 interrupted.
 Environment: SELVEDGE_ISA (portable, avx2, avx512, amx) caps the instruction set; RAYON_NUM_THREADS sets the

@@ -31,7 +31,7 @@ use crate::train::{Outcome, train};
 Examples:
   train                                            the recipe `seed` on Fashion-MNIST
   train --epochs 5 --threads 2 --out runs/short    a short run into a folder of your choice
-  train --dataset mnist --seed 7                   another data set (get it by `download --dataset mnist` first)
+  train --dataset mnist --seed 7                   another data set, downloaded at its first use
   train --set optimizer.learning_rate=5e-4 --set validation=6000
   train --recipe seed --print-recipe > my.toml     a recipe to change, then: train --recipe my.toml
   train --resume runs/short                        go on with an interrupted run")]
@@ -102,7 +102,11 @@ pub(super) fn run(args: &TrainArgs, started: Instant) -> anyhow::Result<ExitCode
     let data_dir = args.data_dir.clone().unwrap_or_else(default_data_dir);
     let options = TrainOptions { started, ..TrainOptions::new(run, data_dir, machine::threads(args.threads)?) };
     watch_signals(&options).context("cannot watch for Ctrl-C")?;
-    match train(&options, &mut Console::new())? {
+    let mut console = Console::new();
+    let outcome = train(&options, &mut console);
+    // With it goes the bar of an epoch that was cut short: it must not take the last words with it.
+    drop(console);
+    match outcome? {
         Outcome::Finished { folder, summary } => {
             writeln!(io::stdout(), "{}\nresults in {}", figures(&summary), folder.display())?;
             Ok(ExitCode::SUCCESS)

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::workspace::{USAGE, cargo, hand_over, root};
+use crate::workspace::{USAGE, cargo, complain, hand_over, root, say};
 
 const HELP: &str = "\
 Run the benchmarks.
@@ -24,19 +24,19 @@ SELVEDGE_ISA caps the instruction set: portable, avx2, avx512 or amx.
 
 pub(crate) fn run(args: &[OsString]) -> ExitCode {
     if args.iter().any(|arg| arg == "--help" || arg == "-h") {
-        print!("{HELP}");
+        say(HELP);
         return ExitCode::SUCCESS;
     }
     let (package, rest) = match args {
         [option, package, rest @ ..] if option == "--package" || option == "-p" => (Some(package), rest),
         [option] if option == "--package" || option == "-p" => {
-            eprintln!("error: {} needs the name of a crate\n\n{HELP}", option.display());
+            complain(&format!("error: {} needs the name of a crate\n\n{HELP}", option.display()));
             return ExitCode::from(USAGE);
         }
         rest => (None, rest),
     };
     if package.is_none() && !any_benches(&root().join("crates")) {
-        println!("no crate has benchmarks yet");
+        say("no crate has benchmarks\n");
         return ExitCode::SUCCESS;
     }
     let mut command = cargo("bench");

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::workspace::{USAGE, cargo};
+use crate::workspace::{USAGE, cargo, complain, say};
 
 const HELP: &str = "\
 Run what continuous integration runs: format, lints, docs and tests of all crates.
@@ -38,23 +38,23 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
     for arg in args {
         match arg.to_str() {
             Some("--help" | "-h") => {
-                print!("{HELP}");
+                say(HELP);
                 return ExitCode::SUCCESS;
             }
             Some("--without-tests") => tests = false,
             _ => {
-                eprintln!("error: unknown option {}\n\n{HELP}", arg.display());
+                complain(&format!("error: unknown option {}\n\n{HELP}", arg.display()));
                 return ExitCode::from(USAGE);
             }
         }
     }
     let mut results = Vec::new();
     for step in steps(tests) {
-        println!("\n== {} ==", step.name);
+        say(&format!("\n== {} ==\n", step.name));
         let began = Instant::now();
         let outcome = execute(step.command, step.needs);
         let elapsed = began.elapsed();
-        println!("== {}: {} ({}) ==", step.name, outcome.word(), seconds(elapsed));
+        say(&format!("== {}: {} ({}) ==\n", step.name, outcome.word(), seconds(elapsed)));
         results.push((step.name, outcome, elapsed));
     }
     summarise(&results);
@@ -100,7 +100,7 @@ fn execute(mut command: Command, needs: Option<(&str, &str)>) -> Outcome {
         Ok(status) if status.success() => Outcome::Passed,
         Ok(_) => Outcome::Failed,
         Err(error) => {
-            eprintln!("error: cannot start {}: {error}", command.get_program().display());
+            complain(&format!("error: cannot start {}: {error}\n", command.get_program().display()));
             Outcome::Failed
         }
     }
@@ -117,9 +117,9 @@ impl Outcome {
 }
 
 fn summarise(results: &[(&str, Outcome, Duration)]) {
-    println!("\n================ summary ================");
+    say("\n================ summary ================\n");
     for (name, outcome, elapsed) in results {
-        println!("{:8} {:8} {:>8}", name, outcome.word(), seconds(*elapsed));
+        say(&format!("{:8} {:8} {:>8}\n", name, outcome.word(), seconds(*elapsed)));
     }
     let mut skipped: Vec<String> = results
         .iter()
@@ -136,10 +136,10 @@ fn summarise(results: &[(&str, Outcome, Duration)]) {
         skipped.push(format!("kernels above {cap}: SELVEDGE_ISA caps the instruction set"));
     }
     for reason in &skipped {
-        println!("SKIPPED  {reason}");
+        say(&format!("SKIPPED  {reason}\n"));
     }
     if skipped.is_empty() {
-        println!("nothing was skipped");
+        say("nothing was skipped\n");
     }
 }
 

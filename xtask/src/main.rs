@@ -37,8 +37,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 and 143 interrupted.
 
 fn main() -> ExitCode {
     let mut args: Vec<OsString> = env::args_os().skip(1).collect();
-    let Some(task) = args.first().and_then(|task| task.to_str()).map(str::to_owned) else {
-        eprint!("{HELP}");
+    let Some(task) = args.first().map(|task| task.to_string_lossy().into_owned()) else {
+        workspace::complain(HELP);
         return ExitCode::from(workspace::USAGE);
     };
     let rest = args.split_off(1);
@@ -47,11 +47,11 @@ fn main() -> ExitCode {
         "bench" => bench::run(&rest),
         "ci" => ci::run(&rest),
         "help" | "--help" | "-h" => {
-            print!("{HELP}");
+            workspace::say(HELP);
             ExitCode::SUCCESS
         }
         unknown => {
-            eprintln!("error: no task is called {unknown:?}\n\n{HELP}");
+            workspace::complain(&format!("error: no task is called {unknown:?}\n\n{HELP}"));
             ExitCode::from(workspace::USAGE)
         }
     }

@@ -1,11 +1,23 @@
 //! Where the repository is, and how programs are started in it.
 
 use std::env;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus};
 
 /// The exit code for wrong usage.
 pub(crate) const USAGE: u8 = 2;
+
+/// Text on standard output. Nobody may be reading it any more, as after `| head -1`: that is no failure, which `print!`
+/// would make of it.
+pub(crate) fn say(text: &str) {
+    let _ = io::stdout().write_all(text.as_bytes());
+}
+
+/// Text on standard error, in the same way.
+pub(crate) fn complain(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
 
 /// The repository's root. Cargo says at run time where this package is, so that a moved checkout works.
 pub(crate) fn root() -> PathBuf {
@@ -34,7 +46,7 @@ pub(crate) fn hand_over(mut command: Command) -> ExitCode {
     match ended {
         Ok(status) => ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)),
         Err(error) => {
-            eprintln!("error: cannot start {}: {error}", command.get_program().display());
+            complain(&format!("error: cannot start {}: {error}\n", command.get_program().display()));
             ExitCode::FAILURE
         }
     }

@@ -33,13 +33,14 @@ fn name(package: &Path) -> String {
     package.file_name().unwrap().to_str().unwrap().to_owned()
 }
 
-fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
+/// Every file below a folder that ends in `.extension`.
+fn collect(dir: &Path, extension: &str, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         // `target` may lie in a crate of its own workspace, such as the fuzz targets.
         if path.is_dir() && !path.ends_with("target") {
-            collect(&path, files);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            collect(&path, extension, files);
+        } else if path.extension().is_some_and(|found| found == extension) {
             files.push(path);
         }
     }
@@ -50,7 +51,7 @@ fn every_file(rule: impl Fn(&Path, &str) -> Vec<(usize, String)>) {
     let mut complaints = Vec::new();
     for package in packages() {
         let mut files = Vec::new();
-        collect(&package, &mut files);
+        collect(&package, "rs", &mut files);
         for path in files {
             let text = fs::read_to_string(&path).unwrap();
             for (line, complaint) in rule(&path, &text) {
@@ -185,6 +186,27 @@ fn every_package_keeps_to_the_workspace() {
             assert!(package.join("README.md").is_file(), "{name} has no README.md");
         }
     }
+}
+
+/// Targets of `[text](target)` and `![picture](target)` that are neither addresses nor places in the same page.
+fn link_targets(text: &str) -> impl Iterator<Item = &str> {
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#', ' ']).next());
+    targets.filter(|target| !target.is_empty() && !target.contains("://") && !target.contains('\n'))
+}
+
+#[test]
+fn links_of_pages_lead_to_files() {
+    let mut pages = vec![root().join("README.md"), root().join("CHANGELOG.md")];
+    ["docs", "data", "crates"].iter().for_each(|folder| collect(&root().join(folder), "md", &mut pages));
+    let mut broken = Vec::new();
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        let missing = link_targets(&text).filter(|target| !page.with_file_name(target).exists());
+        broken.extend(missing.map(|target| format!("{}: {target}", page.display())));
+    }
+    assert!(broken.is_empty(), "\n{}\n", broken.join("\n"));
+    let targets: Vec<&str> = link_targets("[a](b.md#c) ![d](e/f.png) [g](#h) [i](https://j.example)").collect();
+    assert_eq!(targets, ["b.md", "e/f.png"]);
 }
 
 #[test]

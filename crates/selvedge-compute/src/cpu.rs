@@ -74,13 +74,13 @@ impl fmt::Display for Precision {
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum CpuError {
     /// A name that is none of [`Isa::ALL`].
-    #[error("unknown instruction set {asked:?}: the names are portable, avx2, avx512 and amx")]
+    #[error("unknown instruction set {asked:?}: SELVEDGE_ISA can be portable, avx2, avx512 or amx")]
     UnknownIsa {
         /// The name given.
         asked: String,
     },
     /// An instruction set that this processor, or its system, does not offer.
-    #[error("instruction set {asked} is not available: this machine has {best} at the most")]
+    #[error("instruction set {asked} is not available: SELVEDGE_ISA can be {best} at the most on this machine")]
     MissingIsa {
         /// The one asked for.
         asked: Isa,
@@ -118,8 +118,8 @@ impl Cpu {
     /// # Errors
     /// If `SELVEDGE_ISA` names no instruction set, or one that this machine lacks.
     pub fn detect() -> Result<Self, CpuError> {
-        match std::env::var("SELVEDGE_ISA") {
-            Ok(name) if !name.is_empty() => Self::with(name.parse()?),
+        match std::env::var_os("SELVEDGE_ISA") {
+            Some(name) if !name.is_empty() => Self::with(name.to_string_lossy().parse()?),
             _ => Ok(Self { isa: best_isa() }),
         }
     }

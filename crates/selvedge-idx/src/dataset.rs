@@ -70,7 +70,8 @@ impl Split {
     /// Loads one part of the data set in `dir`, labels and images at the same time.
     ///
     /// The image file has rank 3 (`[N, H, W]`) or 4 (`[N, H, W, C]`), the label file rank 1, both
-    /// of unsigned bytes. Where a file exists both plain and gzipped, the plain one is read.
+    /// of unsigned bytes. Where a file exists both gzipped and plain, the gzipped one is read: it is the
+    /// one that was published, and whose checksum is known.
     ///
     /// # Errors
     /// Those of [`read_as`](crate::read_as), and [`Problem::MissingFile`],
@@ -219,7 +220,7 @@ fn numbers(labels: &Array1<u8>) -> Vec<String> {
 fn find(dir: &Path, name: &str) -> Result<PathBuf, IdxError> {
     let plain = dir.join(name);
     let gzipped = dir.join(format!("{name}.gz"));
-    for path in [&plain, &gzipped] {
+    for path in [&gzipped, &plain] {
         if path.try_exists().map_err(|e| IdxError::io(path, "look for the file", e))? {
             return Ok(path.clone());
         }

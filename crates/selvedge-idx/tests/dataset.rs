@@ -96,17 +96,17 @@ fn content_and_not_the_name_tells_gzip() {
 }
 
 #[test]
-fn the_plain_file_is_read_where_both_exist() {
+fn the_gzipped_file_is_read_where_both_exist() {
     let folder = Folder::new();
     folder.put(TRAIN_LABELS, &Array1::from_elem(6, 2_u8));
-    assert_eq!(Dataset::load(folder.path()).unwrap().train.labels, Array1::from_elem(6, 2));
+    assert_eq!(Dataset::load(folder.path()).unwrap().train.labels, labels(6));
 }
 
 #[test]
 fn all_256_classes() {
     let folder = Folder::new();
     folder.put(TRAIN_IMAGES, &images(256, 3, 5));
-    folder.put(TRAIN_LABELS, &Array1::from_iter(0..=255_u8));
+    folder.pack(&format!("{TRAIN_LABELS}.gz"), &Array1::from_iter(0..=255_u8));
     let dataset = Dataset::load(folder.path()).unwrap();
     assert_eq!(dataset.classes(), 256);
     assert_eq!(dataset.class_names[255], "255");

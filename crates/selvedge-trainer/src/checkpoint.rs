@@ -113,7 +113,10 @@ pub enum CheckpointError {
         source: io::Error,
     },
     /// Its bytes are not those of a checkpoint.
-    #[error("{path} is not a usable checkpoint: {problem}", path = path.display())]
+    #[error(
+        "{path} is not a usable checkpoint: {problem}. Put a copy of best.ckpt in its place to go on from there, or \
+         delete it to begin the run anew", path = path.display()
+    )]
     Broken {
         /// The file.
         path: PathBuf,
@@ -130,26 +133,19 @@ pub enum CheckpointError {
     },
 }
 
-/// The state of a run, borrowed, to be encoded without a copy.
-#[derive(Clone, Copy, Debug)]
-pub struct CheckpointView<'a> {
-    /// Where it stands.
-    pub progress: &'a Progress,
-    /// The network.
-    pub network: &'a Snapshot,
-    /// First and second moments.
-    pub moments: (&'a [f32], &'a [f32]),
-    /// The network of the best epoch.
-    pub best_network: Option<&'a Snapshot>,
-}
-
-impl CheckpointView<'_> {
+impl Checkpoint {
     /// The bytes of the file.
     pub fn encode(&self) -> Vec<u8> {
         let empty = Snapshot::default();
-        let best = self.best_network.unwrap_or(&empty);
-        let tensors =
-            [&self.network.params, &self.network.buffers, self.moments.0, self.moments.1, &best.params, &best.buffers];
+        let best = self.best_network.as_ref().unwrap_or(&empty);
+        let tensors = [
+            &self.network.params,
+            &self.network.buffers,
+            &self.first_moments,
+            &self.second_moments,
+            &best.params,
+            &best.buffers,
+        ];
         let metadata = Metadata {
             progress: self.progress.clone(),
             has_best_network: self.best_network.is_some(),
@@ -172,19 +168,6 @@ impl CheckpointView<'_> {
         let hash = Sha256::digest(&bytes);
         bytes.extend(hash);
         bytes
-    }
-}
-
-impl Checkpoint {
-    /// The bytes of the file.
-    pub fn encode(&self) -> Vec<u8> {
-        CheckpointView {
-            progress: &self.progress,
-            network: &self.network,
-            moments: (&self.first_moments, &self.second_moments),
-            best_network: self.best_network.as_ref(),
-        }
-        .encode()
     }
 
     /// Reads and checks a file.

@@ -167,7 +167,7 @@ fn check_labels(dir: &Path, split: &Split, classes: usize, part: &'static str) -
     }
 }
 
-/// Passes progress on, and notes whether anything was fetched.
+/// Passes progress on, and notes whether any file was fetched, or put in place of what an earlier run had fetched.
 struct Watch<'a, P: ?Sized> {
     inner: &'a mut P,
     fetched: bool,
@@ -182,6 +182,7 @@ impl<P: Progress + ?Sized> Progress for Watch<'_, P> {
         self.inner.advance(got, total);
     }
     fn end(&mut self, file: &str) {
+        self.fetched = true;
         self.inner.end(file);
     }
     fn note(&mut self, message: &str) {

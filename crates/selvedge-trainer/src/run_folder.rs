@@ -32,6 +32,12 @@ pub enum FolderError {
         /// The folder.
         path: PathBuf,
     },
+    /// A file is in the folder's place.
+    #[error("{path} exists and is not a folder: name another", path = path.display())]
+    NotAFolder {
+        /// The file.
+        path: PathBuf,
+    },
     /// It is not the folder of a run.
     #[error("{path} is not the folder of a run: it has no {missing}", path = path.display())]
     NotARun {
@@ -78,6 +84,9 @@ impl Destination {
     /// [`FolderError::NotEmpty`], [`FolderError::Io`]
     pub fn check(&self) -> Result<(), FolderError> {
         match self {
+            Self::Folder(path) if path.exists() && !path.is_dir() => {
+                Err(FolderError::NotAFolder { path: path.clone() })
+            }
             Self::Folder(path) if path.exists() => {
                 let mut entries = fs::read_dir(path).map_err(refused("read", path))?;
                 if entries.next().is_some() { Err(FolderError::NotEmpty { path: path.clone() }) } else { Ok(()) }
@@ -155,10 +164,13 @@ impl RunFolder {
     /// [`FolderError::Io`]
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), FolderError> {
         let (temporary, path) = (self.path.join(format!(".{name}.part")), self.path.join(name));
-        let mut file = File::create(&temporary).map_err(refused("create", &temporary))?;
-        file.write_all(bytes).map_err(refused("write", &temporary))?;
-        file.sync_all().map_err(refused("sync", &temporary))?;
-        fs::rename(&temporary, &path).map_err(refused("rename", &temporary))?;
+        let written = write_synced(&temporary, bytes)
+            .and_then(|()| fs::rename(&temporary, &path).map_err(refused("rename", &temporary)));
+        if written.is_err() {
+            // The first error is the one to tell. On a full disk the half of a file would be in the way.
+            let _ = fs::remove_file(&temporary);
+        }
+        written?;
         self.sync_folder()
     }
 
@@ -204,6 +216,12 @@ impl RunFolder {
     fn sync_folder(&self) -> Result<(), FolderError> {
         Ok(())
     }
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
+    let mut file = File::create(path).map_err(refused("create", path))?;
+    file.write_all(bytes).map_err(refused("write", path))?;
+    file.sync_all().map_err(refused("sync", path))
 }
 
 fn create_dated(parent: &Path, recipe: &str) -> Result<PathBuf, FolderError> {
@@ -299,5 +317,18 @@ mod tests {
         folder.write(LAST, b"two").unwrap();
         assert_eq!(fs::read(folder.file(LAST)).unwrap(), b"two");
         assert!(!folder.file(".last.ckpt.part").exists());
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_nothing_half_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = RunFolder::create(&Destination::Folder(dir.path().to_owned()), "seed").unwrap();
+        // A folder in the file's place: the bytes can be written, and not be moved there.
+        fs::create_dir(folder.file(LAST)).unwrap();
+        fs::write(folder.file(LAST).join("inside"), "kept").unwrap();
+        let message = folder.write(LAST, b"one").unwrap_err().to_string();
+        assert!(message.contains("cannot rename") && message.contains("last.ckpt"), "{message}");
+        assert!(!folder.file(".last.ckpt.part").exists());
+        assert!(folder.file(LAST).join("inside").exists());
     }
 }

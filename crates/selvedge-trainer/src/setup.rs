@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Instant;
 
 use selvedge_augment::{Augmenter, ImageShape};
@@ -32,6 +32,9 @@ pub struct TrainOptions {
     pub started: Instant,
     /// Not zero when training should save and end; the value is handed back.
     pub stop: Arc<AtomicUsize>,
+    /// True as long as nobody looks at `stop`. Training makes it false when there is something to save; until then, in
+    /// the middle of a download for example, a signal handler should end the process.
+    pub stop_unheeded: Arc<AtomicBool>,
 }
 
 impl TrainOptions {
@@ -44,6 +47,7 @@ impl TrainOptions {
             threads,
             started: Instant::now(),
             stop: Arc::new(AtomicUsize::new(0)),
+            stop_unheeded: Arc::new(AtomicBool::new(true)),
         }
     }
 }
@@ -141,8 +145,10 @@ fn settle(recipe: &mut LoadedRecipe, precision: Precision, data_dir: &Path) {
         Precision::Bf16 => PrecisionChoice::Bf16,
     };
     if download::find(&recipe.recipe.dataset).is_none() {
-        let absolute = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned());
-        recipe.recipe.dataset = absolute.display().to_string();
+        // A recipe is UTF-8: where the folder above is not, the path stays as it was given, good from here alone.
+        if let Some(absolute) = std::path::absolute(data_dir).ok().as_deref().and_then(Path::to_str) {
+            absolute.clone_into(&mut recipe.recipe.dataset);
+        }
     }
 }
 
@@ -169,14 +175,12 @@ pub(crate) fn hold_out(loaded: &LoadedRecipe, data: &TrainingData) -> Result<Par
 /// The overrides that the command line's own options stand for.
 pub(crate) fn option_overrides(
     dataset: Option<&str>,
-    epochs: Option<u64>,
-    seed: Option<u64>,
+    epochs: Option<i64>,
+    seed: Option<i64>,
     precision: Option<PrecisionChoice>,
 ) -> Vec<Override> {
-    let number = |key: &str, value: Option<u64>| {
-        // What does not fit TOML's integers is out of range, and is refused as such.
-        value.map(|value| Override::new(key, i64::try_from(value).unwrap_or(-1), &format!("--{key} {value}")))
-    };
+    let number =
+        |key: &str, value: Option<i64>| value.map(|value| Override::new(key, value, &format!("--{key} {value}")));
     let dataset = dataset.map(|name| Override::new("dataset", name, &format!("--dataset {name}")));
     let precision =
         precision.map(|choice| Override::new("precision", choice.name(), &format!("--precision {}", choice.name())));

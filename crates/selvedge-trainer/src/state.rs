@@ -95,7 +95,10 @@ impl TrainState {
         let mismatch = |problem: &str| CheckpointError::Mismatch { path: path.to_owned(), problem: problem.to_owned() };
         let Checkpoint { progress, network, first_moments, second_moments, best_network } = checkpoint;
         if progress.recipe_sha256 != self.progress.recipe_sha256 {
-            return Err(mismatch("the run's recipe.toml or its data folder has changed since it was written"));
+            return Err(mismatch(
+                "the run's recipe.toml has changed since it was written. Undo the change, or train the changed recipe as \
+                 a new run",
+            ));
         }
         let own = self.network.snapshot();
         let fits =

@@ -52,6 +52,7 @@ pub fn train(options: &TrainOptions, observer: &mut dyn Observer) -> Result<Outc
         return Ok(Outcome::Finished { folder: folder.clone(), summary: Box::new(Summary::load(folder)?) });
     }
     let setup = Setup::prepare(options, observer)?;
+    options.stop_unheeded.store(false, Ordering::Relaxed);
     let threads = setup.threads.clone();
     threads.install(|| run(options, setup, observer))
 }
@@ -83,7 +84,9 @@ fn run(options: &TrainOptions, setup: Setup, observer: &mut dyn Observer) -> Res
         }
         folder.truncate_history(state.progress.epoch)?;
     }
-    let best_monitor = recipe.early_stopping.map_or(Monitor::ValidationLoss, |spec| spec.monitor);
+    // What `best.ckpt` goes by. Without validation images the training loss is all there is to tell the best epoch.
+    let default_monitor = if validation_labels.is_empty() { Monitor::TrainLoss } else { Monitor::ValidationLoss };
+    let best_monitor = recipe.early_stopping.map_or(default_monitor, |spec| spec.monitor);
     let schedule = Schedule::new(&recipe, steps_per_epoch);
     let mut epochs = Epochs { options, loader, schedule, state, current: Batch::new(), next: Batch::new() };
     let mut saver = Saver::new(options.started);

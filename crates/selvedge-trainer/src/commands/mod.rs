@@ -6,6 +6,8 @@ mod predict;
 mod profile;
 mod train;
 
+use std::error::Error;
+use std::io;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -21,7 +23,6 @@ use crate::download;
 #[command(
     name = "selvedge",
     version,
-    max_term_width = 100,
     after_help = "\
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 and 143 interrupted.
 Environment: SELVEDGE_ISA (portable, avx2, avx512, amx) caps the instruction set; RAYON_NUM_THREADS sets the
@@ -52,10 +53,22 @@ pub fn main(started: Instant) -> ExitCode {
     };
     result.unwrap_or_else(|error| {
         // A reader that has read enough is no failure: `selvedge predict … | head`.
-        if error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
+        let is_closed_pipe = |cause: &(dyn Error + 'static)| {
+            cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+        };
+        if error.chain().any(is_closed_pipe) {
             return ExitCode::SUCCESS;
         }
-        eprintln!("error: {error:#}");
+        download::tell(&format!("error: {}", message(&error)));
         ExitCode::FAILURE
+    })
+}
+
+/// The error and its causes in one line; a cause that the error already ends with is not said twice.
+fn message(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
+        "" => cause,
+        known if known.ends_with(&cause) => told,
+        known => format!("{known}: {cause}"),
     })
 }

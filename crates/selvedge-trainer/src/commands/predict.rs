@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -33,7 +34,7 @@ pub(super) struct PredictArgs {
     images: Vec<PathBuf>,
     /// How many classes to print for each picture
     #[arg(long, value_name = "N", default_value = "3")]
-    top: usize,
+    top: NonZeroUsize,
     /// Worker threads [default: RAYON_NUM_THREADS, or all that the machine has]
     #[arg(long, value_name = "N", value_parser = machine::parse_threads)]
     threads: Option<usize>,
@@ -55,7 +56,7 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
     let mut text = String::new();
     for (path, probabilities) in paths.iter().zip(network.predict(&pixels).rows()) {
         text.push_str(&path.display().to_string());
-        for (class, probability) in likeliest(probabilities, args.top) {
+        for (class, probability) in likeliest(probabilities, args.top.get()) {
             // Writing to a String cannot fail.
             let _ = write!(text, "  {} {:.2} %", summary.class_names[class], 100.0 * probability);
         }

@@ -4,7 +4,6 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Instant;
 
 use anyhow::Context;
@@ -13,7 +12,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use super::machine;
-use crate::download::{FetchOptions, default_data_dir};
+use crate::download::{default_data_dir, tell};
 use crate::observer::Console;
 use crate::recipe::{Override, PrecisionChoice, RecipeSource};
 use crate::run_folder::Destination;
@@ -32,7 +31,7 @@ use crate::train::{Outcome, train};
 Examples:
   train                                            the recipe `seed` on Fashion-MNIST
   train --epochs 5 --threads 2 --out runs/short    a short run into a folder of your choice
-  train --dataset mnist --seed 7                   another data set (get it by `download --dataset mnist` first)
+  train --dataset mnist --seed 7                   another data set, downloaded at its first use
   train --set optimizer.learning_rate=5e-4 --set validation=6000
   train --recipe seed --print-recipe > my.toml     a recipe to change, then: train --recipe my.toml
   train --resume runs/short                        go on with an interrupted run")]
@@ -47,11 +46,11 @@ pub(super) struct TrainArgs {
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Passes over the training images
-    #[arg(long, value_name = "N")]
-    epochs: Option<u64>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
+    epochs: Option<i64>,
     /// What initial weights, validation split, order, augmentation and dropout are drawn from
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
+    seed: Option<i64>,
     /// Worker threads [default: RAYON_NUM_THREADS, or all that the machine has]
     #[arg(long, value_name = "N", value_parser = machine::parse_threads)]
     threads: Option<usize>,
@@ -101,47 +100,47 @@ pub(super) fn run(args: &TrainArgs, started: Instant) -> anyhow::Result<ExitCode
             Run::New { recipe: Box::new(recipe), destination }
         }
     };
-    let options = TrainOptions {
-        run,
-        data_dir: args.data_dir.clone().unwrap_or_else(default_data_dir),
-        fetch: FetchOptions::default(),
-        threads: machine::threads(args.threads)?,
-        started,
-        stop: watch_signals().context("cannot watch for Ctrl-C")?,
-    };
-    match train(&options, &mut Console::new())? {
+    let data_dir = args.data_dir.clone().unwrap_or_else(default_data_dir);
+    let options = TrainOptions { started, ..TrainOptions::new(run, data_dir, machine::threads(args.threads)?) };
+    watch_signals(&options).context("cannot watch for Ctrl-C")?;
+    let mut console = Console::new();
+    let outcome = train(&options, &mut console);
+    // With it goes the bar of an epoch that was cut short: it must not take the last words with it.
+    drop(console);
+    match outcome? {
         Outcome::Finished { folder, summary } => {
             writeln!(io::stdout(), "{}\nresults in {}", figures(&summary), folder.display())?;
             Ok(ExitCode::SUCCESS)
         }
         Outcome::Stopped { folder, reason } => {
-            eprintln!("interrupted; the run is saved. Go on with: selvedge train --resume {}", folder.display());
+            let folder = folder.display();
+            tell(&format!("interrupted; the run is saved. Go on with: selvedge train --resume {folder}"));
             Ok(ExitCode::from(128 + u8::try_from(reason).unwrap_or(0)))
         }
     }
 }
 
-/// The signal's number, once there is one. The second signal ends the process at once.
-fn watch_signals() -> io::Result<Arc<AtomicUsize>> {
-    let stop = Arc::new(AtomicUsize::new(0));
+/// Asks the run to stop at the first signal. A second one, or one before the run has begun, ends the process at once.
+fn watch_signals(options: &TrainOptions) -> io::Result<()> {
     for signal in [SIGINT, SIGTERM] {
-        let again = Arc::new(AtomicBool::new(false));
-        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&again))?;
-        flag::register(signal, again)?;
-        flag::register_usize(signal, Arc::clone(&stop), signal as usize)?;
+        let at_once = Arc::clone(&options.stop_unheeded);
+        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&at_once))?;
+        flag::register(signal, at_once)?;
+        flag::register_usize(signal, Arc::clone(&options.stop), signal as usize)?;
     }
-    Ok(stop)
+    Ok(())
 }
 
 fn figures(summary: &Summary) -> String {
     let validation = summary.validation_accuracy.map(|accuracy| format!("  validation {:.2} %", 100.0 * accuracy));
     format!(
-        "test accuracy {:.2} %  loss {:.4}{}\n{} epochs, {:.1} s of training, {:.0} images/s ({}, {}, {} threads); \
+        "test accuracy {:.2} %  loss {:.4}{}\n{} epoch{}, {:.1} s of training, {:.0} images/s ({}, {}, {} threads); \
          first step after {:.2} s, peak memory {}",
         100.0 * summary.test_accuracy,
         summary.test_loss,
         validation.unwrap_or_default(),
         summary.epochs,
+        if summary.epochs == 1 { "" } else { "s" },
         summary.train_seconds,
         summary.images_per_second,
         summary.isa,

@@ -1,6 +1,6 @@
 //! Progress of downloads on a terminal, and in a log.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -22,10 +22,16 @@ impl ConsoleProgress {
 
     fn line(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some(bar) => bar.suspend(|| tell(text)),
+            None => tell(text),
         }
     }
+}
+
+/// A line on standard error. Nobody may be listening any more, as after `2>&1 | head -1`: that ends no run, which
+/// `eprintln!` would do.
+pub(crate) fn tell(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 impl Default for ConsoleProgress {

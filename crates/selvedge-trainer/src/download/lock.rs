@@ -6,6 +6,8 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::error::DownloadError;
 use super::part::rename_synced;
@@ -144,8 +146,17 @@ fn hash(path: &Path) -> Result<String, DownloadError> {
 }
 
 fn write(lock: &Path, text: &str) -> Result<(), DownloadError> {
-    let temporary = lock.with_extension("lock.part");
-    let mut file = File::create(&temporary).map_err(DownloadError::io("write", &temporary))?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(DownloadError::io("write", &temporary))?;
-    rename_synced(&temporary, lock)
+    // Runs may begin on a new folder at the same moment: each has a temporary file of its own, and the same text.
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let temporary = lock.with_file_name(format!(".{LOCK_NAME}.{}-{number}.part", process::id()));
+    let written = File::create(&temporary)
+        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
+        .map_err(DownloadError::io("write", lock))
+        .and_then(|()| rename_synced(&temporary, lock));
+    if written.is_err() {
+        // The first error is the one to tell; the file may not even exist.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
 }

@@ -40,6 +40,7 @@ mod tests;
 
 pub use command::{DownloadArgs, run};
 pub use console::ConsoleProgress;
+pub(crate) use console::tell;
 pub use error::{DownloadError, SourceError, SourceFailure};
 pub use fetch::{FetchOptions, FileOutcome, NoProgress, Outcome, Progress, fetch};
 pub use http::Timeouts;

@@ -1,4 +1,4 @@
-//! `train`, `evaluate`, `predict`, `download`: subcommands of the trainer's program, as a release build.
+//! `train`, `evaluate`, `predict`, `preview`, `download`: subcommands of the trainer's program, as a release build.
 
 use std::env;
 use std::ffi::OsString;

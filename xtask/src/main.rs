@@ -21,13 +21,14 @@ usage: cargo xtask TASK [OPTIONS]
   train      train a network; with no options: recipe `seed` on Fashion-MNIST, offline
   evaluate   accuracy, loss and per-class table of a finished run on the test set
   predict    classes and probabilities of PNG files
+  preview    draw a sheet of what training sees, or of a data set
   download   verify Fashion-MNIST; get another data set by name
   bench      the benchmarks of the crates
   ci         format, lints, docs and tests: what continuous integration runs
   help       this text
 
 `cargo xtask TASK --help` tells a task's options.
-train, evaluate, predict and download are subcommands of the program `selvedge`, which is built with
+train, evaluate, predict, preview and download are subcommands of the program `selvedge`, which is built with
 optimisations first; files named on the command line are looked up from where you stand, and data sets
 in the repository's `data` unless SELVEDGE_DATA names another folder.
 
@@ -42,7 +43,7 @@ fn main() -> ExitCode {
     };
     let rest = args.split_off(1);
     match task.as_str() {
-        "train" | "evaluate" | "predict" | "download" => forward::run(&task, &rest),
+        "train" | "evaluate" | "predict" | "preview" | "download" => forward::run(&task, &rest),
         "bench" => bench::run(&rest),
         "ci" => ci::run(&rest),
         "help" | "--help" | "-h" => {

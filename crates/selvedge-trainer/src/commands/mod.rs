@@ -3,6 +3,7 @@
 mod evaluate;
 mod machine;
 mod predict;
+mod preview;
 mod train;
 
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ enum Command {
     Train(Box<train::TrainArgs>),
     Evaluate(evaluate::EvaluateArgs),
     Predict(predict::PredictArgs),
+    Preview(preview::PreviewArgs),
     Download(download::DownloadArgs),
 }
 
@@ -45,6 +47,7 @@ pub fn main(started: Instant) -> ExitCode {
         Command::Train(args) => train::run(&args, started),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Predict(args) => predict::run(&args),
+        Command::Preview(args) => preview::run(&args),
         Command::Download(args) => download::run(&args).map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::from),
     };
     result.unwrap_or_else(|error| {

@@ -1,4 +1,5 @@
-//! `train`, `evaluate`, `predict`, `profile`, `download`: subcommands of the trainer's program, as a release build.
+//! `train`, `evaluate`, `predict`, `preview`, `profile`, `download`: subcommands of the trainer's program, as a release
+//! build.
 
 use std::env;
 use std::ffi::OsString;

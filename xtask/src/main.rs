@@ -21,6 +21,7 @@ usage: cargo xtask TASK [OPTIONS]
   train      train a network; with no options: recipe `seed` on Fashion-MNIST, offline
   evaluate   accuracy, loss and per-class table of a finished run on the test set
   predict    classes and probabilities of PNG files
+  preview    draw a sheet of what training sees, or of a data set
   profile    how near each operation, and each layer of a recipe, is to the hardware's limit
   download   verify Fashion-MNIST; get another data set by name
   bench      the benchmarks of the crates
@@ -28,8 +29,8 @@ usage: cargo xtask TASK [OPTIONS]
   help       this text
 
 `cargo xtask TASK --help` tells a task's options.
-train, evaluate, predict, profile and download are subcommands of the program `selvedge`, which is built
-with optimisations first; files named on the command line are looked up from where you stand, and data sets
+train, evaluate, predict, preview, profile and download are subcommands of the program `selvedge`, which is
+built with optimisations first; files named on the command line are looked up from where you stand, and data sets
 in the repository's `data` unless SELVEDGE_DATA names another folder.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 and 143 interrupted.
@@ -43,7 +44,7 @@ fn main() -> ExitCode {
     };
     let rest = args.split_off(1);
     match task.as_str() {
-        "train" | "evaluate" | "predict" | "profile" | "download" => forward::run(&task, &rest),
+        "train" | "evaluate" | "predict" | "preview" | "profile" | "download" => forward::run(&task, &rest),
         "bench" => bench::run(&rest),
         "ci" => ci::run(&rest),
         "help" | "--help" | "-h" => {

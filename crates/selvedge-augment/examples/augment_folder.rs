@@ -58,7 +58,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let stem = path.file_stem().unwrap_or_default().to_string_lossy();
             let name = format!("{stem}-{copy}.png");
             write(&Path::new(output).join(&name), shape, &augmented)?;
-            let done: Vec<String> = steps.iter().map(|step| format!("{} ({})", step.op, step.parameters)).collect();
+            let done: Vec<String> = steps.iter().map(ToString::to_string).collect();
             println!("{name}: {}", done.join(", "));
         }
     }

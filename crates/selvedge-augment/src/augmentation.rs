@@ -16,7 +16,7 @@ use crate::transform::{DrawnStep, Transform, run};
 use crate::warp::{
     Affine, ElasticTransform, GridDistortion, OpticalDistortion, RandomResizedCrop, Rotate, ShearX, ShearY,
 };
-use crate::{AugmentError, Canvas, ImageShape, Stream};
+use crate::{AugmentError, Canvas, DrawnMix, ImageShape, Stream};
 
 /// One operation of a chain.
 ///
@@ -240,14 +240,20 @@ impl Augmentation {
 
     /// Draws from the stream and mixes the batch, and tells whether it did; operations on one image do
     /// nothing.
-    pub(crate) fn run_on_batch(&self, forced: bool, rng: &mut Stream, batch: &mut Unmixed<'_>) -> bool {
+    pub(crate) fn run_on_batch(
+        &self,
+        forced: bool,
+        rng: &mut Stream,
+        batch: &mut Unmixed<'_>,
+        record: &mut Option<&mut Vec<DrawnMix>>,
+    ) -> bool {
         match self {
-            Augmentation::MixUp(mixing) => mix(mixing, forced, rng, batch),
-            Augmentation::CutMix(mixing) => mix(mixing, forced, rng, batch),
-            Augmentation::FMix(mixing) => mix(mixing, forced, rng, batch),
+            Augmentation::MixUp(mixing) => mix(mixing, forced, rng, batch, record),
+            Augmentation::CutMix(mixing) => mix(mixing, forced, rng, batch, record),
+            Augmentation::FMix(mixing) => mix(mixing, forced, rng, batch, record),
             Augmentation::OneOf(choice) if forced || rng.chance(choice.p) => {
                 let chosen = choice.choose(rng);
-                choice.ops[chosen].run_on_batch(true, &mut rng.fork(chosen), batch)
+                choice.ops[chosen].run_on_batch(true, &mut rng.fork(chosen), batch, record)
             }
             _ => false,
         }

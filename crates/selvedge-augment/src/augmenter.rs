@@ -4,7 +4,7 @@ use ndarray::{ArrayView4, Axis};
 use rayon::prelude::*;
 
 use crate::batch::unlocked;
-use crate::{AugmentError, Augmentation, Batch, Canvas, DrawnStep, EpochKey, ImageShape, Stream};
+use crate::{AugmentError, Augmentation, Batch, BatchTrace, Canvas, DrawnMix, DrawnStep, EpochKey, ImageShape, Stream};
 
 /// Samples that a worker takes at a time: enough to hide the cost of handing them out, few enough to
 /// divide a batch of 128 evenly.
@@ -91,21 +91,8 @@ impl Augmenter {
         batch: &mut Batch,
         around: &(dyn Fn(&mut dyn FnMut()) + Sync),
     ) {
-        let ImageShape { height, width, channels } = self.shape;
-        let samples = images.len_of(Axis(0));
-        assert_eq!(
-            images.shape()[1..],
-            [height, width, channels],
-            "the augmenter was made for images of another shape"
-        );
-        assert_eq!(labels.len(), samples, "as many labels as images are needed");
-        batch.reserve(indices.len(), self.shape, rayon::current_num_threads());
-        batch.labels.clear();
-        batch.labels.extend(indices.iter().map(|&index| labels[index as usize]));
-        batch.harden();
-
         let image_len = self.shape.len();
-        let contiguous = images.to_slice();
+        self.prepare(images, labels, indices, batch);
         let (to, canvases) = batch.parts();
         let tasks = to.par_chunks_mut(SAMPLES_PER_TASK * image_len).zip(indices.par_chunks(SAMPLES_PER_TASK));
         tasks.for_each(|(to, indices)| {
@@ -113,22 +100,89 @@ impl Augmenter {
                 let worker = rayon::current_thread_index().unwrap_or(0) % canvases.len();
                 let mut canvas = unlocked(canvases[worker].lock());
                 for (to, &index) in to.chunks_exact_mut(image_len).zip(indices) {
-                    let sample = index as usize;
-                    if let Some(all) = contiguous {
-                        canvas.load(&all[sample * image_len..][..image_len]);
-                    } else {
-                        let from = images.index_axis(Axis(0), sample);
-                        canvas.image_mut().iter_mut().zip(from.iter()).for_each(|(to, from)| *to = *from);
-                    }
-                    self.run(index, key, &mut canvas, &mut None);
-                    to.copy_from_slice(canvas.image());
+                    self.fill_image(images, index, key, &mut canvas, to, &mut None);
                 }
             });
         });
-        self.mix(indices, key, batch);
+        self.mix(indices, key, batch, &mut None);
     }
 
-    fn mix(&self, indices: &[u32], key: EpochKey, batch: &mut Batch) {
+    /// Does what [`fill_batch`](Self::fill_batch) does, byte for byte, and tells what was drawn for each
+    /// image and for the batch. It is for looking at: it works on one thread and allocates the texts.
+    ///
+    /// ```
+    /// use selvedge_augment::{Augmentation, Augmenter, Batch, EpochKey, ImageShape};
+    ///
+    /// let chain = vec![toml::from_str("op = 'invert'\np = 1")?, toml::from_str("op = 'mixup'")?];
+    /// let augmenter = Augmenter::new(chain, ImageShape { height: 2, width: 2, channels: 1 }, 10)?;
+    /// let images = ndarray::Array4::zeros((3, 2, 2, 1));
+    /// let (key, mut batch) = (EpochKey { seed: 1, epoch: 0 }, Batch::new());
+    /// let trace = augmenter.fill_batch_traced(images.view(), &[4, 5, 6], &[0, 1, 2], key, &mut batch);
+    /// assert_eq!(trace.steps[1][0].to_string(), "invert (inverted)");
+    /// assert_eq!((trace.mixes[0].op, trace.mixes[0].partners.len()), ("mixup", 3));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Panics
+    /// As [`fill_batch`](Self::fill_batch).
+    pub fn fill_batch_traced(
+        &self,
+        images: ArrayView4<'_, u8>,
+        labels: &[u8],
+        indices: &[u32],
+        key: EpochKey,
+        batch: &mut Batch,
+    ) -> BatchTrace {
+        self.prepare(images, labels, indices, batch);
+        let mut trace = BatchTrace::default();
+        let (to, canvases) = batch.parts();
+        let mut canvas = unlocked(canvases[0].lock());
+        for (to, &index) in to.chunks_exact_mut(self.shape.len()).zip(indices) {
+            let mut steps = Vec::new();
+            self.fill_image(images, index, key, &mut canvas, to, &mut Some(&mut steps));
+            trace.steps.push(steps);
+        }
+        drop(canvas);
+        self.mix(indices, key, batch, &mut Some(&mut trace.mixes));
+        trace
+    }
+
+    /// Checks what is to be augmented, and makes room for it.
+    fn prepare(&self, images: ArrayView4<'_, u8>, labels: &[u8], indices: &[u32], batch: &mut Batch) {
+        let ImageShape { height, width, channels } = self.shape;
+        assert_eq!(
+            images.shape()[1..],
+            [height, width, channels],
+            "the augmenter was made for images of another shape"
+        );
+        assert_eq!(labels.len(), images.len_of(Axis(0)), "as many labels as images are needed");
+        batch.reserve(indices.len(), self.shape, rayon::current_num_threads());
+        batch.labels.clear();
+        batch.labels.extend(indices.iter().map(|&index| labels[index as usize]));
+        batch.harden();
+    }
+
+    /// Augments one image of the data set into `to`.
+    #[inline]
+    fn fill_image(
+        &self,
+        images: ArrayView4<'_, u8>,
+        index: u32,
+        key: EpochKey,
+        canvas: &mut Canvas,
+        to: &mut [u8],
+        record: &mut Option<&mut Vec<DrawnStep>>,
+    ) {
+        let from = images.index_axis_move(Axis(0), index as usize);
+        match from.as_slice() {
+            Some(image) => canvas.load(image),
+            None => canvas.image_mut().iter_mut().zip(from.iter()).for_each(|(to, from)| *to = *from),
+        }
+        self.run(index, key, canvas, record);
+        to.copy_from_slice(canvas.image());
+    }
+
+    fn mix(&self, indices: &[u32], key: EpochKey, batch: &mut Batch, record: &mut Option<&mut Vec<DrawnMix>>) {
         let Some(&first) = indices.first() else { return };
         if !self.ops.iter().any(Augmentation::is_mixing) {
             return;
@@ -137,7 +191,7 @@ impl Augmenter {
         batch.mix(self.shape, self.classes, |unmixed| {
             let mut mixed = false;
             for (position, op) in self.ops.iter().enumerate() {
-                mixed |= op.run_on_batch(false, &mut sample.fork(position), unmixed);
+                mixed |= op.run_on_batch(false, &mut sample.fork(position), unmixed, record);
             }
             mixed
         });

@@ -15,6 +15,7 @@ pub mod parameter;
 pub mod photometric;
 pub mod policy;
 mod stream;
+mod trace;
 mod transform;
 pub mod warp;
 
@@ -25,4 +26,5 @@ pub use canvas::{Canvas, ImageShape};
 pub use error::AugmentError;
 pub use normalize::Normalize;
 pub use stream::{EpochKey, Stream};
+pub use trace::{BatchTrace, DrawnMix};
 pub use transform::{DrawnStep, Transform};

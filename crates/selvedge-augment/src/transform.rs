@@ -1,6 +1,6 @@
 //! What every operation on one image can do: check itself, draw, and apply what was drawn.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 
 use crate::{AugmentError, Canvas, ImageShape, Stream};
 
@@ -45,6 +45,12 @@ pub struct DrawnStep {
     pub op: &'static str,
     /// The drawn parameters, to be read by a person.
     pub parameters: String,
+}
+
+impl Display for DrawnStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.op, self.parameters)
+    }
 }
 
 /// Draws whether (unless it is forced) and how, and applies it; what was done is recorded where a record

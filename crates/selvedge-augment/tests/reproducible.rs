@@ -125,6 +125,47 @@ fn one_image_is_augmented_as_in_a_batch_and_tells_how() {
 }
 
 #[test]
+fn a_traced_batch_is_the_same_batch_and_tells_how_each_image_came_about() {
+    let text = CHAIN.trim_end_matches(']').to_owned()
+        + "    { op = 'mixup' }, { op = 'one_of', p = 1, ops = [{ op = 'cutmix' }] } ]";
+    let whole = augmenter(&text);
+    let (images, indices) = (images(), (0..40).map(|i| i * 3).collect::<Vec<u32>>());
+    let batch = filled(&whole, images.view(), &indices, 2);
+    let mut traced = Batch::new();
+    let trace = whole.fill_batch_traced(images.view(), &labels(), &indices, KEY, &mut traced);
+    assert!(traced.images == batch.images && traced.soft == batch.soft && traced.labels == batch.labels);
+
+    // The steps are those that one image alone tells of.
+    let (mut out, mut canvas) = (vec![0; SHAPE.len()], Canvas::new(SHAPE));
+    assert_eq!(trace.steps.len(), indices.len());
+    for (steps, &index) in trace.steps.iter().zip(&indices) {
+        let image = images.index_axis(Axis(0), index as usize);
+        assert_eq!(*steps, whole.apply_one(image.as_slice().unwrap(), index, KEY, &mut out, &mut canvas));
+    }
+    // Partners and share are those that the mixed labels were made from.
+    assert_eq!(trace.mixes.iter().map(|mix| mix.op).collect::<Vec<_>>(), ["mixup", "cutmix"]);
+    let one_hot = |index: u32| (0..10).map(|class| f32::from(u8::from(class == index % 10))).collect::<Vec<_>>();
+    let mut shares: Vec<Vec<f32>> = indices.iter().map(|&index| one_hot(index)).collect();
+    for mix in &trace.mixes {
+        let with = |(own, &partner): (&Vec<f32>, &u32)| {
+            let blend = |(own, partner): (&f32, &f32)| mix.own_share * own + (1.0 - mix.own_share) * partner;
+            own.iter().zip(&shares[partner as usize]).map(blend).collect()
+        };
+        shares = shares.iter().zip(&mix.partners).map(with).collect();
+    }
+    for (found, expected) in traced.soft.unwrap().iter().zip(shares.concat()) {
+        assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+    }
+}
+
+#[test]
+fn a_batch_that_is_not_mixed_has_no_mixes() {
+    let augmenter = augmenter("ops = [{ op = 'invert', p = 0 }, { op = 'cutmix', p = 0 }]");
+    let trace = augmenter.fill_batch_traced(images().view(), &labels(), &[7, 8], KEY, &mut Batch::new());
+    assert_eq!(trace, selvedge_augment::BatchTrace { steps: vec![vec![], vec![]], mixes: vec![] });
+}
+
+#[test]
 fn an_empty_chain_copies_also_from_views_with_gaps() {
     let augmenter = augmenter("ops = []");
     let images = images();

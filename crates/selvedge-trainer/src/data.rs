@@ -125,6 +125,15 @@ impl TrainingData {
         self.split.images.view()
     }
 
+    /// One image, `[height, width, channels]`.
+    ///
+    /// # Panics
+    /// If there is no image of this index.
+    pub fn image(&self, index: usize) -> &[u8] {
+        let len = self.image_shape().iter().product::<usize>();
+        &flat(&self.split).0[index * len..][..len]
+    }
+
     /// Copies of the images and labels at `indices`, one after the other.
     pub fn gather(&self, indices: &[u32]) -> (Vec<u8>, Vec<u8>) {
         let mut images = Vec::with_capacity(indices.len() * self.image_shape().iter().product::<usize>());

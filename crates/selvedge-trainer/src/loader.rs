@@ -1,6 +1,6 @@
 //! [`Loader`]: the batches of an epoch, augmented, in an order that depends on seed and epoch alone.
 
-use selvedge_augment::{Augmenter, Batch, EpochKey};
+use selvedge_augment::{Augmenter, Batch, BatchTrace, EpochKey};
 
 use crate::data::{TrainingData, epoch_order};
 
@@ -66,9 +66,29 @@ impl<'a> Loader<'a> {
         if number >= self.steps() {
             return;
         }
-        let start = number * self.batch;
-        let indices = &self.order[start..self.order.len().min(start + self.batch)];
         let (images, labels) = (self.data.images(), self.data.labels());
-        self.augmenter.fill_batch_around(images, labels, indices, self.key, batch, around);
+        self.augmenter.fill_batch_around(images, labels, self.indices(number), self.key, batch, around);
+    }
+
+    /// Makes the same batch and tells what was drawn, on one thread. Beyond the epoch's last batch it is empty.
+    pub fn fill_traced(&self, number: usize, batch: &mut Batch) -> BatchTrace {
+        let indices = self.indices(number);
+        self.augmenter.fill_batch_traced(self.data.images(), self.data.labels(), indices, self.key, batch)
+    }
+
+    /// The images of a batch of the epoch, in their order; none beyond its last batch.
+    pub fn indices(&self, number: usize) -> &[u32] {
+        if number >= self.steps() {
+            return &[];
+        }
+        let start = number * self.batch;
+        &self.order[start..self.order.len().min(start + self.batch)]
+    }
+
+    /// In which batch of the epoch an image is, and at which position; `None` if it is left over or not trained on.
+    pub fn find(&self, image: u32) -> Option<(usize, usize)> {
+        let position = self.order.iter().position(|&index| index == image)?;
+        let place = (position / self.batch, position % self.batch);
+        (place.0 < self.steps()).then_some(place)
     }
 }

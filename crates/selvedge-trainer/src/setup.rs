@@ -14,6 +14,7 @@ use crate::data::{Partition, TrainingData, stratified};
 use crate::download::{self, FetchOptions};
 use crate::error::TrainError;
 use crate::observer::Observer;
+use crate::offline::Offline;
 use crate::recipe::{LoadedRecipe, Override, PrecisionChoice, RecipeSource};
 use crate::run_folder::{Destination, RECIPE, RunFolder};
 
@@ -101,12 +102,10 @@ impl Setup {
         let data = TrainingData::load(&recipe.recipe.dataset, &options.data_dir, &options.fetch, observer)?;
         settle(&mut recipe, precision, &data.dir);
 
-        let partition = hold_out(&recipe, &data)?;
-        let [height, width, channels] = data.image_shape();
-        let classes = data.class_names.len();
+        let Images { data, partition, augmenter, .. } = threads.install(|| Images::prepare(&recipe, data))?;
+        let ImageShape { height, width, channels } = augmenter.shape();
+        let classes = augmenter.classes();
         let r = &recipe.recipe;
-        let augmenter = Augmenter::new(r.augmentation.clone(), ImageShape { height, width, channels }, classes)
-            .map_err(|error| recipe.error("augmentation", error))?;
         let input = InputSpec { height, width, channels, mean: r.input.mean, std: r.input.std };
         let spec = ModelSpec { input, classes, layers: r.model.layers.clone() };
         let build = BuildOptions { seed: r.seed, max_batch: r.batch, precision, threads: threads.clone() };
@@ -125,6 +124,32 @@ impl Setup {
             folder.write(RECIPE, recipe_text.as_bytes())?;
         }
         Ok(Self { recipe, recipe_text, resumed, cpu, precision, threads, data, partition, augmenter, network, folder })
+    }
+}
+
+/// The images of a run and how they are drawn: what training and its preview have in common.
+pub(crate) struct Images {
+    /// The data set, with its offline copies.
+    pub(crate) data: TrainingData,
+    pub(crate) partition: Partition,
+    pub(crate) augmenter: Augmenter,
+    /// What the copies were made by, if there are any.
+    pub(crate) offline: Option<Offline>,
+}
+
+impl Images {
+    /// Makes the copies that the recipe asks for, on the current rayon pool, and holds images out.
+    pub(crate) fn prepare(recipe: &LoadedRecipe, mut data: TrainingData) -> Result<Self, TrainError> {
+        let [height, width, channels] = data.image_shape();
+        let (shape, classes) = (ImageShape { height, width, channels }, data.class_names.len());
+        let augmenter = Augmenter::new(recipe.recipe.augmentation.clone(), shape, classes)
+            .map_err(|error| recipe.error("augmentation", error))?;
+        let offline = Offline::new(recipe, &data)?;
+        if let Some(offline) = &offline {
+            data.split = offline.enlarge(&data.split);
+        }
+        let partition = hold_out(recipe, &data)?;
+        Ok(Self { data, partition, augmenter, offline })
     }
 }
 
@@ -152,7 +177,7 @@ fn settle(recipe: &mut LoadedRecipe, precision: Precision, data_dir: &Path) {
     }
 }
 
-pub(crate) fn hold_out(loaded: &LoadedRecipe, data: &TrainingData) -> Result<Partition, TrainError> {
+fn hold_out(loaded: &LoadedRecipe, data: &TrainingData) -> Result<Partition, TrainError> {
     let (recipe, images) = (&loaded.recipe, data.labels().len());
     let count = recipe.validation.count(images);
     let needed = recipe.reduce_lr_on_plateau.is_some_and(|spec| spec.monitor.needs_validation())

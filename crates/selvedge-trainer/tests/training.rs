@@ -161,11 +161,14 @@ fn the_written_recipe_repeats_the_run_and_another_seed_does_not() {
 fn a_resumed_run_ends_with_the_same_bits() {
     let dir = tempfile::tempdir().unwrap();
     let data = small_dataset(dir.path());
-    for set in ["seed=1", "optimizer={kind='sgd', learning_rate=0.05, momentum=0.9, nesterov=true}"] {
+    let copies = "offline_copies={count=1, augmentation=[{op='translate', max=2}]}";
+    let steps_of = |set: &str| if set == copies { [5, 17, 45] } else { [3, 8, 21] };
+    for set in ["seed=1", copies, "optimizer={kind='sgd', learning_rate=0.05, momentum=0.9, nesterov=true}"] {
         let whole = dir.path().join(format!("whole{}", set.len()));
         let expected = finished(train(&new_run(small_recipe(&data, &[set]), &whole, 2), &mut Silent));
-        // In the middle of the first epoch, at the end of it, and in the middle of the last; 8 steps an epoch.
-        for steps in [3, 8, 21] {
+        // In the middle of the first epoch, at the end of it, and in the middle of the last; 8 steps an epoch, 17 of
+        // images and copies.
+        for steps in steps_of(set) {
             let out = dir.path().join(format!("cut{}-{steps}", set.len()));
             stop_after(new_run(small_recipe(&data, &[set]), &out, 1), steps);
             assert!(!out.join(SUMMARY).exists() && out.join(LAST).exists());
@@ -207,6 +210,38 @@ fn a_finished_run_is_left_as_it_is() {
     let before = fs::read(out.join(LAST)).unwrap();
     assert_eq!(finished(train(&resume(&out), &mut Silent)).weights_sha256, summary.weights_sha256);
     assert_eq!(fs::read(out.join(LAST)).unwrap(), before);
+}
+
+#[test]
+fn offline_copies_are_trained_on_and_split_with_their_images() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = small_dataset(dir.path());
+    let copies = "offline_copies={count=2, augmentation=[{op='translate', max=1}]}";
+    let out = dir.path().join("run");
+    let recipe = small_recipe(&data, &["epochs=2", "validation=0.2", "augmentation=[]", copies]);
+    let summary = finished(train(&new_run(recipe, &out, 2), &mut Silent));
+    // 150 images and 300 copies; a fifth of all of them is held out.
+    assert_eq!((summary.train_images, summary.steps), (360, 2 * 23));
+    let written = RecipeSource::read(&out.join(RECIPE)).unwrap().load(&[]).unwrap();
+    assert_eq!(written.recipe.offline_copies.unwrap().count, 2);
+}
+
+#[test]
+fn mixed_labels_are_learned_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = small_dataset(dir.path());
+    for op in ["mixup", "cutmix", "fmix"] {
+        let out = dir.path().join(op);
+        let chain = format!("augmentation=[{{op='{op}', alpha=0.4}}]");
+        let sets = ["epochs=25", "label_smoothing=0.0", "early_stopping.restore_best=false", &chain];
+        let summary = finished(train(&new_run(small_recipe(&data, &sets), &out, 2), &mut Silent));
+        let lines = history(&out);
+        assert!(lines[24].train_loss < 0.75 * lines[0].train_loss, "{op}: {lines:?}");
+        assert!(summary.test_accuracy > 0.9, "{op}: {summary:?}");
+        // Mixed images have no certain class: what is left is at least the entropy of the labels, which is not small.
+        assert!(lines[24].train_loss > 0.15, "{op}: {lines:?}");
+        assert!(lines[24].validation_loss.unwrap() < lines[24].train_loss, "{op}: {lines:?}");
+    }
 }
 
 #[test]

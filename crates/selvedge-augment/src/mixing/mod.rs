@@ -18,7 +18,7 @@ use rand_distr::{Beta, Distribution};
 use rayon::prelude::*;
 
 use crate::error::Check;
-use crate::{AugmentError, ImageShape, Stream};
+use crate::{AugmentError, DrawnMix, ImageShape, Stream};
 
 /// An operation that mixes the images of a batch.
 pub trait BatchTransform {
@@ -82,12 +82,14 @@ pub(crate) struct Unmixed<'a> {
     pub(crate) scratch: &'a mut MixScratch,
 }
 
-/// Draws whether (unless it is forced) and how, mixes, and tells whether it did.
+/// Draws whether (unless it is forced) and how, mixes, and tells whether it did; what was done is recorded
+/// where a record is wanted.
 pub(crate) fn run<T: BatchTransform + Sync>(
     transform: &T,
     forced: bool,
     rng: &mut Stream,
     batch: &mut Unmixed<'_>,
+    record: &mut Option<&mut Vec<DrawnMix>>,
 ) -> bool
 where
     T::Drawn: Sync,
@@ -101,6 +103,9 @@ where
     let drawn = transform.draw(rng, shape);
     draw_partners(rng, images.len() / shape.len(), partners);
     let own_share = transform.prepare(&drawn, shape, mask);
+    if let Some(mixes) = record {
+        mixes.push(DrawnMix { op: T::NAME, parameters: drawn.to_string(), own_share, partners: partners.clone() });
+    }
 
     std::mem::swap(*images, unmixed);
     images.resize(unmixed.len(), 0);

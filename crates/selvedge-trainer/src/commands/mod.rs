@@ -3,6 +3,7 @@
 mod evaluate;
 mod machine;
 mod predict;
+mod preview;
 mod profile;
 mod train;
 
@@ -38,6 +39,7 @@ enum Command {
     Train(Box<train::TrainArgs>),
     Evaluate(evaluate::EvaluateArgs),
     Predict(predict::PredictArgs),
+    Preview(preview::PreviewArgs),
     Profile(profile::ProfileArgs),
     Download(download::DownloadArgs),
 }
@@ -48,6 +50,7 @@ pub fn main(started: Instant) -> ExitCode {
         Command::Train(args) => train::run(&args, started),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Predict(args) => predict::run(&args),
+        Command::Preview(args) => preview::run(&args),
         Command::Profile(args) => profile::run(&args),
         Command::Download(args) => download::run(&args).map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::from),
     };

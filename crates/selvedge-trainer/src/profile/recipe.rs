@@ -24,7 +24,7 @@ use crate::observer::Observer;
 use crate::optimizer::Optimizer;
 use crate::recipe::{LoadedRecipe, Recipe};
 use crate::schedule::Schedule;
-use crate::setup::{choose_precision, hold_out};
+use crate::setup::{Images, choose_precision};
 use crate::train::targets;
 
 /// The time of a round of steps, how many rounds there are, and how many steps a round has at least.
@@ -131,11 +131,9 @@ impl TimedRecipe {
         let precision = choose_precision(recipe.precision, cpu)?;
         let data = TrainingData::load(&recipe.dataset, data_dir, &FetchOptions::default(), observer)
             .map_err(TrainError::from)?;
-        let partition = hold_out(loaded, &data)?;
-        let [height, width, channels] = data.image_shape();
-        let classes = data.class_names.len();
-        let augmenter = Augmenter::new(recipe.augmentation.clone(), ImageShape { height, width, channels }, classes)
-            .map_err(|error| TrainError::from(loaded.error("augmentation", error)))?;
+        let Images { data, partition, augmenter, .. } = threads.install(|| Images::prepare(loaded, data))?;
+        let ImageShape { height, width, channels } = augmenter.shape();
+        let classes = augmenter.classes();
         let input = InputSpec { height, width, channels, mean: recipe.input.mean, std: recipe.input.std };
         let spec = ModelSpec { input, classes, layers: recipe.model.layers.clone() };
         let build = BuildOptions { seed: recipe.seed, max_batch: recipe.batch, precision, threads: threads.clone() };

@@ -62,6 +62,24 @@ pub struct Recipe {
     /// The chain of operations that each training image goes through, anew in every epoch.
     #[serde(default)]
     pub augmentation: Vec<Augmentation>,
+    /// Augmented copies that enlarge the data set before it is split. They leak into validation. None: no copies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offline_copies: Option<OfflineCopies>,
+}
+
+/// The table `[offline_copies]`: the training images and copies of them, each augmented once, become the data set.
+///
+/// **This leaks.** The validation images are chosen after copying, as by those who enlarge a data set on disk and split
+/// it later: an image is trained on while its copy is validated on, and the validation figures are better than the
+/// network. It is there to repeat what was done that way (`seed-notebook`); `augmentation` draws anew in every epoch,
+/// costs next to nothing and does not leak.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OfflineCopies {
+    /// Copies of each image, from 1 to 100; they are held in memory.
+    pub count: usize,
+    /// The chain that each copy goes through once. Operations that mix images, whose labels are shares, are refused.
+    pub augmentation: Vec<Augmentation>,
 }
 
 /// The table `[model]`.

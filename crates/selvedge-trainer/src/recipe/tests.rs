@@ -115,6 +115,11 @@ fn impossible_values_are_named_with_what_is_allowed() {
     assert_has(&refused("[model]", plateau), &["line 12", "reduce_lr_on_plateau.factor", "below 1"]);
     let step = "[schedule]\nkind = \"step\"\nmilestones = [3.0, 1.0]\n[model]";
     assert_has(&refused("[model]", step), &["line 13", "schedule.milestones.1", "later"]);
+    let copies = |text: &str| refused("[model]", &format!("[offline_copies]\n{text}\n[model]"));
+    let count = copies("count = 0\naugmentation = [{ op = 'blur' }]");
+    assert_has(&count, &["line 12", "offline_copies.count", "from 1 to 100"]);
+    let mixing = copies("count = 1\naugmentation = [{ op = 'blur' }, { op = 'cutmix' }]");
+    assert_has(&mixing, &["line 13", "offline_copies.augmentation.1", "cutmix", "one label"]);
     let early = SMALL.replace("validation = 20", "") + "[early_stopping]\npatience = 3\n";
     assert_has(&load(&early, &[]).unwrap_err().to_string(), &["early_stopping.monitor", "set `validation`"]);
 }

@@ -2,10 +2,15 @@
 
 use std::fmt::Display;
 
-use super::spec::{OptimizerSpec, Recipe, ScheduleSpec, Validation};
+use selvedge_augment::Augmentation;
+
+use super::spec::{OfflineCopies, OptimizerSpec, Recipe, ScheduleSpec, Validation};
 
 /// The most images in a step: the activations of a step are in memory at once.
 const MAX_BATCH: usize = 65_536;
+
+/// The most copies of an image: they are in memory at once.
+const MAX_COPIES: usize = 100;
 
 /// A key, as a dotted path, and what is wrong with its value.
 pub(super) struct Refusal {
@@ -78,9 +83,26 @@ pub(super) fn validate(recipe: &Recipe) -> Result<(), Refusal> {
     }
     number("input.mean", recipe.input.mean.into(), Range::Finite)?;
     number("input.std", recipe.input.std.into(), Range::Positive)?;
+    if let Some(copies) = &recipe.offline_copies {
+        offline_copies(copies)?;
+    }
     optimizer(&recipe.optimizer)?;
     schedule(recipe)?;
     callbacks(recipe)
+}
+
+fn offline_copies(copies: &OfflineCopies) -> Result<(), Refusal> {
+    if !(1..=MAX_COPIES).contains(&copies.count) {
+        return Err(refuse("offline_copies.count", copies.count, format_args!("from 1 to {MAX_COPIES}")));
+    }
+    match copies.augmentation.iter().position(Augmentation::is_mixing) {
+        Some(i) => {
+            let name = copies.augmentation[i].name();
+            let allowed = "a copy has one label; operations that mix images can stand in `augmentation`";
+            Err(refuse(&format!("offline_copies.augmentation.{i}"), name, allowed))
+        }
+        None => Ok(()),
+    }
 }
 
 fn optimizer(spec: &OptimizerSpec) -> Result<(), Refusal> {

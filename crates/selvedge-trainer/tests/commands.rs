@@ -7,50 +7,20 @@ use std::path::Path;
 use std::process::Output;
 
 use assert_cmd::cargo::cargo_bin_cmd;
-use common::{SMALL, small_dataset, write_part};
-
-struct Workplace {
-    dir: tempfile::TempDir,
-}
+use common::{Workplace, assert_fails, stdout, write_part};
 
 impl Workplace {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        small_dataset(dir.path());
-        fs::write(dir.path().join("small.toml"), SMALL).unwrap();
-        Self { dir }
-    }
-
-    fn path(&self) -> &Path {
-        self.dir.path()
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        let mut command = cargo_bin_cmd!("selvedge");
-        command.current_dir(self.path()).env_remove("RAYON_NUM_THREADS").args(args).output().unwrap()
-    }
-
     /// Trains the small recipe.
     fn train(&self, args: &[&str]) -> Output {
-        self.run(&[&["train", "--recipe", "small.toml", "--dataset", "data", "--threads", "2"], args].concat())
+        self.training(args).output().unwrap()
     }
 
     /// Expects failure with `code`, these parts in the message, and nothing of a run left under a final name.
     #[track_caller]
     fn assert_fails(&self, output: &Output, code: i32, parts: &[&str]) {
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{stderr}");
-        for part in parts {
-            assert!(stderr.contains(part), "{part:?} is missing from: {stderr}");
-        }
-        assert!(!self.path().join("runs").exists(), "a run was begun: {stderr}");
+        assert_fails(output, code, parts);
+        assert!(!self.path().join("runs").exists(), "a run was begun: {}", String::from_utf8_lossy(&output.stderr));
     }
-}
-
-#[track_caller]
-fn stdout(output: &Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 #[test]

@@ -6,45 +6,22 @@ mod common;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use common::{SMALL, small_dataset};
+use common::{Workplace, assert_fails, stdout};
 
-/// A folder with the small data set and the small recipe; runs are begun in it.
-struct Place(tempfile::TempDir);
-
-impl Place {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        small_dataset(dir.path());
-        fs::write(dir.path().join("small.toml"), SMALL).unwrap();
-        Self(dir)
-    }
-
+impl Workplace {
     fn file(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// The program with these arguments, standing in the folder, its output caught.
-    fn selvedge(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("selvedge"));
-        command.current_dir(self.0.path()).env_remove("RAYON_NUM_THREADS").args(args);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    }
-
-    /// Trains the small recipe.
-    fn train(&self, args: &[&str]) -> Command {
-        self.selvedge(&[&["train", "--recipe", "small.toml", "--dataset", "data", "--threads", "2"], args].concat())
+        self.path().join(name)
     }
 
     /// Trains with no file larger than `bytes`, as on a disk that is full.
     fn train_within(&self, bytes: u64, args: &[&str]) -> Command {
-        let train = self.train(args);
+        let train = self.training(args);
         let mut command = Command::new("sh");
         let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", bytes / 512);
-        command.current_dir(self.0.path()).arg("-c").arg(script).arg(train.get_program()).args(train.get_args());
+        command.current_dir(self.path()).arg("-c").arg(script).arg(train.get_program()).args(train.get_args());
         command
     }
 
@@ -65,21 +42,6 @@ fn wait_for(child: &mut Child, file: &Path, bytes: u64) {
     }
 }
 
-#[track_caller]
-fn succeeded(output: &Output) {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// Fails with exit code 1, and the message has these parts.
-#[track_caller]
-fn refused(output: &Output, parts: &[&str]) {
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
-    for part in parts {
-        assert!(stderr.contains(part), "{part:?} is missing from: {stderr}");
-    }
-}
-
 fn send(signal: &str, child: &Child) {
     let sent = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
     assert!(sent.success());
@@ -88,8 +50,8 @@ fn send(signal: &str, child: &Child) {
 #[test]
 fn ctrl_c_and_sigterm_save_and_say_how_to_go_on() {
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
-        let place = Place::new();
-        let mut child = place.train(&["--epochs", "1000000", "--out", "run"]).spawn().unwrap();
+        let place = Workplace::new();
+        let mut child = place.training(&["--epochs", "1000000", "--out", "run"]).spawn().unwrap();
         wait_for(&mut child, &place.file("run/history.jsonl"), 1);
         send(signal, &child);
         // Read, or a full pipe would hold it up.
@@ -103,14 +65,14 @@ fn ctrl_c_and_sigterm_save_and_say_how_to_go_on() {
 
 #[test]
 fn a_killed_run_that_is_resumed_ends_with_the_same_bits() {
-    let place = Place::new();
-    succeeded(&place.train(&["--epochs", "60", "--out", "whole"]).output().unwrap());
+    let place = Workplace::new();
+    stdout(&place.training(&["--epochs", "60", "--out", "whole"]).output().unwrap());
     for (run, bytes) in [("early", 1), ("later", 5000)] {
-        let mut child = place.train(&["--epochs", "60", "--out", run]).spawn().unwrap();
+        let mut child = place.training(&["--epochs", "60", "--out", run]).spawn().unwrap();
         wait_for(&mut child, &place.file(run).join("history.jsonl"), bytes);
         child.kill().unwrap();
         child.wait().unwrap();
-        succeeded(&place.selvedge(&["train", "--resume", run, "--threads", "1"]).output().unwrap());
+        stdout(&place.command(&["train", "--resume", run, "--threads", "1"]).output().unwrap());
         assert_eq!(place.weights(run), place.weights("whole"), "{run}");
         let lines = |run: &str| fs::read_to_string(place.file(run).join("history.jsonl")).unwrap().lines().count();
         assert_eq!(lines(run), lines("whole"));
@@ -119,21 +81,21 @@ fn a_killed_run_that_is_resumed_ends_with_the_same_bits() {
 
 #[test]
 fn a_run_that_is_under_way_is_not_resumed() {
-    let place = Place::new();
-    let mut child = place.train(&["--epochs", "1000000", "--out", "run"]).spawn().unwrap();
+    let place = Workplace::new();
+    let mut child = place.training(&["--epochs", "1000000", "--out", "run"]).spawn().unwrap();
     wait_for(&mut child, &place.file("run/history.jsonl"), 1);
-    let second = place.selvedge(&["train", "--resume", "run"]).output().unwrap();
+    let second = place.command(&["train", "--resume", "run"]).output().unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
-    refused(&second, &["another process is training in run"]);
+    assert_fails(&second, 1, &["another process is training in run"]);
 }
 
 #[test]
 fn runs_of_the_same_second_have_folders_of_their_own() {
-    let place = Place::new();
-    let begun: Vec<Child> = (0..3).map(|_| place.train(&["--epochs", "1"]).spawn().unwrap()).collect();
+    let place = Workplace::new();
+    let begun: Vec<Child> = (0..3).map(|_| place.training(&["--epochs", "1"]).spawn().unwrap()).collect();
     for child in begun {
-        succeeded(&child.wait_with_output().unwrap());
+        stdout(&child.wait_with_output().unwrap());
     }
     let runs: Vec<_> = fs::read_dir(place.file("runs")).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(runs.len(), 3, "{runs:?}");
@@ -142,17 +104,18 @@ fn runs_of_the_same_second_have_folders_of_their_own() {
 
 #[test]
 fn a_full_disk_is_an_error_and_what_was_saved_stays() {
-    let place = Place::new();
+    let place = Workplace::new();
     // The recipe and the history have room, a checkpoint has not.
-    refused(
+    assert_fails(
         &place.train_within(5120, &["--out", "run"]).output().unwrap(),
+        1,
         &["cannot write", ".ckpt", "File too large"],
     );
     let mut names: Vec<_> = fs::read_dir(place.file("run")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, [".lock", "history.jsonl", "recipe.toml"], "nothing half-written");
-    succeeded(&place.selvedge(&["train", "--resume", "run"]).output().unwrap());
-    succeeded(&place.train(&["--out", "whole"]).output().unwrap());
+    stdout(&place.command(&["train", "--resume", "run"]).output().unwrap());
+    stdout(&place.training(&["--out", "whole"]).output().unwrap());
     assert_eq!(place.weights("run"), place.weights("whole"));
 }
 
@@ -165,15 +128,15 @@ fn unheard(mut command: Command) -> Option<i32> {
 
 #[test]
 fn closed_pipes_end_no_run_and_cause_no_panic() {
-    let place = Place::new();
-    assert_eq!(unheard(place.train(&["--out", "run"])), Some(0));
+    let place = Workplace::new();
+    assert_eq!(unheard(place.training(&["--out", "run"])), Some(0));
     assert!(place.file("run/summary.json").is_file());
-    assert_eq!(unheard(place.selvedge(&["evaluate", "run"])), Some(0));
-    assert_eq!(unheard(place.selvedge(&["download", "--list"])), Some(0));
-    assert_eq!(unheard(place.selvedge(&["evaluate", "nowhere"])), Some(1));
-    assert_eq!(unheard(place.selvedge(&["--help"])), Some(0));
+    assert_eq!(unheard(place.command(&["evaluate", "run"])), Some(0));
+    assert_eq!(unheard(place.command(&["download", "--list"])), Some(0));
+    assert_eq!(unheard(place.command(&["evaluate", "nowhere"])), Some(1));
+    assert_eq!(unheard(place.command(&["--help"])), Some(0));
     // As in `selvedge train | head -1`: one line is read, then none.
-    let mut child = place.train(&["--out", "second"]).spawn().unwrap();
+    let mut child = place.training(&["--out", "second"]).spawn().unwrap();
     child.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
     assert!(place.file("second/summary.json").is_file());

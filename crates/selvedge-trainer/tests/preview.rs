@@ -7,8 +7,7 @@ use std::io::BufReader;
 use std::path::Path;
 use std::process::Output;
 
-use assert_cmd::cargo::cargo_bin_cmd;
-use common::{SMALL, small_dataset};
+use common::{Workplace, assert_fails, stdout};
 use selvedge_augment::{Augmentation, Augmenter, Batch, ImageShape};
 use selvedge_trainer::data::{TrainingData, stratified};
 use selvedge_trainer::download::FetchOptions;
@@ -23,15 +22,8 @@ const COLUMNS: usize = 7;
 /// Images of four classes: two of each.
 const ROWS: usize = 8;
 
-fn place() -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    small_dataset(dir.path());
-    fs::write(dir.path().join("small.toml"), SMALL).unwrap();
-    dir
-}
-
-fn preview(place: &Path, args: &[&str]) -> Output {
-    cargo_bin_cmd!("selvedge").current_dir(place).arg("preview").args(args).output().unwrap()
+fn preview(place: &Workplace, args: &[&str]) -> Output {
+    place.run(&[&["preview"], args].concat())
 }
 
 fn load(place: &Path) -> TrainingData {
@@ -97,13 +89,12 @@ fn shown(data: &TrainingData, train: &[u32]) -> Vec<u32> {
 
 #[test]
 fn a_recipe_sheet_shows_what_training_sees() {
-    let place = place();
+    let place = Workplace::new();
     let mixing = "augmentation=[{op='horizontal_flip'}, {op='translate', max=2}, {op='cutmix', p=0.5}]";
     let args = ["--recipe", "small.toml", "--dataset", "data", "--seed", "5", "--set", mixing];
-    let output = preview(place.path(), &args);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = preview(&place, &args);
+    let told = stdout(&output);
     let sheet = Sheet::read(&place.path().join("preview-small.png"));
-    let told = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(told, format!("preview-small.png: {} x {} pixels\n", sheet.width, sheet.height));
 
     let data = load(place.path());
@@ -142,19 +133,19 @@ fn a_recipe_sheet_shows_what_training_sees() {
 
     // The same command draws the same sheet; another seed another one.
     let bytes = fs::read(place.path().join("preview-small.png")).unwrap();
-    assert!(preview(place.path(), &args).status.success());
+    assert!(preview(&place, &args).status.success());
     assert_eq!(fs::read(place.path().join("preview-small.png")).unwrap(), bytes);
-    let other = preview(place.path(), &["--recipe", "small.toml", "--dataset", "data", "--seed", "6", "--set", mixing]);
+    let other = preview(&place, &["--recipe", "small.toml", "--dataset", "data", "--seed", "6", "--set", mixing]);
     assert!(other.status.success());
     assert_ne!(fs::read(place.path().join("preview-small.png")).unwrap(), bytes);
 }
 
 #[test]
 fn text_stands_below_the_images_and_never_on_them() {
-    let place = place();
+    let place = Workplace::new();
     let set = "augmentation=[{op='rand_augment', num_ops=5}, {op='grid_distortion', p=1, num_steps=3}, {op='mixup'}]";
     let args = ["--recipe", "small.toml", "--dataset", "data", "--set", set, "--out", "long.png"];
-    assert!(preview(place.path(), &args).status.success());
+    assert!(preview(&place, &args).status.success());
     let sheet = Sheet::read(&place.path().join("long.png"));
     let data = load(place.path());
     let train = stratified(data.labels(), 30, 1).train;
@@ -179,8 +170,8 @@ fn text_stands_below_the_images_and_never_on_them() {
 
 #[test]
 fn a_dataset_sheet_has_three_rows_of_each_class() {
-    let place = place();
-    assert!(preview(place.path(), &["--dataset", "data"]).status.success());
+    let place = Workplace::new();
+    assert!(preview(&place, &["--dataset", "data"]).status.success());
     let sheet = Sheet::read(&place.path().join("preview-data.png"));
     let data = load(place.path());
     let of = |class: u8| (0..150).filter(|&i| data.labels()[i] == class).collect::<Vec<usize>>();
@@ -201,10 +192,10 @@ fn a_dataset_sheet_has_three_rows_of_each_class() {
 
 #[test]
 fn copies_stand_between_the_image_and_the_epochs() {
-    let place = place();
+    let place = Workplace::new();
     let copies = "offline_copies={count=2, augmentation=[{op='invert', p=1}]}";
     let args = ["--recipe", "small.toml", "--dataset", "data", "--set", copies, "--set", "augmentation=[]"];
-    assert!(preview(place.path(), &args).status.success());
+    assert!(preview(&place, &args).status.success());
     let sheet = Sheet::read(&place.path().join("preview-small.png"));
     let data = load(place.path());
     let labels = data.labels().repeat(3);
@@ -222,7 +213,7 @@ fn copies_stand_between_the_image_and_the_epochs() {
 
 #[test]
 fn what_cannot_be_drawn_is_refused_and_nothing_is_written() {
-    let place = place();
+    let place = Workplace::new();
     fs::write(place.path().join("mine.png"), "not a sheet").unwrap();
     let before = fs::read_dir(place.path()).unwrap().count();
     let small = ["--recipe", "small.toml", "--dataset", "data"];
@@ -239,10 +230,8 @@ fn what_cannot_be_drawn_is_refused_and_nothing_is_written() {
         (&[&small[..], &["--set", "augmentation.1.max=10"]].concat(), 1, &["translate", "at most"]),
         (&[&small[..], &["--set", "validation=150"]].concat(), 1, &["validation", "150 training images"]),
     ] {
-        let output = preview(place.path(), args);
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
-        assert!(parts.iter().all(|part| stderr.contains(part)), "{args:?}: {stderr}");
+        let output = preview(&place, args);
+        assert_fails(&output, code, parts);
     }
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), before);
     assert_eq!(fs::read(place.path().join("mine.png")).unwrap(), b"not a sheet");

@@ -3,58 +3,24 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
 use std::process::Output;
 
-use assert_cmd::cargo::cargo_bin_cmd;
-use common::{SMALL, small_dataset};
+use common::{Workplace, assert_fails, stdout};
 use serde_json::Value;
 
-struct Workplace {
-    dir: tempfile::TempDir,
-}
-
 impl Workplace {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        small_dataset(dir.path());
-        fs::write(dir.path().join("small.toml"), SMALL).unwrap();
-        Self { dir }
-    }
-
-    fn path(&self) -> &Path {
-        self.dir.path()
-    }
-
     fn profile(&self, args: &[&str]) -> Output {
         self.profile_with(args, &[])
     }
 
     fn profile_with(&self, args: &[&str], environment: &[(&str, &str)]) -> Output {
-        let mut command = cargo_bin_cmd!("selvedge");
-        command.current_dir(self.path()).env_remove("RAYON_NUM_THREADS").envs(environment.iter().copied());
-        command.arg("profile").args(args).output().unwrap()
+        let mut command = self.command(&["profile"]);
+        command.args(args).envs(environment.iter().copied()).output().unwrap()
     }
 
     fn read(&self, name: &str) -> String {
         fs::read_to_string(self.path().join(name)).unwrap()
     }
-
-    /// Expects failure with `code` and these parts in the message.
-    #[track_caller]
-    fn assert_fails(&self, output: &Output, code: i32, parts: &[&str]) {
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{stderr}");
-        for part in parts {
-            assert!(stderr.contains(part), "{part:?} is missing from: {stderr}");
-        }
-    }
-}
-
-#[track_caller]
-fn stdout(output: &Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// The element names and the text of a document, which must be well-formed.
@@ -200,27 +166,27 @@ fn every_operation_can_be_profiled() {
 #[test]
 fn what_cannot_be_profiled_is_refused_before_anything_is_measured() {
     let place = Workplace::new();
-    place.assert_fails(&place.profile(&["--op", "convolution"]), 1, &["convolution", "there are conv, dense, pool"]);
-    place.assert_fails(&place.profile(&["--op", "conv", "--shape", "14x14"]), 1, &["14x14", "FILTERS"]);
-    place.assert_fails(&place.profile(&["--op", "pool", "--shape", "1x1x16"]), 1, &["1x1x16", "2x2 does not fit"]);
-    place.assert_fails(&place.profile(&["--op", "conv", "--batch", "0"]), 1, &["a batch of 0", "from 1 to"]);
-    place.assert_fails(&place.profile(&["--op", "conv", "--batch", "99999999"]), 1, &["99999999", "from 1 to"]);
-    place.assert_fails(&place.profile(&["--recipe", "fats"]), 1, &["fats", "built in: "]);
-    place.assert_fails(&place.profile(&["--recipe", "small.toml", "--dataset", "none"]), 1, &["none"]);
+    assert_fails(&place.profile(&["--op", "convolution"]), 1, &["convolution", "there are conv, dense, pool"]);
+    assert_fails(&place.profile(&["--op", "conv", "--shape", "14x14"]), 1, &["14x14", "FILTERS"]);
+    assert_fails(&place.profile(&["--op", "pool", "--shape", "1x1x16"]), 1, &["1x1x16", "2x2 does not fit"]);
+    assert_fails(&place.profile(&["--op", "conv", "--batch", "0"]), 1, &["a batch of 0", "from 1 to"]);
+    assert_fails(&place.profile(&["--op", "conv", "--batch", "99999999"]), 1, &["99999999", "from 1 to"]);
+    assert_fails(&place.profile(&["--recipe", "fats"]), 1, &["fats", "built in: "]);
+    assert_fails(&place.profile(&["--recipe", "small.toml", "--dataset", "none"]), 1, &["none"]);
     let huge = ["--recipe", "small.toml", "--dataset", "data", "--batch", "1000"];
-    place.assert_fails(&place.profile(&huge), 1, &["--batch 1000", "120"]);
+    assert_fails(&place.profile(&huge), 1, &["--batch 1000", "120"]);
     let bf16 = ["--op", "conv", "--precision", "bf16"];
-    place.assert_fails(&place.profile_with(&bf16, &[("SELVEDGE_ISA", "portable")]), 1, &["bf16 needs AMX", "portable"]);
+    assert_fails(&place.profile_with(&bf16, &[("SELVEDGE_ISA", "portable")]), 1, &["bf16 needs AMX", "portable"]);
     let many = [("RAYON_NUM_THREADS", "5000")];
-    place.assert_fails(&place.profile_with(&["--op", "conv"], &many), 1, &["5000", "this machine runs"]);
+    assert_fails(&place.profile_with(&["--op", "conv"], &many), 1, &["5000", "this machine runs"]);
 
-    place.assert_fails(&place.profile(&["--threads", "0"]), 2, &["from 1 to 1024", "this machine runs"]);
-    place.assert_fails(&place.profile(&["--threads", "5000"]), 2, &["from 1 to 1024"]);
-    place.assert_fails(&place.profile(&["--shape", "14x14x64"]), 2, &["--op"]);
-    place.assert_fails(&place.profile(&["--precision", "f16"]), 2, &["auto, f32 and bf16"]);
+    assert_fails(&place.profile(&["--threads", "0"]), 2, &["from 1 to 1024", "this machine runs"]);
+    assert_fails(&place.profile(&["--threads", "5000"]), 2, &["from 1 to 1024"]);
+    assert_fails(&place.profile(&["--shape", "14x14x64"]), 2, &["--op"]);
+    assert_fails(&place.profile(&["--precision", "f16"]), 2, &["auto, f32 and bf16"]);
 
     let args = ["--op", "loss", "--json", "small.toml/p.json"];
-    place.assert_fails(&place.profile(&args), 1, &["small.toml/p.json cannot be written"]);
+    assert_fails(&place.profile(&args), 1, &["small.toml/p.json cannot be written"]);
 }
 
 #[test]
@@ -229,7 +195,7 @@ fn a_flame_graph_needs_perf_and_says_so() {
     let place = Workplace::new();
     let args = ["--recipe", "small.toml", "--dataset", "data", "--flamegraph", "flames.svg"];
     let output = place.profile_with(&args, &[("PATH", "/nonexistent")]);
-    place.assert_fails(&output, 1, &["needs the program perf", "apt-get install linux-perf"]);
+    assert_fails(&output, 1, &["needs the program perf", "apt-get install linux-perf"]);
     assert!(!place.path().join("flames.svg").exists() && output.stdout.is_empty());
 }
 
@@ -275,6 +241,6 @@ fn what_perf_says_when_it_fails_is_passed_on() {
     let path = stand_in(&place, "echo 'No permission: kernel.perf_event_paranoid' >&2; exit 3");
     let args = ["--recipe", "small.toml", "--dataset", "data", "--flamegraph", "flames.svg"];
     let output = place.profile_with(&args, &[("PATH", &path)]);
-    place.assert_fails(&output, 1, &["perf record", "perf_event_paranoid"]);
+    assert_fails(&output, 1, &["perf record", "perf_event_paranoid"]);
     assert!(!place.path().join("flames.svg").exists());
 }

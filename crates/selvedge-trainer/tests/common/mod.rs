@@ -1,7 +1,11 @@
-//! A small data set and a small recipe: what every test here trains in a fraction of a second.
+//! A small data set and a small recipe, which train in a fraction of a second, and the program run on them.
+
+// Every test program has this module, and none needs all of it.
+#![allow(dead_code)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 
 use selvedge_idx::{Compression, write};
 
@@ -60,3 +64,55 @@ layers = [
     { layer = "dense", units = "classes" },
 ]
 "#;
+
+/// A folder with the small data set in `data` and the small recipe in `small.toml`; the program is run in it.
+pub(crate) struct Workplace {
+    dir: tempfile::TempDir,
+}
+
+impl Workplace {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        small_dataset(dir.path());
+        fs::write(dir.path().join("small.toml"), SMALL).unwrap();
+        Self { dir }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The program with these arguments, standing in the folder, its output caught.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("selvedge"));
+        command.current_dir(self.path()).env_remove("RAYON_NUM_THREADS").args(args);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// Training of the small recipe.
+    pub(crate) fn training(&self, args: &[&str]) -> Command {
+        self.command(&[&["train", "--recipe", "small.toml", "--dataset", "data", "--threads", "2"], args].concat())
+    }
+}
+
+/// What a run that succeeded printed.
+#[track_caller]
+pub(crate) fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Expects failure with `code` and these parts in the message.
+#[track_caller]
+pub(crate) fn assert_fails(output: &Output, code: i32, parts: &[&str]) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    for part in parts {
+        assert!(stderr.contains(part), "{part:?} is missing from: {stderr}");
+    }
+}

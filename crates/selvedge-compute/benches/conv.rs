@@ -7,11 +7,9 @@
 
 mod common;
 
-use std::ops::Range;
-
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use rayon::prelude::*;
-use selvedge_compute::conv::{self, Blocks, Conv2dShape, Epilogue};
+use selvedge_compute::conv::{Blocks, Conv2dShape, ConvElement, Epilogue, Onto};
 use selvedge_compute::simd::Element;
 use selvedge_compute::{AlignedVec, BLOCK, BlockShape, Cpu, Isa, Threads, bf16};
 
@@ -39,65 +37,6 @@ fn convolutions() -> Vec<Conv2dShape> {
 
 fn dense_layers() -> Vec<Conv2dShape> {
     DENSE.map(|[size, channels, units]| Conv2dShape::dense(BlockShape::new(size, size, channels), units)).to_vec()
-}
-
-/// The passes of an element type.
-trait Passes: Element {
-    fn forward(cpu: Cpu, shape: &Conv2dShape, x: &[Self], w: &[Self], epilogue: Epilogue<'_>, y: &mut [Self]);
-    fn forward_pooled(cpu: Cpu, shape: &Conv2dShape, x: &[Self], w: &[Self], y: &mut [Self], winners: &mut [u16]);
-    fn backward_data(cpu: Cpu, shape: &Conv2dShape, dy: &[Self], transposed: &[Self], dx: &mut [Self]);
-    fn backward_weights(
-        cpu: Cpu,
-        shape: &Conv2dShape,
-        x: Blocks<'_, Self>,
-        dy: Blocks<'_, Self>,
-        panels: Range<usize>,
-        dweights: &mut [f32],
-    );
-}
-
-impl Passes for f32 {
-    fn forward(cpu: Cpu, shape: &Conv2dShape, x: &[f32], w: &[f32], epilogue: Epilogue<'_>, y: &mut [f32]) {
-        conv::forward(cpu, shape, x, w, epilogue, 0..shape.output.height, y);
-    }
-    fn forward_pooled(cpu: Cpu, shape: &Conv2dShape, x: &[f32], w: &[f32], y: &mut [f32], winners: &mut [u16]) {
-        conv::forward_pooled(cpu, shape, [2, 2], x, w, None, 0..shape.output.height / 2, y, Some(winners));
-    }
-    fn backward_data(cpu: Cpu, shape: &Conv2dShape, dy: &[f32], transposed: &[f32], dx: &mut [f32]) {
-        conv::backward_data(cpu, shape, dy, transposed, 0..shape.input.height, dx);
-    }
-    fn backward_weights(
-        cpu: Cpu,
-        shape: &Conv2dShape,
-        x: Blocks<'_, f32>,
-        dy: Blocks<'_, f32>,
-        panels: Range<usize>,
-        dweights: &mut [f32],
-    ) {
-        conv::backward_weights(cpu, shape, x, dy, panels, conv::Onto::Content, dweights);
-    }
-}
-
-impl Passes for bf16 {
-    fn forward(cpu: Cpu, shape: &Conv2dShape, x: &[bf16], w: &[bf16], epilogue: Epilogue<'_>, y: &mut [bf16]) {
-        conv::forward_bf16(cpu, shape, x, w, epilogue, 0..shape.output.height, y);
-    }
-    fn forward_pooled(cpu: Cpu, shape: &Conv2dShape, x: &[bf16], w: &[bf16], y: &mut [bf16], winners: &mut [u16]) {
-        conv::forward_pooled_bf16(cpu, shape, [2, 2], x, w, None, 0..shape.output.height / 2, y, Some(winners));
-    }
-    fn backward_data(cpu: Cpu, shape: &Conv2dShape, dy: &[bf16], transposed: &[bf16], dx: &mut [bf16]) {
-        conv::backward_data_bf16(cpu, shape, dy, transposed, 0..shape.input.height, dx);
-    }
-    fn backward_weights(
-        cpu: Cpu,
-        shape: &Conv2dShape,
-        x: Blocks<'_, bf16>,
-        dy: Blocks<'_, bf16>,
-        panels: Range<usize>,
-        dweights: &mut [f32],
-    ) {
-        conv::backward_weights_bf16(cpu, shape, x, dy, panels, conv::Onto::Content, dweights);
-    }
 }
 
 /// One pass over the batch.
@@ -135,19 +74,19 @@ fn batch<E: Element>(shape: &BlockShape) -> AlignedVec<E> {
     common::numbers(BLOCKS * shape.len())
 }
 
-fn forward<E: Passes>(shape: Conv2dShape) -> Pass {
+fn forward<E: ConvElement>(shape: Conv2dShape) -> Pass {
     let (x, mut y) = (batch::<E>(&shape.input), batch::<E>(&shape.output));
     let weights = common::numbers::<E>(shape.weights_len());
     let bias = common::numbers::<f32>(shape.output.channel_stride);
     Box::new(move |cpu| {
         let epilogue = Epilogue { bias: Some(&bias), relu: true };
         y.par_chunks_mut(shape.output.len()).zip(x.par_chunks(shape.input.len())).for_each(|(y, x)| {
-            E::forward(cpu, &shape, x, &weights, epilogue, y);
+            E::forward(cpu, &shape, x, &weights, epilogue, 0..shape.output.height, y);
         });
     })
 }
 
-fn forward_pooled<E: Passes>(shape: Conv2dShape) -> Pass {
+fn forward_pooled<E: ConvElement>(shape: Conv2dShape) -> Pass {
     let output = shape.output;
     let pooled = BlockShape::new(output.height / 2, output.width / 2, output.channels);
     let (x, mut y) = (batch::<E>(&shape.input), batch::<E>(&pooled));
@@ -156,32 +95,39 @@ fn forward_pooled<E: Passes>(shape: Conv2dShape) -> Pass {
     Box::new(move |cpu| {
         let blocks = y.par_chunks_mut(pooled.len()).zip(winners.par_chunks_mut(pooled.len()));
         blocks.zip(x.par_chunks(shape.input.len())).for_each(|((y, winners), x)| {
-            E::forward_pooled(cpu, &shape, x, &weights, y, winners);
+            E::forward_pooled(cpu, &shape, [2, 2], x, &weights, 0..pooled.height, y, winners);
         });
     })
 }
 
-fn backward_data<E: Passes>(shape: Conv2dShape) -> Pass {
+fn backward_data<E: ConvElement>(shape: Conv2dShape) -> Pass {
     let (mut dx, dy) = (batch::<E>(&shape.input), batch::<E>(&shape.output));
     let transposed = common::numbers::<E>(shape.transposed_len());
     Box::new(move |cpu| {
         dx.par_chunks_mut(shape.input.len()).zip(dy.par_chunks(shape.output.len())).for_each(|(dx, dy)| {
-            E::backward_data(cpu, &shape, dy, &transposed, dx);
+            E::backward_data(cpu, &shape, dy, &transposed, 0..shape.input.height, dx);
         });
     })
 }
 
 /// Cut as a network cuts it: gradients larger than a block's activations two panels at a time, over all blocks; smaller
 /// ones by blocks, each with a sum of its own.
-fn backward_weights<E: Passes>(shape: Conv2dShape) -> Pass {
+fn backward_weights<E: ConvElement>(shape: Conv2dShape) -> Pass {
     let (x, dy) = (batch::<E>(&shape.input), batch::<E>(&shape.output));
     let mut dweights = AlignedVec::<f32>::zeroed(BLOCKS * shape.weights_len());
-    let activations = (shape.input.len() + shape.output.len()) * size_of::<E>();
-    if shape.weights_len() * size_of::<f32>() <= activations {
+    if !shape.weights_exceed_activations(size_of::<E>()) {
         return Box::new(move |cpu| {
             let blocks = x.par_chunks(shape.input.len()).zip(dy.par_chunks(shape.output.len()));
             dweights.par_chunks_mut(shape.weights_len()).zip(blocks).for_each(|(dweights, (x, dy))| {
-                E::backward_weights(cpu, &shape, Blocks::one(x), Blocks::one(dy), 0..shape.panels(), dweights);
+                E::backward_weights(
+                    cpu,
+                    &shape,
+                    Blocks::one(x),
+                    Blocks::one(dy),
+                    0..shape.panels(),
+                    Onto::Content,
+                    dweights,
+                );
             });
         });
     }
@@ -191,7 +137,7 @@ fn backward_weights<E: Passes>(shape: Conv2dShape) -> Pass {
         let pieces = dweights[..shape.weights_len()].par_chunks_mut(2 * shape.panel_len()).enumerate();
         pieces.for_each(|(piece, dweights)| {
             let panels = 2 * piece..(2 * piece + 2).min(shape.panels());
-            E::backward_weights(cpu, &shape, x, dy, panels, dweights);
+            E::backward_weights(cpu, &shape, x, dy, panels, Onto::Content, dweights);
         });
     })
 }

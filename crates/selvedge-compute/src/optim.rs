@@ -6,6 +6,10 @@
 use crate::Cpu;
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
 
+/// A good number of elements for a worker to take at a time: values, gradients and two moments are 256 KiB, a share of
+/// the second-level cache, and a small network still has enough pieces for a few workers.
+pub const PIECE: usize = 1 << 14;
+
 /// What a step of stochastic gradient descent does.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SgdParams {

@@ -118,9 +118,8 @@ impl Lowering {
 
     fn conv(&mut self, shape: Conv2dShape, weight: usize, bias: Option<usize>, fused: Fused, x: ValueId) -> ValueId {
         let element = self.element();
-        let activations = (shape.input.len() + shape.output.len()) * element;
         let reads_input = self.plan.values[x].same_as.unwrap_or(x) == 0;
-        let large = shape.weights_len() * size_of::<f32>() > activations;
+        let large = shape.weights_exceed_activations(element);
         let gradient = if large && !reads_input { WeightGradient::PerPanel } else { WeightGradient::PerGroup };
         let mut pack = |elements: usize| {
             let start = self.plan.packed_bytes;

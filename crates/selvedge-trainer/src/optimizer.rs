@@ -1,15 +1,11 @@
 //! [`Optimizer`]: one step of SGD, Adam or AdamW over all parameters of a network, as one parallel pass.
 
 use rayon::prelude::*;
-use selvedge_compute::optim::{AdamParams, SgdParams, adam, sgd};
+use selvedge_compute::optim::{AdamParams, PIECE, SgdParams, adam, sgd};
 use selvedge_compute::{AlignedVec, Cpu};
 use selvedge_model::{ParamEntry, ParamKind, Params};
 
 use crate::recipe::OptimizerSpec;
-
-/// Elements that a worker takes at a time: values, gradients and two moments are 256 KiB, a share of the second-level
-/// cache, and a small network still has enough pieces for a few workers.
-const PIECE: usize = 1 << 14;
 
 /// The state of an optimizer: the number of steps taken and the moments, laid out as [`Params::values`].
 #[derive(Clone, Debug)]

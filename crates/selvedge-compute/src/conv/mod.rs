@@ -19,6 +19,7 @@
 
 mod backward_weights;
 mod backward_weights_bf16;
+mod element;
 mod first;
 mod gather;
 pub mod pack;
@@ -36,6 +37,7 @@ mod vectors;
 
 pub use backward_weights::{Blocks, Onto, backward_bias, backward_weights};
 pub use backward_weights_bf16::backward_weights_bf16;
+pub use element::ConvElement;
 pub use first::{backward_first_layer, is_first_layer};
 pub use gather::Epilogue;
 pub use passes::{backward_data, backward_data_bf16, forward, forward_bf16, forward_pooled, forward_pooled_bf16};
@@ -136,6 +138,12 @@ impl Conv2dShape {
     /// Elements of the weights packed for [`backward_data`], `[in/16][ky][kx][out][16]`.
     pub fn transposed_len(&self) -> usize {
         padded_channels(self.input.channel_stride) * self.taps() * self.output.channel_stride
+    }
+
+    /// Whether the weights, whose gradient is f32, take more memory than a block's input and output of `element` bytes a
+    /// number. The gradient of such weights is better cut by panels over all blocks than by blocks with a sum of each.
+    pub fn weights_exceed_activations(&self, element: usize) -> bool {
+        self.weights_len() * size_of::<f32>() > (self.input.len() + self.output.len()) * element
     }
 
     /// Multiply-adds an image takes in one pass, taps on the padding counted.

@@ -1,83 +1,11 @@
 //! The three passes of a convolution or dense layer, the same for both element types.
 
-use std::ops::Range;
-
 use rayon::prelude::*;
-use selvedge_compute::conv::{self, Blocks, Conv2dShape, Epilogue, Onto, Path, regroup};
+use selvedge_compute::conv::{Blocks, Conv2dShape, ConvElement, Epilogue, Onto, Path};
 use selvedge_compute::cost::{self, Cost, ElementBytes};
-use selvedge_compute::simd::Element;
-use selvedge_compute::{AlignedVec, BLOCK, Cpu, Precision, bf16};
+use selvedge_compute::{AlignedVec, BLOCK, Cpu};
 
 use super::{Make, Pass, numbers, vectors};
-
-/// The passes of an element type, on one block or, for the weights, on several.
-pub(super) trait ConvElement: Element {
-    const PRECISION: Precision;
-    fn forward(cpu: Cpu, shape: &Conv2dShape, x: &[Self], weights: &[Self], epilogue: Epilogue<'_>, y: &mut [Self]);
-    fn backward_data(cpu: Cpu, shape: &Conv2dShape, dy: &[Self], transposed: &[Self], dx: &mut [Self]);
-    /// Brings x and dy of a block into the forms that [`ConvElement::backward_weights`] reads.
-    fn regroup(cpu: Cpu, shape: &Conv2dShape, from: [&[Self]; 2], to: [&mut [Self]; 2]);
-    /// Whether there is anything to regroup.
-    const REGROUPS: bool;
-    fn backward_weights(
-        cpu: Cpu,
-        shape: &Conv2dShape,
-        x: Blocks<'_, Self>,
-        dy: Blocks<'_, Self>,
-        panels: Range<usize>,
-        onto: Onto,
-        dweights: &mut [f32],
-    );
-}
-
-impl ConvElement for f32 {
-    const PRECISION: Precision = Precision::F32;
-    const REGROUPS: bool = false;
-    fn forward(cpu: Cpu, shape: &Conv2dShape, x: &[f32], weights: &[f32], epilogue: Epilogue<'_>, y: &mut [f32]) {
-        conv::forward(cpu, shape, x, weights, epilogue, 0..shape.output.height, y);
-    }
-    fn backward_data(cpu: Cpu, shape: &Conv2dShape, dy: &[f32], transposed: &[f32], dx: &mut [f32]) {
-        conv::backward_data(cpu, shape, dy, transposed, 0..shape.input.height, dx);
-    }
-    fn regroup(_: Cpu, _: &Conv2dShape, _: [&[f32]; 2], _: [&mut [f32]; 2]) {}
-    fn backward_weights(
-        cpu: Cpu,
-        shape: &Conv2dShape,
-        x: Blocks<'_, f32>,
-        dy: Blocks<'_, f32>,
-        panels: Range<usize>,
-        onto: Onto,
-        dweights: &mut [f32],
-    ) {
-        conv::backward_weights(cpu, shape, x, dy, panels, onto, dweights);
-    }
-}
-
-impl ConvElement for bf16 {
-    const PRECISION: Precision = Precision::Bf16;
-    const REGROUPS: bool = true;
-    fn forward(cpu: Cpu, shape: &Conv2dShape, x: &[bf16], weights: &[bf16], epilogue: Epilogue<'_>, y: &mut [bf16]) {
-        conv::forward_bf16(cpu, shape, x, weights, epilogue, 0..shape.output.height, y);
-    }
-    fn backward_data(cpu: Cpu, shape: &Conv2dShape, dy: &[bf16], transposed: &[bf16], dx: &mut [bf16]) {
-        conv::backward_data_bf16(cpu, shape, dy, transposed, 0..shape.input.height, dx);
-    }
-    fn regroup(cpu: Cpu, shape: &Conv2dShape, [x, dy]: [&[bf16]; 2], [x_to, dy_to]: [&mut [bf16]; 2]) {
-        regroup::transpose_images(cpu, &shape.input, x, x_to);
-        regroup::pair_images(cpu, &shape.output, dy, dy_to);
-    }
-    fn backward_weights(
-        cpu: Cpu,
-        shape: &Conv2dShape,
-        x: Blocks<'_, bf16>,
-        dy: Blocks<'_, bf16>,
-        panels: Range<usize>,
-        onto: Onto,
-        dweights: &mut [f32],
-    ) {
-        conv::backward_weights_bf16(cpu, shape, x, dy, panels, onto, dweights);
-    }
-}
 
 /// The passes of a convolution on tensors of `E`.
 pub(super) fn passes<E: ConvElement>(shape: Conv2dShape) -> Vec<Make> {
@@ -100,7 +28,7 @@ pub(super) fn passes<E: ConvElement>(shape: Conv2dShape) -> Vec<Make> {
         let run = Box::new(move || {
             let epilogue = Epilogue { bias: Some(&bias), relu: true };
             let blocks = y.par_chunks_mut(shape.output.len()).zip(x.par_chunks(shape.input.len()));
-            blocks.for_each(|(y, x)| E::forward(cpu, &shape, x, &weights, epilogue, y));
+            blocks.for_each(|(y, x)| E::forward(cpu, &shape, x, &weights, epilogue, 0..shape.output.height, y));
         });
         pass("forward", cpu, |passes| passes.forward, batch, of_thread, run)
     });
@@ -110,7 +38,7 @@ pub(super) fn passes<E: ConvElement>(shape: Conv2dShape) -> Vec<Make> {
         let transposed = numbers::<E>(shape.transposed_len());
         let run = Box::new(move || {
             let blocks = dx.par_chunks_mut(shape.input.len()).zip(dy.par_chunks(shape.output.len()));
-            blocks.for_each(|(dx, dy)| E::backward_data(cpu, &shape, dy, &transposed, dx));
+            blocks.for_each(|(dx, dy)| E::backward_data(cpu, &shape, dy, &transposed, 0..shape.input.height, dx));
         });
         pass("backward_data", cpu, |passes| passes.backward_data, batch, of_thread, run)
     });
@@ -132,7 +60,7 @@ fn weights_gradient<E: ConvElement>(cpu: Cpu, shape: Conv2dShape, blocks: usize)
     let (x, dy) = (numbers::<E>(blocks * x_len), numbers::<E>(blocks * dy_len));
     let regrouped = |len| AlignedVec::<E>::zeroed(if E::REGROUPS { blocks * len } else { 0 });
     let (mut x_to, mut dy_to) = (regrouped(x_len), regrouped(dy_len));
-    let by_block = shape.weights_len() * size_of::<f32>() <= (x_len + dy_len) * size_of::<E>();
+    let by_block = !shape.weights_exceed_activations(size_of::<E>());
     let sums = if by_block { blocks } else { 1 };
     let mut dweights = AlignedVec::<f32>::zeroed(sums * shape.weights_len());
     Box::new(move || {

@@ -12,7 +12,7 @@ use selvedge_compute::cost::{self, Cost};
 use selvedge_compute::dropout::{self, DropoutMask};
 use selvedge_compute::loss::{self, BlockTargets, Logits};
 use selvedge_compute::norm::{self, Normalisation};
-use selvedge_compute::optim::{self, AdamParams, SgdParams};
+use selvedge_compute::optim::{self, AdamParams, PIECE, SgdParams};
 use selvedge_compute::pool::{self, Pool2dShape};
 use selvedge_compute::simd::Element;
 use selvedge_compute::{AlignedVec, BLOCK, BlockShape, Cpu, Isa, Precision, bf16, input, sum};
@@ -341,9 +341,6 @@ fn optimizer(is_adam: bool, parameters: usize, threads: usize) -> Make {
         Pass { name: "update", path: vectors(cpu), precision: Precision::F32, cost, resident, run }
     })
 }
-
-/// Parameters that a worker takes at a time.
-const PIECE: usize = 1 << 14;
 
 const SGD: SgdParams = SgdParams { rate: 1e-3, momentum: 0.9, nesterov: true, weight_decay: 5e-4 };
 

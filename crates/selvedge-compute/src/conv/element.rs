@@ -1,0 +1,160 @@
+//! [`ConvElement`]: the passes of a convolution by the type that its tensors are stored in, for code that is written once
+//! for f32 and bf16.
+
+use std::ops::Range;
+
+use half::bf16;
+
+use super::{Blocks, Conv2dShape, Epilogue, Onto, regroup};
+use crate::cpu::{Cpu, Precision};
+use crate::simd::Element;
+
+/// The passes on tensors of `Self`: each is the function of the same name, with `_bf16` behind it for bf16.
+///
+/// ```
+/// use selvedge_compute::conv::{Conv2dShape, ConvElement, Epilogue};
+/// use selvedge_compute::{AlignedVec, BlockShape, Cpu};
+/// fn sums<E: ConvElement>(cpu: Cpu, shape: &Conv2dShape, x: &[E], weights: &[E]) -> AlignedVec<E> {
+///     let mut y = AlignedVec::zeroed(shape.output.len());
+///     E::forward(cpu, shape, x, weights, Epilogue::NONE, 0..shape.output.height, &mut y);
+///     y
+/// }
+/// let shape = Conv2dShape::same(BlockShape::new(2, 2, 16), 16, [3, 3], 1);
+/// let (x, weights) = (AlignedVec::zeroed(shape.input.len()), AlignedVec::zeroed(shape.weights_len()));
+/// assert_eq!(sums::<f32>(Cpu::detect()?, &shape, &x, &weights)[0], 0.0);
+/// # Ok::<(), selvedge_compute::CpuError>(())
+/// ```
+pub trait ConvElement: Element {
+    /// What the passes multiply in.
+    const PRECISION: Precision;
+    /// Whether [`ConvElement::backward_weights`] reads other forms of x and dy than the other passes.
+    const REGROUPS: bool;
+
+    /// [`super::forward`]
+    fn forward(
+        cpu: Cpu,
+        shape: &Conv2dShape,
+        x: &[Self],
+        weights: &[Self],
+        epilogue: Epilogue<'_>,
+        rows: Range<usize>,
+        y: &mut [Self],
+    );
+
+    /// [`super::forward_pooled`] that keeps the winners, without a bias.
+    fn forward_pooled(
+        cpu: Cpu,
+        shape: &Conv2dShape,
+        window: [usize; 2],
+        x: &[Self],
+        weights: &[Self],
+        rows: Range<usize>,
+        y: &mut [Self],
+        winners: &mut [u16],
+    );
+
+    /// [`super::backward_data`]
+    fn backward_data(
+        cpu: Cpu,
+        shape: &Conv2dShape,
+        dy: &[Self],
+        transposed: &[Self],
+        rows: Range<usize>,
+        dx: &mut [Self],
+    );
+
+    /// Brings x and dy of a block into the forms that [`ConvElement::backward_weights`] reads; nothing is done where it
+    /// reads them as they are ([`ConvElement::REGROUPS`]).
+    fn regroup(cpu: Cpu, shape: &Conv2dShape, from: [&[Self]; 2], to: [&mut [Self]; 2]);
+
+    /// [`super::backward_weights`]
+    fn backward_weights(
+        cpu: Cpu,
+        shape: &Conv2dShape,
+        x: Blocks<'_, Self>,
+        dy: Blocks<'_, Self>,
+        panels: Range<usize>,
+        onto: Onto,
+        dweights: &mut [f32],
+    );
+}
+
+/// The passes of a type from the functions that do them.
+macro_rules! passes_of {
+    ($element:ty, $forward:path, $forward_pooled:path, $backward_data:path, $backward_weights:path) => {
+        fn forward(
+            cpu: Cpu,
+            shape: &Conv2dShape,
+            x: &[$element],
+            weights: &[$element],
+            epilogue: Epilogue<'_>,
+            rows: Range<usize>,
+            y: &mut [$element],
+        ) {
+            $forward(cpu, shape, x, weights, epilogue, rows, y);
+        }
+
+        fn forward_pooled(
+            cpu: Cpu,
+            shape: &Conv2dShape,
+            window: [usize; 2],
+            x: &[$element],
+            weights: &[$element],
+            rows: Range<usize>,
+            y: &mut [$element],
+            winners: &mut [u16],
+        ) {
+            $forward_pooled(cpu, shape, window, x, weights, None, rows, y, Some(winners));
+        }
+
+        fn backward_data(
+            cpu: Cpu,
+            shape: &Conv2dShape,
+            dy: &[$element],
+            transposed: &[$element],
+            rows: Range<usize>,
+            dx: &mut [$element],
+        ) {
+            $backward_data(cpu, shape, dy, transposed, rows, dx);
+        }
+
+        fn backward_weights(
+            cpu: Cpu,
+            shape: &Conv2dShape,
+            x: Blocks<'_, $element>,
+            dy: Blocks<'_, $element>,
+            panels: Range<usize>,
+            onto: Onto,
+            dweights: &mut [f32],
+        ) {
+            $backward_weights(cpu, shape, x, dy, panels, onto, dweights);
+        }
+    };
+}
+
+impl ConvElement for f32 {
+    const PRECISION: Precision = Precision::F32;
+    const REGROUPS: bool = false;
+
+    passes_of!(f32, super::forward, super::forward_pooled, super::backward_data, super::backward_weights);
+
+    fn regroup(_: Cpu, _: &Conv2dShape, _: [&[f32]; 2], _: [&mut [f32]; 2]) {}
+}
+
+impl ConvElement for bf16 {
+    const PRECISION: Precision = Precision::Bf16;
+    const REGROUPS: bool = true;
+
+    passes_of!(
+        bf16,
+        super::forward_bf16,
+        super::forward_pooled_bf16,
+        super::backward_data_bf16,
+        super::backward_weights_bf16
+    );
+
+    fn regroup(cpu: Cpu, shape: &Conv2dShape, [x, dy]: [&[bf16]; 2], [x_to, dy_to]: [&mut [bf16]; 2]) {
+        regroup::transpose_images(cpu, &shape.input, x, x_to);
+        regroup::pair_images(cpu, &shape.output, dy, dy_to);
+    }
+}

@@ -24,6 +24,7 @@ mod setup;
 mod state;
 mod summary;
 mod train;
+mod whole_file;
 
 pub use error::TrainError;
 pub use setup::{Run, TrainOptions};

@@ -8,6 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::whole_file::{self, Refused};
+
 /// The recipe as it was run.
 pub const RECIPE: &str = "recipe.toml";
 /// A JSON line for each epoch.
@@ -164,14 +166,11 @@ impl RunFolder {
     /// [`FolderError::Io`]
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), FolderError> {
         let (temporary, path) = (self.path.join(format!(".{name}.part")), self.path.join(name));
-        let written = write_synced(&temporary, bytes)
-            .and_then(|()| fs::rename(&temporary, &path).map_err(refused("rename", &temporary)));
-        if written.is_err() {
-            // The first error is the one to tell. On a full disk the half of a file would be in the way.
-            let _ = fs::remove_file(&temporary);
-        }
-        written?;
-        self.sync_folder()
+        whole_file::write(&temporary, &path, bytes).map_err(|Refused { action, source }| FolderError::Io {
+            action,
+            path: temporary,
+            source,
+        })
     }
 
     /// Appends a line to the history.
@@ -205,23 +204,6 @@ impl RunFolder {
         let kept: usize = text.split_inclusive('\n').take(keep).filter(|line| line.ends_with('\n')).map(str::len).sum();
         self.history.set_len(kept as u64).map_err(refused("write", &path))
     }
-
-    #[cfg(unix)]
-    fn sync_folder(&self) -> Result<(), FolderError> {
-        File::open(&self.path).and_then(|folder| folder.sync_all()).map_err(refused("sync", &self.path))
-    }
-
-    /// Elsewhere a rename is the system's to keep.
-    #[cfg(not(unix))]
-    fn sync_folder(&self) -> Result<(), FolderError> {
-        Ok(())
-    }
-}
-
-fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
-    let mut file = File::create(path).map_err(refused("create", path))?;
-    file.write_all(bytes).map_err(refused("write", path))?;
-    file.sync_all().map_err(refused("sync", path))
 }
 
 fn create_dated(parent: &Path, recipe: &str) -> Result<PathBuf, FolderError> {

@@ -15,7 +15,7 @@ use crate::download::{self, FetchOptions};
 use crate::error::TrainError;
 use crate::observer::Observer;
 use crate::offline::Offline;
-use crate::recipe::{LoadedRecipe, Override, PrecisionChoice, RecipeSource};
+use crate::recipe::{LoadedRecipe, Override, PrecisionChoice, RecipeError, RecipeSource};
 use crate::run_folder::{Destination, RECIPE, RunFolder};
 
 /// What to train, and with what.
@@ -103,21 +103,15 @@ impl Setup {
         settle(&mut recipe, precision, &data.dir);
 
         let Images { data, partition, augmenter, .. } = threads.install(|| Images::prepare(&recipe, data))?;
-        let ImageShape { height, width, channels } = augmenter.shape();
-        let classes = augmenter.classes();
-        let r = &recipe.recipe;
-        let input = InputSpec { height, width, channels, mean: r.input.mean, std: r.input.std };
-        let spec = ModelSpec { input, classes, layers: r.model.layers.clone() };
-        let build = BuildOptions { seed: r.seed, max_batch: r.batch, precision, threads: threads.clone() };
-        let network = Network::build(&spec, &build).map_err(|error| recipe.error("model.layers", error))?;
-        observer.network(&spec.summary()?);
+        let network = build_network(&recipe, &augmenter, precision, &threads)?;
+        observer.network(&network.spec().summary()?);
 
         let resumed = opened.is_some();
         // A later version of the program may fill in more defaults: the run is known by the text it began with.
         let recipe_text = if resumed { recipe.source_text().to_owned() } else { recipe.to_toml() };
         let folder = match (opened, &options.run) {
             (Some(folder), _) => folder,
-            (None, Run::New { destination, .. }) => RunFolder::create(destination, &r.name)?,
+            (None, Run::New { destination, .. }) => RunFolder::create(destination, &recipe.recipe.name)?,
             (None, Run::Resume(path)) => RunFolder::open(path)?,
         };
         if !resumed {
@@ -151,6 +145,21 @@ impl Images {
         let partition = hold_out(recipe, &data)?;
         Ok(Self { data, partition, augmenter, offline })
     }
+}
+
+/// The recipe's network for the images of its augmenter.
+pub(crate) fn build_network(
+    loaded: &LoadedRecipe,
+    augmenter: &Augmenter,
+    precision: Precision,
+    threads: &Threads,
+) -> Result<Network, RecipeError> {
+    let recipe = &loaded.recipe;
+    let ImageShape { height, width, channels } = augmenter.shape();
+    let input = InputSpec { height, width, channels, mean: recipe.input.mean, std: recipe.input.std };
+    let spec = ModelSpec { input, classes: augmenter.classes(), layers: recipe.model.layers.clone() };
+    let options = BuildOptions { seed: recipe.seed, max_batch: recipe.batch, precision, threads: threads.clone() };
+    Network::build(&spec, &options).map_err(|error| loaded.error("model.layers", error))
 }
 
 pub(crate) fn choose_precision(choice: PrecisionChoice, cpu: Cpu) -> Result<Precision, TrainError> {

@@ -4,15 +4,15 @@
 //! A run months later on the same folder is then known to be a run on the same bytes.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::error::DownloadError;
-use super::part::rename_synced;
 use super::registry::{DATASETS, NamedDataset, RAW_NAMES};
 use super::verify::{FileState, sha256_of, verify};
+use crate::whole_file::{self, Refused};
 
 /// Name of the lock file in a data set's folder.
 pub const LOCK_NAME: &str = "selvedge.lock";
@@ -150,13 +150,6 @@ fn write(lock: &Path, text: &str) -> Result<(), DownloadError> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     let temporary = lock.with_file_name(format!(".{LOCK_NAME}.{}-{number}.part", process::id()));
-    let written = File::create(&temporary)
-        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-        .map_err(DownloadError::io("write", lock))
-        .and_then(|()| rename_synced(&temporary, lock));
-    if written.is_err() {
-        // The first error is the one to tell; the file may not even exist.
-        let _ = fs::remove_file(&temporary);
-    }
-    written
+    whole_file::write(&temporary, lock, text.as_bytes())
+        .map_err(|Refused { action, source }| DownloadError::io(action, lock)(source))
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::error::DownloadError;
 use super::registry::PinnedFile;
 use super::verify::{self, Matched};
+use crate::whole_file::sync_folder;
 
 /// `NAME.part` beside the final file: open, locked, and removed again when it holds nothing of use.
 #[derive(Debug)]
@@ -107,9 +108,5 @@ fn same_file(path: &Path, _opened: &fs::Metadata) -> bool {
 /// Renames, then syncs the folder, so that the new name survives a power cut.
 pub(crate) fn rename_synced(from: &Path, to: &Path) -> Result<(), DownloadError> {
     fs::rename(from, to).map_err(DownloadError::io("rename", from))?;
-    #[cfg(unix)]
-    if let Some(dir) = to.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(DownloadError::io("sync", dir))?;
-    }
-    Ok(())
+    sync_folder(to).map_err(DownloadError::io("sync", to))
 }

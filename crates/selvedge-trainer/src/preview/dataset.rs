@@ -1,7 +1,7 @@
 //! The sheet of a data set: three rows of images of each class, as the authors of Fashion-MNIST show theirs.
 
 use super::sheet::{CHARACTER, INK, Image, LINE, Line, SOFT_INK, Sheet};
-use super::{PreviewError, check_channels, scale_for};
+use super::{MARGIN, PreviewError, check_channels, header, scale_for};
 use crate::data::TrainingData;
 
 /// Rows of a class, and at most so many images in each.
@@ -10,7 +10,6 @@ const COLUMNS: usize = 30;
 /// The longer side of an image, enlarged, and what all images of a row take at most where they are wide.
 const TARGET: usize = 56;
 const MOST_WIDTH: usize = 1680;
-const MARGIN: usize = 24;
 /// Between classes.
 const GAP: usize = 10;
 /// Characters of a line beside the images.
@@ -29,16 +28,14 @@ pub(crate) fn dataset_sheet(name: &str, data: &TrainingData) -> Result<Sheet, Pr
 
     let (left, row_width) = (MARGIN + (NAME + 1) * CHARACTER, columns * cell_width);
     let sheet_width = left + row_width + MARGIN;
-    let mut header = vec![Line::bold(format!("{name}: the training images"), INK)];
+    let title = Line::bold(format!("{name}: the training images"), INK);
     let text = format!(
         "{} images of {width} x {height} pixels in {} classes; of each class the first {} are shown",
         labels.len(),
         classes.len(),
         ROWS * columns
     );
-    header.push(Line::new(text, SOFT_INK));
-    let header: Vec<Line> =
-        header.into_iter().flat_map(|line| line.wrapped((sheet_width - 2 * MARGIN) / CHARACTER)).collect();
+    let header = header(vec![title, Line::new(text, SOFT_INK)], sheet_width);
     let rows_of = |class: &Class| class.images.len().min(ROWS * columns).div_ceil(columns);
     let block = |class: &Class| (rows_of(class) * cell_height).max(class.caption.len() * LINE) + GAP;
     let top = MARGIN + header.len() * LINE + LINE / 2;

@@ -13,6 +13,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use sheet::{CHARACTER, Line};
+
 /// Why a sheet cannot be drawn or written.
 #[derive(Debug, Error)]
 pub(crate) enum PreviewError {
@@ -40,6 +42,14 @@ pub(crate) enum PreviewError {
 /// Refuses images that are neither grey nor coloured.
 fn check_channels(channels: usize) -> Result<(), PreviewError> {
     if matches!(channels, 1 | 3) { Ok(()) } else { Err(PreviewError::Channels { channels }) }
+}
+
+/// Paper around everything, in pixels.
+const MARGIN: usize = 24;
+
+/// The lines above all else, cut to a sheet's width.
+fn header(lines: Vec<Line>, sheet_width: usize) -> Vec<Line> {
+    lines.into_iter().flat_map(|line| line.wrapped((sheet_width - 2 * MARGIN) / CHARACTER)).collect()
 }
 
 /// How many times each pixel is drawn along each axis, so that the longer side comes near `target` pixels.

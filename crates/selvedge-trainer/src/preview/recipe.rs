@@ -5,7 +5,7 @@
 use selvedge_augment::{Augmentation, Batch, DrawnStep};
 
 use super::sheet::{ACCENT, CHARACTER, INK, Image, LINE, Line, PALE_INK, SOFT_INK, Sheet};
-use super::{PreviewError, check_channels, scale_for};
+use super::{MARGIN, PreviewError, check_channels, header, scale_for};
 use crate::data::TrainingData;
 use crate::loader::Loader;
 use crate::recipe::Recipe;
@@ -19,7 +19,6 @@ const EPOCHS: u64 = 6;
 const TARGET: usize = 140;
 /// A column is at least as wide as most names of operations.
 const LEAST_CHARACTERS: usize = 20;
-const MARGIN: usize = 24;
 const GAP: usize = 18;
 
 /// An image and what is written below it.
@@ -54,22 +53,22 @@ pub(crate) fn recipe_sheet(recipe: &Recipe, images: Images) -> Result<Sheet, Pre
     }
     // Without a chain one epoch is as the other.
     let epochs = if augmenter.ops().is_empty() { 1 } else { EPOCHS };
-    let mut header =
+    let mut lines =
         vec![Line::bold(format!("recipe {} on {}, seed {}", recipe.name, recipe.dataset, recipe.seed), INK)];
     if let Some(copies) = &recipe.offline_copies {
-        header.push(Line::new(format!("copies made once: {}", describe_chain(&copies.augmentation)), SOFT_INK));
+        lines.push(Line::new(format!("copies made once: {}", describe_chain(&copies.augmentation)), SOFT_INK));
     }
     let chain = describe_chain(augmenter.ops());
-    header.push(Line::new(format!("augmentation in every epoch: {chain}"), SOFT_INK));
+    lines.push(Line::new(format!("augmentation in every epoch: {chain}"), SOFT_INK));
     let explanation = "below each image: what was drawn for it, and its label where images are mixed";
-    header.push(Line::new(explanation, SOFT_INK));
+    lines.push(Line::new(explanation, SOFT_INK));
     let mut loader = Loader::new(&data, &partition.train, augmenter, recipe.batch, recipe.drop_last, recipe.seed);
     for epoch in 0..epochs {
         titles.push(format!("epoch {}", epoch + 1));
         loader.begin_epoch(epoch);
         columns.push(seen(&loader, &data, &shown, originals as u32));
     }
-    layout(&header, &titles, columns, [height, width, channels])
+    layout(lines, &titles, columns, [height, width, channels])
 }
 
 /// "horizontal_flip (p 0.5), blur (p 0.5)"
@@ -155,7 +154,7 @@ fn describe_label(shares: &[f32], names: &[String]) -> Vec<Line> {
 
 /// Puts the cells of all columns on a sheet; a row is as high as its longest text needs.
 fn layout(
-    header: &[Line],
+    header_lines: Vec<Line>,
     titles: &[String],
     columns: Vec<Vec<Cell>>,
     [height, width, channels]: [usize; 3],
@@ -175,8 +174,7 @@ fn layout(
         .collect();
     let left = |column: usize| MARGIN + column * (cell_width + GAP);
     let sheet_width = left(columns.len()) - GAP + MARGIN;
-    let wrap_header = |line: &Line| line.clone().wrapped((sheet_width - 2 * MARGIN) / CHARACTER);
-    let header: Vec<Line> = header.iter().flat_map(wrap_header).collect();
+    let header = header(header_lines, sheet_width);
 
     let top = MARGIN + header.len() * LINE + GAP;
     let rows = columns.first().map_or(0, Vec::len);

@@ -1,13 +1,14 @@
 //! [`Sheet`]: a picture that is drawn on: enlarged images, lines of text, and its way into a PNG file.
 
-use std::fs::{self, File};
-use std::io::{self, BufReader, Write};
+use std::fs::File;
+use std::io::{self, BufReader};
 use std::path::Path;
 
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 use png::{BitDepth, ColorType, Decoder, Encoder, Limits};
 
 use super::PreviewError;
+use crate::whole_file::{self, Refused};
 
 /// Height of a line of text in pixels.
 pub(super) const LINE: usize = 16;
@@ -127,8 +128,8 @@ impl Sheet {
         }
     }
 
-    /// Lines of text below each other; returns the height they take.
-    pub(super) fn text(&mut self, left: usize, top: usize, lines: &[Line]) -> usize {
+    /// Lines of text below each other.
+    pub(super) fn text(&mut self, left: usize, top: usize, lines: &[Line]) {
         for (number, line) in lines.iter().enumerate() {
             let weight = if line.bold { FontWeight::Bold } else { FontWeight::Regular };
             for (column, character) in line.text.chars().enumerate() {
@@ -148,7 +149,6 @@ impl Sheet {
                 }
             }
         }
-        lines.len() * LINE
     }
 
     /// Writes the sheet as a PNG file that appears under its name when it is complete. An older sheet of that name is
@@ -158,14 +158,8 @@ impl Sheet {
         let bytes = self.png().map_err(|source| PreviewError::Write { path: path.to_owned(), source })?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let temporary = path.with_file_name(format!(".{name}.part"));
-        let written = File::create(&temporary)
-            .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()))
-            .and_then(|()| fs::rename(&temporary, path));
-        written.map_err(|source| {
-            // What is half written is of no use; should it not go away, the first error is the one to tell.
-            let _ = fs::remove_file(&temporary);
-            PreviewError::Write { path: path.to_owned(), source }
-        })
+        whole_file::write(&temporary, path, &bytes)
+            .map_err(|Refused { source, .. }| PreviewError::Write { path: path.to_owned(), source })
     }
 
     fn png(&self) -> io::Result<Vec<u8>> {
@@ -200,6 +194,8 @@ pub(crate) fn check_target(path: &Path) -> Result<(), PreviewError> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn wrap(text: &str, most: usize) -> Vec<String> {

@@ -10,9 +10,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use selvedge_augment::{Augmenter, Batch, ImageShape};
+use selvedge_augment::{Augmenter, Batch};
 use selvedge_compute::{BLOCK, Cpu, Precision, Threads};
-use selvedge_model::{BuildOptions, InputSpec, Loss, ModelSpec, Network, Operation, StepKey};
+use selvedge_model::{Loss, Network, Operation, StepKey};
 use serde::{Deserialize, Serialize};
 
 use super::{Figure, Peaks, ProfileError};
@@ -24,7 +24,7 @@ use crate::observer::Observer;
 use crate::optimizer::Optimizer;
 use crate::recipe::{LoadedRecipe, Recipe};
 use crate::schedule::Schedule;
-use crate::setup::{Images, choose_precision};
+use crate::setup::{Images, build_network, choose_precision};
 use crate::train::targets;
 
 /// The time of a round of steps, how many rounds there are, and how many steps a round has at least.
@@ -132,13 +132,7 @@ impl TimedRecipe {
         let data = TrainingData::load(&recipe.dataset, data_dir, &FetchOptions::default(), observer)
             .map_err(TrainError::from)?;
         let Images { data, partition, augmenter, .. } = threads.install(|| Images::prepare(loaded, data))?;
-        let ImageShape { height, width, channels } = augmenter.shape();
-        let classes = augmenter.classes();
-        let input = InputSpec { height, width, channels, mean: recipe.input.mean, std: recipe.input.std };
-        let spec = ModelSpec { input, classes, layers: recipe.model.layers.clone() };
-        let build = BuildOptions { seed: recipe.seed, max_batch: recipe.batch, precision, threads: threads.clone() };
-        let network =
-            Network::build(&spec, &build).map_err(|error| TrainError::from(loaded.error("model.layers", error)))?;
+        let network = build_network(loaded, &augmenter, precision, threads).map_err(TrainError::from)?;
         Ok(Self { recipe, precision, cpu, threads: threads.clone(), data, partition, augmenter, network })
     }
 

@@ -116,18 +116,14 @@ fn backward_weights<E: ConvElement>(shape: Conv2dShape) -> Pass {
     let (x, dy) = (batch::<E>(&shape.input), batch::<E>(&shape.output));
     let mut dweights = AlignedVec::<f32>::zeroed(BLOCKS * shape.weights_len());
     if !shape.weights_exceed_activations(size_of::<E>()) {
+        let [x_rows, dy_row] = E::row_buffers(&shape);
+        let mut buffers: Vec<_> =
+            (0..BLOCKS).map(|_| (AlignedVec::<E>::zeroed(x_rows), AlignedVec::<E>::zeroed(dy_row))).collect();
         return Box::new(move |cpu| {
             let blocks = x.par_chunks(shape.input.len()).zip(dy.par_chunks(shape.output.len()));
-            dweights.par_chunks_mut(shape.weights_len()).zip(blocks).for_each(|(dweights, (x, dy))| {
-                E::backward_weights(
-                    cpu,
-                    &shape,
-                    Blocks::one(x),
-                    Blocks::one(dy),
-                    0..shape.panels(),
-                    Onto::Content,
-                    dweights,
-                );
+            let gradients = dweights.par_chunks_mut(shape.weights_len()).zip(&mut buffers);
+            gradients.zip(blocks).for_each(|((dweights, (x_rows, dy_row)), (x, dy))| {
+                E::backward_weights_of_block(cpu, &shape, [x, dy], [x_rows, dy_row], Onto::Content, dweights);
             });
         });
     }

@@ -1,15 +1,15 @@
 //! Convolutions and dense layers of a plan, in either precision.
 //!
 //! In f32 the forward pass and the gradient of the weights read the parameters and activations as they lie. In bf16 all
-//! but the layer next to the input runs on AMX: weights are packed once a step, and x and dy are regrouped once for the
-//! gradient of the weights.
+//! but the layer next to the input runs on AMX: weights are packed once a step, and x and dy are regrouped for the gradient
+//! of the weights.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 use selvedge_compute::activation::{self, Activation};
 use selvedge_compute::aligned::{view, view_mut};
-use selvedge_compute::conv::{self, Blocks, Epilogue, Onto, PANEL, pack, regroup};
+use selvedge_compute::conv::{self, Blocks, ConvElement, Epilogue, Onto, PANEL, pack, regroup};
 use selvedge_compute::simd::Element;
 use selvedge_compute::{Cpu, bf16, pool};
 
@@ -109,26 +109,18 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
     }
     if let Some([x_place, dy_place]) = &conv.regrouped {
         let ([x, dy], [x_to, dy_to]) = split(block.arena, [ctx.data(conv.x), dy], [x_place, dy_place]);
-        regroup::transpose_images(cpu, &shape.input, view(x), view_mut(x_to));
-        regroup::pair_images(cpu, &shape.output, view(dy), view_mut(dy_to));
-    }
-    if conv.gradient == WeightGradient::PerGroup {
-        let sums = &mut sums[ctx.sum_ranges[conv.weight].clone()];
-        if let Some([x, dy]) = &conv.regrouped {
-            let (x, dy) = (view(&block.arena[x.clone()]), view(&block.arena[dy.clone()]));
-            conv::backward_weights_bf16(
-                cpu,
-                shape,
-                Blocks::one(x),
-                Blocks::one(dy),
-                0..shape.panels(),
-                Onto::Content,
-                sums,
-            );
-        } else {
-            let (x, dy) = (view(&block.arena[ctx.data(conv.x).clone()]), view::<E>(&block.arena[dy.clone()]));
-            conv::backward_weights(cpu, shape, Blocks::one(x), Blocks::one(dy), 0..shape.panels(), Onto::Content, sums);
+        let (operands, buffers) = ([view(x), view(dy)], [view_mut(x_to), view_mut(dy_to)]);
+        match conv.gradient {
+            WeightGradient::PerGroup => {
+                let sums = &mut sums[ctx.sum_ranges[conv.weight].clone()];
+                conv::backward_weights_of_block_bf16(cpu, shape, operands, buffers, Onto::Content, sums);
+            }
+            WeightGradient::PerPanel => bf16::regroup(cpu, shape, operands, buffers),
         }
+    } else if conv.gradient == WeightGradient::PerGroup {
+        let sums = &mut sums[ctx.sum_ranges[conv.weight].clone()];
+        let (x, dy) = (view(&block.arena[ctx.data(conv.x).clone()]), view::<E>(&block.arena[dy.clone()]));
+        conv::backward_weights(cpu, shape, Blocks::one(x), Blocks::one(dy), 0..shape.panels(), Onto::Content, sums);
     }
     if !conv.transposed.is_empty() {
         let weights = &ctx.packed[conv.transposed.clone()];

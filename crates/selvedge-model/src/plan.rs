@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use selvedge_compute::BlockShape;
 use selvedge_compute::activation::Activation;
-use selvedge_compute::conv::Conv2dShape;
+use selvedge_compute::conv::{Conv2dShape, row_buffers};
 use selvedge_compute::pool::Pool2dShape;
 
 use crate::memory::{Need, layout};
@@ -113,8 +113,8 @@ pub(crate) struct Conv {
     /// pass reads f32 weights and where there is no gradient of the input.
     pub packed: Range<usize>,
     pub transposed: Range<usize>,
-    /// In bf16, the places of x and dy regrouped for the gradient of the weights; none next to the network's input, which
-    /// is f32 whatever the precision.
+    /// In bf16, the places of x and dy regrouped for the gradient of the weights, or of some rows of them at a time; none
+    /// next to the network's input, which is f32 whatever the precision.
     pub regrouped: Option<[Range<usize>; 2]>,
 }
 
@@ -263,8 +263,13 @@ impl Plan {
                         grads[conv.result()].include(kept);
                     }
                     if conv.regrouped.is_some() {
-                        keep(ExtraKind::Regrouped(0), conv.shape.input.len() * size_of::<u16>(), b, done);
-                        keep(ExtraKind::Regrouped(1), conv.shape.output.len() * size_of::<u16>(), b, done);
+                        let lens = match conv.gradient {
+                            WeightGradient::PerGroup => row_buffers(&conv.shape),
+                            WeightGradient::PerPanel => [conv.shape.input.len(), conv.shape.output.len()],
+                        };
+                        for (i, len) in lens.into_iter().enumerate() {
+                            keep(ExtraKind::Regrouped(i), len * size_of::<u16>(), b, done);
+                        }
                     }
                     match &conv.pool {
                         Some(pool) => keep(ExtraKind::Winners, pool.shape.output().len() * size_of::<u16>(), f, b),

@@ -30,6 +30,19 @@ pub trait ConvElement: Element {
     /// Whether [`ConvElement::backward_weights`] reads other forms of x and dy than the other passes.
     const REGROUPS: bool;
 
+    /// Elements of the buffers of [`ConvElement::backward_weights_of_block`].
+    fn row_buffers(shape: &Conv2dShape) -> [usize; 2];
+
+    /// The gradient of the weights from one block, its x and dy as they lie.
+    fn backward_weights_of_block(
+        cpu: Cpu,
+        shape: &Conv2dShape,
+        operands: [&[Self]; 2],
+        buffers: [&mut [Self]; 2],
+        onto: Onto,
+        dweights: &mut [f32],
+    );
+
     /// [`super::forward`]
     fn forward(
         cpu: Cpu,
@@ -138,6 +151,21 @@ impl ConvElement for f32 {
 
     passes_of!(f32, super::forward, super::forward_pooled, super::backward_data, super::backward_weights);
 
+    fn row_buffers(_: &Conv2dShape) -> [usize; 2] {
+        [0; 2]
+    }
+
+    fn backward_weights_of_block(
+        cpu: Cpu,
+        shape: &Conv2dShape,
+        [x, dy]: [&[f32]; 2],
+        _: [&mut [f32]; 2],
+        onto: Onto,
+        dweights: &mut [f32],
+    ) {
+        super::backward_weights(cpu, shape, Blocks::one(x), Blocks::one(dy), 0..shape.panels(), onto, dweights);
+    }
+
     fn regroup(_: Cpu, _: &Conv2dShape, _: [&[f32]; 2], _: [&mut [f32]; 2]) {}
 }
 
@@ -152,6 +180,21 @@ impl ConvElement for bf16 {
         super::backward_data_bf16,
         super::backward_weights_bf16
     );
+
+    fn row_buffers(shape: &Conv2dShape) -> [usize; 2] {
+        super::row_buffers(shape)
+    }
+
+    fn backward_weights_of_block(
+        cpu: Cpu,
+        shape: &Conv2dShape,
+        operands: [&[bf16]; 2],
+        buffers: [&mut [bf16]; 2],
+        onto: Onto,
+        dweights: &mut [f32],
+    ) {
+        super::backward_weights_of_block_bf16(cpu, shape, operands, buffers, onto, dweights);
+    }
 
     fn regroup(cpu: Cpu, shape: &Conv2dShape, [x, dy]: [&[bf16]; 2], [x_to, dy_to]: [&mut [bf16]; 2]) {
         regroup::transpose_images(cpu, &shape.input, x, x_to);

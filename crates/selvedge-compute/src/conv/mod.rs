@@ -36,7 +36,7 @@ mod tiles;
 mod vectors;
 
 pub use backward_weights::{Blocks, Onto, backward_bias, backward_weights};
-pub use backward_weights_bf16::backward_weights_bf16;
+pub use backward_weights_bf16::{backward_weights_bf16, backward_weights_of_block_bf16, row_buffers};
 pub use element::ConvElement;
 pub use first::{backward_first_layer, is_first_layer};
 pub use gather::Epilogue;

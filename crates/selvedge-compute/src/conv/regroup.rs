@@ -46,9 +46,8 @@ pub fn transpose_to_bf16(cpu: Cpu, shape: &Conv2dShape, panels: &[f32], panel: u
 /// # Panics
 /// If a slice is not as long as the shape says, its channels are not padded, or `cpu` does not prove AMX.
 pub fn pair_images(cpu: Cpu, shape: &BlockShape, from: &[bf16], to: &mut [bf16]) {
-    check_regroup(cpu, shape, from, to);
-    // SAFETY: as in `to_bf16`.
-    unsafe { x86::regroup::<false>(shape, from, to) }
+    assert_eq!(from.len(), shape.len(), "the source's length and that of {shape:?}");
+    pair_pixels(cpu, shape, from, to);
 }
 
 /// Regroups a block for the weights pass's X: `[pixel][channel][image]`.
@@ -56,16 +55,29 @@ pub fn pair_images(cpu: Cpu, shape: &BlockShape, from: &[bf16], to: &mut [bf16])
 /// # Panics
 /// As [`pair_images`].
 pub fn transpose_images(cpu: Cpu, shape: &BlockShape, from: &[bf16], to: &mut [bf16]) {
-    check_regroup(cpu, shape, from, to);
+    assert_eq!(from.len(), shape.len(), "the source's length and that of {shape:?}");
+    transpose_pixels(cpu, shape, from, to);
+}
+
+/// [`pair_images`] of some pixels of a block.
+pub(super) fn pair_pixels(cpu: Cpu, shape: &BlockShape, from: &[bf16], to: &mut [bf16]) {
+    check_pixels(cpu, shape, from, to);
+    // SAFETY: as in `to_bf16`.
+    unsafe { x86::regroup::<false>(shape, from, to) }
+}
+
+/// [`transpose_images`] of some pixels of a block.
+pub(super) fn transpose_pixels(cpu: Cpu, shape: &BlockShape, from: &[bf16], to: &mut [bf16]) {
+    check_pixels(cpu, shape, from, to);
     // SAFETY: as in `to_bf16`.
     unsafe { x86::regroup::<true>(shape, from, to) }
 }
 
-fn check_regroup(cpu: Cpu, shape: &BlockShape, from: &[bf16], to: &[bf16]) {
+fn check_pixels(cpu: Cpu, shape: &BlockShape, from: &[bf16], to: &[bf16]) {
     assert_amx(cpu);
     assert!(shape.channel_stride.is_multiple_of(PANEL), "a channel stride of {}", shape.channel_stride);
-    assert_eq!(from.len(), shape.len(), "the source's length and that of {shape:?}");
-    assert_eq!(to.len(), shape.len(), "the target's length and that of {shape:?}");
+    assert_eq!(from.len(), to.len(), "the lengths of source and target");
+    assert!(from.len().is_multiple_of(shape.pixel()), "{} elements are no pixels of {shape:?}", from.len());
 }
 
 fn assert_amx(cpu: Cpu) {

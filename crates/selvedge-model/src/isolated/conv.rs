@@ -54,15 +54,23 @@ pub(super) fn passes<E: ConvElement>(shape: Conv2dShape) -> Vec<Make> {
 }
 
 /// Cut as a network cuts it: gradients larger than a block's activations two panels at a time, over all blocks; smaller
-/// ones by blocks, each with a sum of its own. In bf16, operands are regrouped first.
+/// ones by blocks, each with a sum of its own. In bf16, operands are regrouped first, or on the way.
 fn weights_gradient<E: ConvElement>(cpu: Cpu, shape: Conv2dShape, blocks: usize) -> Box<dyn FnMut() + Send> {
     let (x_len, dy_len) = (shape.input.len(), shape.output.len());
     let (x, dy) = (numbers::<E>(blocks * x_len), numbers::<E>(blocks * dy_len));
-    let regrouped = |len| AlignedVec::<E>::zeroed(if E::REGROUPS { blocks * len } else { 0 });
-    let (mut x_to, mut dy_to) = (regrouped(x_len), regrouped(dy_len));
-    let by_block = !shape.weights_exceed_activations(size_of::<E>());
-    let sums = if by_block { blocks } else { 1 };
-    let mut dweights = AlignedVec::<f32>::zeroed(sums * shape.weights_len());
+    let buffers = |[x, dy]: [usize; 2]| [x, dy].map(|len| AlignedVec::<E>::zeroed(len));
+    if !shape.weights_exceed_activations(size_of::<E>()) {
+        let gradient = || (buffers(E::row_buffers(&shape)), AlignedVec::<f32>::zeroed(shape.weights_len()));
+        let mut of_blocks: Vec<_> = (0..blocks).map(|_| gradient()).collect();
+        return Box::new(move || {
+            let operands = x.par_chunks(x_len).zip(dy.par_chunks(dy_len));
+            of_blocks.par_iter_mut().zip(operands).for_each(|(([x_rows, dy_row], dweights), (x, dy))| {
+                E::backward_weights_of_block(cpu, &shape, [x, dy], [x_rows, dy_row], Onto::Nothing, dweights);
+            });
+        });
+    }
+    let [mut x_to, mut dy_to] = buffers(if E::REGROUPS { [blocks * x_len, blocks * dy_len] } else { [0; 2] });
+    let mut dweights = AlignedVec::<f32>::zeroed(shape.weights_len());
     Box::new(move || {
         if E::REGROUPS {
             let from = x.par_chunks(x_len).zip(dy.par_chunks(dy_len));
@@ -70,14 +78,6 @@ fn weights_gradient<E: ConvElement>(cpu: Cpu, shape: Conv2dShape, blocks: usize)
             to.zip(from).for_each(|((x_to, dy_to), (x, dy))| E::regroup(cpu, &shape, [x, dy], [x_to, dy_to]));
         }
         let (x, dy) = if E::REGROUPS { (&x_to, &dy_to) } else { (&x, &dy) };
-        if by_block {
-            let blocks = x.par_chunks(x_len).zip(dy.par_chunks(dy_len));
-            dweights.par_chunks_mut(shape.weights_len()).zip(blocks).for_each(|(dweights, (x, dy))| {
-                let panels = 0..shape.panels();
-                E::backward_weights(cpu, &shape, Blocks::one(x), Blocks::one(dy), panels, Onto::Nothing, dweights);
-            });
-            return;
-        }
         let x = Blocks { data: &x[..], stride: x_len, count: blocks };
         let dy = Blocks { data: &dy[..], stride: dy_len, count: blocks };
         dweights.par_chunks_mut(2 * shape.panel_len()).enumerate().for_each(|(piece, dweights)| {

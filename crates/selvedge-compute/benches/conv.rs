@@ -9,7 +9,7 @@ mod common;
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use rayon::prelude::*;
-use selvedge_compute::conv::{Blocks, Conv2dShape, ConvElement, Epilogue, Onto};
+use selvedge_compute::conv::{Blocks, Conv2dShape, ConvElement, Epilogue, Onto, row_buffers};
 use selvedge_compute::simd::Element;
 use selvedge_compute::{AlignedVec, BLOCK, BlockShape, Cpu, Isa, Threads, bf16};
 
@@ -116,7 +116,7 @@ fn backward_weights<E: ConvElement>(shape: Conv2dShape) -> Pass {
     let (x, dy) = (batch::<E>(&shape.input), batch::<E>(&shape.output));
     let mut dweights = AlignedVec::<f32>::zeroed(BLOCKS * shape.weights_len());
     if !shape.weights_exceed_activations(size_of::<E>()) {
-        let [x_rows, dy_row] = E::row_buffers(&shape);
+        let [x_rows, dy_row] = row_buffers(&shape);
         let mut buffers: Vec<_> =
             (0..BLOCKS).map(|_| (AlignedVec::<E>::zeroed(x_rows), AlignedVec::<E>::zeroed(dy_row))).collect();
         return Box::new(move |cpu| {

@@ -1,8 +1,7 @@
 //! Convolutions and dense layers of a plan, in either precision.
 //!
-//! In f32 the forward pass and the gradient of the weights read the parameters and activations as they lie. In bf16 all
-//! but the layer next to the input runs on AMX: weights are packed once a step, and x and dy are regrouped for the gradient
-//! of the weights.
+//! In f32 the forward pass reads the parameters as they lie. In bf16 all but the layer next to the input runs on AMX, and
+//! weights are packed once a step. In both, x and dy are regrouped for the gradient of the weights.
 
 use std::ops::Range;
 
@@ -11,7 +10,7 @@ use selvedge_compute::activation::{self, Activation};
 use selvedge_compute::aligned::{view, view_mut};
 use selvedge_compute::conv::{self, Blocks, ConvElement, Epilogue, Onto, PANEL, pack, regroup};
 use selvedge_compute::simd::Element;
-use selvedge_compute::{Cpu, bf16, pool};
+use selvedge_compute::{Cpu, Precision, bf16, pool};
 
 use crate::plan::{Conv, Plan, WeightGradient};
 use crate::run::{Block, Context, split};
@@ -21,7 +20,7 @@ use crate::timing::{Account, Lap, Timing, timed};
 pub(crate) fn pack(cpu: Cpu, conv: &Conv, panels: &[f32], packed: &mut [u8], timing: Option<&Timing>) {
     let shape = &conv.shape;
     let timed = |work: &mut dyn FnMut()| timed(timing, Account::Packing, work);
-    if conv.regrouped.is_some() {
+    if conv.precision == Precision::Bf16 {
         const PIECE: usize = 8192;
         view_mut::<bf16>(&mut packed[conv.packed.clone()])
             .par_chunks_mut(PIECE)
@@ -33,7 +32,7 @@ pub(crate) fn pack(cpu: Cpu, conv: &Conv, panels: &[f32], packed: &mut [u8], tim
     }
     let panel_len = shape.taps() * shape.output.channel_stride * PANEL;
     let transposed = &mut packed[conv.transposed.clone()];
-    if conv.regrouped.is_some() {
+    if conv.precision == Precision::Bf16 {
         let panels_of = view_mut::<bf16>(transposed).par_chunks_mut(panel_len).enumerate();
         panels_of.for_each(|(panel, to)| timed(&mut || regroup::transpose_to_bf16(cpu, shape, panels, panel, to)));
     } else {
@@ -58,7 +57,7 @@ fn forward_to<Y: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>)
             let (rows, window) = (0..pool.shape.output().height, pool.window);
             let ([x], [y, winners]) = split(block.arena, [x], [y, &pool.winners]);
             let (y, winners) = (view_mut::<Y>(y), ctx.training.map(|_| view_mut(winners)));
-            if conv.regrouped.is_some() {
+            if conv.precision == Precision::Bf16 {
                 conv::forward_pooled_bf16(cpu, shape, window, view(x), packed, bias, rows, y, winners);
             } else {
                 conv::forward_pooled(cpu, shape, window, view(x), weights, bias, rows, y, winners);
@@ -67,7 +66,7 @@ fn forward_to<Y: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>)
         None => {
             let ([x], [y]) = split(block.arena, [x], [y]);
             let (epilogue, rows, y) = (Epilogue { bias, relu: *relu }, 0..shape.output.height, view_mut::<Y>(y));
-            if conv.regrouped.is_some() {
+            if conv.precision == Precision::Bf16 {
                 conv::forward_bf16(cpu, shape, view(x), packed, epilogue, rows, y);
             } else {
                 conv::forward(cpu, shape, view(x), weights, epilogue, rows, y);
@@ -107,26 +106,31 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
     if let (Some(bias), None) = (conv.bias, &conv.pool) {
         conv::backward_bias::<E>(cpu, view(&block.arena[dy.clone()]), &mut sums[ctx.sum_ranges[bias].clone()]);
     }
-    if let Some([x_place, dy_place]) = &conv.regrouped {
-        let ([x, dy], [x_to, dy_to]) = split(block.arena, [ctx.data(conv.x), dy], [x_place, dy_place]);
-        let (operands, buffers) = ([view(x), view(dy)], [view_mut(x_to), view_mut(dy_to)]);
-        match conv.gradient {
-            WeightGradient::PerGroup => {
-                let sums = &mut sums[ctx.sum_ranges[conv.weight].clone()];
-                conv::backward_weights_of_block_bf16(cpu, shape, operands, buffers, Onto::Content, sums);
-            }
-            WeightGradient::PerPanel => bf16::regroup(cpu, shape, operands, buffers),
+    let [x_place, dy_place] = &conv.regrouped;
+    let ([x, dy_bytes], [x_to, dy_to]) = split(block.arena, [ctx.data(conv.x), dy], [x_place, dy_place]);
+    match (conv.gradient, conv.precision) {
+        (WeightGradient::PerGroup, Precision::Bf16) => {
+            let sums = &mut sums[ctx.sum_ranges[conv.weight].clone()];
+            let (operands, buffers) = ([view(x), view(dy_bytes)], [view_mut(x_to), view_mut(dy_to)]);
+            conv::backward_weights_of_block_bf16(cpu, shape, operands, buffers, Onto::Content, sums);
         }
-    } else if conv.gradient == WeightGradient::PerGroup {
-        let sums = &mut sums[ctx.sum_ranges[conv.weight].clone()];
-        let (x, dy) = (view(&block.arena[ctx.data(conv.x).clone()]), view::<E>(&block.arena[dy.clone()]));
-        conv::backward_weights(cpu, shape, Blocks::one(x), Blocks::one(dy), 0..shape.panels(), Onto::Content, sums);
+        (WeightGradient::PerGroup, Precision::F32) => {
+            let sums = &mut sums[ctx.sum_ranges[conv.weight].clone()];
+            let buffers = [view_mut(x_to), view_mut(dy_to)];
+            conv::backward_weights_of_block(cpu, shape, view(x), view::<E>(dy_bytes), buffers, Onto::Content, sums);
+        }
+        (WeightGradient::PerPanel, Precision::Bf16) => {
+            bf16::regroup(cpu, shape, [view(x), view(dy_bytes)], [view_mut(x_to), view_mut(dy_to)]);
+        }
+        (WeightGradient::PerPanel, Precision::F32) => {
+            f32::regroup(cpu, shape, [view(x), view(dy_bytes)], [view_mut(x_to), view_mut(dy_to)]);
+        }
     }
     if !conv.transposed.is_empty() {
         let weights = &ctx.packed[conv.transposed.clone()];
         let ([dy], [dx]) = split(block.arena, [dy], [ctx.grad(conv.x)]);
         let (rows, dx) = (0..shape.input.height, view_mut::<E>(dx));
-        if conv.regrouped.is_some() {
+        if conv.precision == Precision::Bf16 {
             conv::backward_data_bf16(cpu, shape, view(dy), view(weights), rows, dx);
         } else {
             conv::backward_data(cpu, shape, view(dy), view(weights), rows, dx);
@@ -150,22 +154,22 @@ pub(crate) fn panel_gradients(
     grads.par_chunks_mut(piece).enumerate().for_each(|(piece, dweights)| {
         let mut lap = Lap::start(timing);
         let panels = 2 * piece..(2 * piece + 2).min(shape.panels());
-        if let Some([x, dy]) = &conv.regrouped {
-            let stack = |start: usize| Blocks {
-                data: view::<bf16>(&arenas[start..]),
-                stride: plan.arena_bytes / size_of::<bf16>(),
-                count: blocks,
-            };
-            conv::backward_weights_bf16(cpu, shape, stack(x.start), stack(dy.start), panels, Onto::Nothing, dweights);
-        } else {
-            let stack = |start: usize| Blocks {
-                data: view::<f32>(&arenas[start..]),
-                stride: plan.arena_bytes / size_of::<f32>(),
-                count: blocks,
-            };
-            let (x, dy) = (&plan.values[conv.x].data, &plan.values[conv.result()].grad);
-            conv::backward_weights(cpu, shape, stack(x.start), stack(dy.start), panels, Onto::Nothing, dweights);
+        let [x, dy] = &conv.regrouped;
+        match conv.precision {
+            Precision::F32 => {
+                let stack = |place: &Range<usize>| blocks_at::<f32>(plan, arenas, blocks, place);
+                conv::backward_weights(cpu, shape, stack(x), stack(dy), panels, Onto::Nothing, dweights);
+            }
+            Precision::Bf16 => {
+                let stack = |place: &Range<usize>| blocks_at::<bf16>(plan, arenas, blocks, place);
+                conv::backward_weights_bf16(cpu, shape, stack(x), stack(dy), panels, Onto::Nothing, dweights);
+            }
         }
         lap.end(Account::Backward(number));
     });
+}
+
+/// A tensor at the same place of each block's arena.
+fn blocks_at<'a, E: Element>(plan: &Plan, arenas: &'a [u8], blocks: usize, place: &Range<usize>) -> Blocks<'a, E> {
+    Blocks { data: view(&arenas[place.start..]), stride: plan.arena_bytes / size_of::<E>(), count: blocks }
 }

@@ -127,10 +127,9 @@ impl Lowering {
             self.plan.packed_bytes = end.next_multiple_of(ALIGNMENT);
             start..end
         };
-        let in_bf16 = self.precision == Precision::Bf16 && !reads_input;
-        let packed = if in_bf16 { pack(shape.weights_len()) } else { 0..0 };
+        let precision = if reads_input { Precision::F32 } else { self.precision };
+        let packed = if precision == Precision::Bf16 { pack(shape.weights_len()) } else { 0..0 };
         let transposed = if reads_input { 0..0 } else { pack(shape.transposed_len()) };
-        let regrouped = in_bf16.then_some([0..0, 0..0]);
         let full = self.value(shape.output, None);
         let pool = fused.window.map(|size| {
             let window = [size; 2];
@@ -146,7 +145,8 @@ impl Lowering {
         let pooled = pool.as_ref().map(|pool| pool.shape.output());
         let y = pooled.map_or(full, |pooled| self.value(pooled, None));
         let relu = fused.relu;
-        let conv = Conv { shape, weight, bias, relu, pool, x, y, gradient, packed, transposed, regrouped };
+        let regrouped = [0..0, 0..0];
+        let conv = Conv { shape, weight, bias, relu, pool, x, y, gradient, packed, transposed, precision, regrouped };
         self.plan.ops.push(Op::Conv(Box::new(conv)));
         y
     }

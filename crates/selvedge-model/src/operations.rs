@@ -103,10 +103,9 @@ fn vectors(cpu: Cpu) -> Isa {
 }
 
 fn path(conv: &Conv, cpu: Cpu) -> (String, Precision) {
-    let precision = if conv.regrouped.is_some() { Precision::Bf16 } else { Precision::F32 };
-    let path = Path::of(&conv.shape, precision, conv.pool.as_ref().map(|pool| pool.window));
+    let path = Path::of(&conv.shape, conv.precision, conv.pool.as_ref().map(|pool| pool.window));
     let isa = if path == Path::Tiles { cpu.isa() } else { vectors(cpu) };
-    (format!("{isa} {path}"), precision)
+    (format!("{isa} {path}"), conv.precision)
 }
 
 fn costs(plan: &Plan, op: &Op, images: usize) -> (OperationKind, Passes) {
@@ -154,7 +153,7 @@ fn convolution(plan: &Plan, conv: &Conv, images: usize) -> (OperationKind, Passe
     let element = ElementBytes {
         input: plan.values[conv.x].element,
         output: plan.values[conv.y].element,
-        weights: if conv.regrouped.is_some() { size_of::<u16>() } else { size_of::<f32>() },
+        weights: conv.precision.bytes(),
     };
     let passes = cost::conv(shape, images, element);
     let (mut forward, mut backward) = (passes.forward, passes.backward_weights);

@@ -8,10 +8,10 @@
 
 use std::ops::Range;
 
-use selvedge_compute::BlockShape;
 use selvedge_compute::activation::Activation;
 use selvedge_compute::conv::{Conv2dShape, row_buffers};
 use selvedge_compute::pool::Pool2dShape;
+use selvedge_compute::{BlockShape, Precision};
 
 use crate::memory::{Need, layout};
 
@@ -113,9 +113,10 @@ pub(crate) struct Conv {
     /// pass reads f32 weights and where there is no gradient of the input.
     pub packed: Range<usize>,
     pub transposed: Range<usize>,
-    /// In bf16, the places of x and dy regrouped for the gradient of the weights, or of some rows of them at a time; none
-    /// next to the network's input, which is f32 whatever the precision.
-    pub regrouped: Option<[Range<usize>; 2]>,
+    /// What is multiplied: f32 next to the network's input, which is f32 whatever the precision.
+    pub precision: Precision,
+    /// The places of x and dy regrouped for the gradient of the weights, or of some rows of them at a time.
+    pub regrouped: [Range<usize>; 2],
 }
 
 impl Conv {
@@ -221,7 +222,7 @@ impl Plan {
                 }
                 (ExtraKind::Partial, Some(Op::Norm { partial, .. })) => *partial = place,
                 (ExtraKind::Regrouped(i), Some(Op::Conv(conv))) => {
-                    conv.regrouped.as_mut().expect("regrouped tensors have places")[i] = place;
+                    conv.regrouped[i] = place;
                 }
                 (ExtraKind::LossGradient, None) => self.loss_gradient = place,
                 (kind, _) => unreachable!("{kind:?} belongs to another operation"),
@@ -255,20 +256,16 @@ impl Plan {
             match op {
                 Op::Conv(conv) => {
                     let done = if conv.gradient == WeightGradient::PerPanel { end } else { b };
-                    let kept = if conv.regrouped.is_some() { b } else { done };
-                    data[root(x)].include(kept);
+                    data[root(x)].include(b);
                     let is_first_layer = conv.pool.as_ref().is_some_and(|pool| pool.is_first_layer);
                     if !is_first_layer {
                         grads[conv.result()].include(b);
-                        grads[conv.result()].include(kept);
-                    }
-                    if conv.regrouped.is_some() {
                         let lens = match conv.gradient {
                             WeightGradient::PerGroup => row_buffers(&conv.shape),
                             WeightGradient::PerPanel => [conv.shape.input.len(), conv.shape.output.len()],
                         };
                         for (i, len) in lens.into_iter().enumerate() {
-                            keep(ExtraKind::Regrouped(i), len * size_of::<u16>(), b, done);
+                            keep(ExtraKind::Regrouped(i), len * conv.precision.bytes(), b, done);
                         }
                     }
                     match &conv.pool {

@@ -27,13 +27,8 @@ use crate::simd::Element;
 pub trait ConvElement: Element {
     /// What the passes multiply in.
     const PRECISION: Precision;
-    /// Whether [`ConvElement::backward_weights`] reads other forms of x and dy than the other passes.
-    const REGROUPS: bool;
 
-    /// Elements of the buffers of [`ConvElement::backward_weights_of_block`].
-    fn row_buffers(shape: &Conv2dShape) -> [usize; 2];
-
-    /// The gradient of the weights from one block, its x and dy as they lie.
+    /// [`super::backward_weights_of_block`]
     fn backward_weights_of_block(
         cpu: Cpu,
         shape: &Conv2dShape,
@@ -76,8 +71,7 @@ pub trait ConvElement: Element {
         dx: &mut [Self],
     );
 
-    /// Brings x and dy of a block into the forms that [`ConvElement::backward_weights`] reads; nothing is done where it
-    /// reads them as they are ([`ConvElement::REGROUPS`]).
+    /// Brings x and dy of a block into the forms that [`ConvElement::backward_weights`] reads.
     fn regroup(cpu: Cpu, shape: &Conv2dShape, from: [&[Self]; 2], to: [&mut [Self]; 2]);
 
     /// [`super::backward_weights`]
@@ -147,31 +141,28 @@ macro_rules! passes_of {
 
 impl ConvElement for f32 {
     const PRECISION: Precision = Precision::F32;
-    const REGROUPS: bool = false;
 
     passes_of!(f32, super::forward, super::forward_pooled, super::backward_data, super::backward_weights);
-
-    fn row_buffers(_: &Conv2dShape) -> [usize; 2] {
-        [0; 2]
-    }
 
     fn backward_weights_of_block(
         cpu: Cpu,
         shape: &Conv2dShape,
         [x, dy]: [&[f32]; 2],
-        _: [&mut [f32]; 2],
+        buffers: [&mut [f32]; 2],
         onto: Onto,
         dweights: &mut [f32],
     ) {
-        super::backward_weights(cpu, shape, Blocks::one(x), Blocks::one(dy), 0..shape.panels(), onto, dweights);
+        super::backward_weights_of_block(cpu, shape, x, dy, buffers, onto, dweights);
     }
 
-    fn regroup(_: Cpu, _: &Conv2dShape, _: [&[f32]; 2], _: [&mut [f32]; 2]) {}
+    fn regroup(cpu: Cpu, shape: &Conv2dShape, [x, dy]: [&[f32]; 2], [x_to, dy_to]: [&mut [f32]; 2]) {
+        regroup::to_planes(cpu, &shape.input, x, x_to);
+        regroup::to_planes(cpu, &shape.output, dy, dy_to);
+    }
 }
 
 impl ConvElement for bf16 {
     const PRECISION: Precision = Precision::Bf16;
-    const REGROUPS: bool = true;
 
     passes_of!(
         bf16,
@@ -180,10 +171,6 @@ impl ConvElement for bf16 {
         super::backward_data_bf16,
         super::backward_weights_bf16
     );
-
-    fn row_buffers(shape: &Conv2dShape) -> [usize; 2] {
-        super::row_buffers(shape)
-    }
 
     fn backward_weights_of_block(
         cpu: Cpu,

@@ -17,11 +17,13 @@
 //! Weights are stored in panels of [`PANEL`] columns, `[out/16][ky][kx][in][16]`, so that a microkernel reads them from
 //! beginning to end; see [`pack`].
 
+mod backward_bias;
 mod backward_weights;
 mod backward_weights_bf16;
 mod element;
 mod first;
 mod gather;
+mod input_weights;
 pub mod pack;
 mod passes;
 mod path;
@@ -34,15 +36,18 @@ mod tests;
 mod tile;
 mod tiles;
 mod vectors;
+mod weight_sums;
 
-pub use backward_weights::{Blocks, Onto, backward_bias, backward_weights};
-pub use backward_weights_bf16::{backward_weights_bf16, backward_weights_of_block_bf16, row_buffers};
+pub use backward_bias::backward_bias;
+pub use backward_weights::{backward_weights, backward_weights_of_block};
+pub use backward_weights_bf16::{backward_weights_bf16, backward_weights_of_block_bf16};
 pub use element::ConvElement;
 pub use first::{backward_first_layer, is_first_layer};
 pub use gather::Epilogue;
 pub use passes::{backward_data, backward_data_bf16, forward, forward_bf16, forward_pooled, forward_pooled_bf16};
 pub use path::Path;
 pub use pooled::{MAX_WINDOW, NO_WINNER};
+pub use weight_sums::{Blocks, Onto, row_buffers};
 
 use std::ops::Range;
 

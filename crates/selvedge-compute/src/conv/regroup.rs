@@ -1,4 +1,4 @@
-//! bf16 data in the form of AMX tiles: packed weights, and activations with the sum over images along their rows.
+//! Operands in the form that products read in one piece: packed weights of AMX tiles, and activations for the weights pass.
 //!
 //! A product of tiles wants B with two steps of the sum side by side. For the forward and the data pass the sum runs
 //! over channels, so weights are packed in pairs of input (or output) channels. For the weights pass it runs over
@@ -10,6 +10,7 @@ use half::bf16;
 use super::{Conv2dShape, PANEL};
 use crate::cpu::{Cpu, Isa};
 use crate::layout::{BLOCK, BlockShape};
+use crate::simd::{Element, Kernel, Simd, dispatch};
 
 /// Rounds weights in panels to bf16, `[out/16][ky][kx][in/2][16][2]`: what [`super::forward_bf16`] reads.
 ///
@@ -71,6 +72,48 @@ pub(super) fn transpose_pixels(cpu: Cpu, shape: &BlockShape, from: &[bf16], to: 
     check_pixels(cpu, shape, from, to);
     // SAFETY: as in `to_bf16`.
     unsafe { x86::regroup::<true>(shape, from, to) }
+}
+
+/// Regroups a block for [`super::backward_weights`], X as well as dY: `[pixel][channels/16][image][16]`, in f32.
+///
+/// # Panics
+/// If a slice is not as long as the shape says, or its channels are not padded.
+pub fn to_planes<E: Element>(cpu: Cpu, shape: &BlockShape, from: &[E], to: &mut [f32]) {
+    assert!(shape.channel_stride.is_multiple_of(PANEL), "a channel stride of {}", shape.channel_stride);
+    assert_eq!(from.len(), shape.len(), "the source's length and that of {shape:?}");
+    assert_eq!(to.len(), shape.len(), "the target's length and that of {shape:?}");
+    dispatch(cpu, Planes { shape, from, to });
+}
+
+struct Planes<'a, E> {
+    shape: &'a BlockShape,
+    from: &'a [E],
+    to: &'a mut [f32],
+}
+
+impl<E: Element> Kernel for Planes<'_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        store_planes(s, self.shape, self.from, self.to);
+    }
+}
+
+/// [`to_planes`] of some pixels of a block whose channels are padded.
+#[inline(always)]
+pub(super) fn store_planes<S: Simd, E: Element>(s: S, shape: &BlockShape, from: &[E], to: &mut [f32]) {
+    let pixels = from.chunks_exact(shape.pixel()).zip(to.chunks_exact_mut(shape.pixel()));
+    for (from, to) in pixels {
+        for (plane, to) in to.chunks_exact_mut(BLOCK * PANEL).enumerate() {
+            for (image, to) in to.chunks_exact_mut(PANEL).enumerate() {
+                let from = &from[image * shape.channel_stride + plane * PANEL..][..PANEL];
+                for lane in (0..PANEL).step_by(S::LANES) {
+                    // SAFETY: both slices are PANEL elements, a multiple of the lanes.
+                    unsafe { s.store(to.as_mut_ptr().add(lane), E::load(s, from.as_ptr().add(lane))) };
+                }
+            }
+        }
+    }
 }
 
 fn check_pixels(cpu: Cpu, shape: &BlockShape, from: &[bf16], to: &[bf16]) {

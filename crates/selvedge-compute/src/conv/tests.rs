@@ -212,8 +212,7 @@ fn the_gradient_of_a_first_layer_equals_the_passes_apart() {
             let mut full = vec![0.0; shape.output.len()];
             let (mut want_bias, mut want) = (vec![0.5; shape.output.channel_stride], vec![0.5; shape.weights_len()]);
             crate::pool::spread(cpu, &pool, &pooled.x, &winners, &mut full, Some(&mut want_bias));
-            let (x, dy) = (Blocks::one(&case.x[..]), Blocks::one(&full[..]));
-            backward_weights(cpu, &shape, x, dy, 0..shape.panels(), Onto::Content, &mut want);
+            backward_weights_of_block(cpu, &shape, &case.x, &full, [&mut [], &mut []], Onto::Content, &mut want);
             let (mut dbias, mut dweights) = (vec![0.5; want_bias.len()], vec![0.5; want.len()]);
             backward_first_layer(cpu, &shape, &case.x, &pooled.x, &winners, &mut dweights, Some(&mut dbias));
             for (got, want) in dweights.iter().chain(&dbias).zip(want.iter().chain(&want_bias)) {
@@ -251,47 +250,97 @@ fn backward_data_equals_the_reference() {
     }
 }
 
+/// The gradient of the weights of `x` and `dy`, which are the case's in `E`, block by block and by panels over all blocks.
+fn gradients_equal_the_reference<E: ConvElement>(cpu: Cpu, case: &Case, x: &[E], dy: &[E], rounding: usize) {
+    let shape = case.shape;
+    let (x_len, dy_len) = (shape.input.len(), shape.output.len());
+    let blocks = x.len() / x_len;
+    let mut want = vec![0.25; case.weights.len()];
+    for block in 0..blocks {
+        for image in 0..BLOCK {
+            let x = case.image(&shape.input, &case.x, block, image);
+            let dy = case.image(&shape.output, &case.dy, block, image);
+            for_each_product(&shape, |o, i, w| want[w] += x[i] * dy[o]);
+        }
+    }
+    let terms = blocks * BLOCK * shape.output.height * shape.output.width;
+    let check = |name: &str, panels: &[f32]| {
+        let mut got = vec![0.0; want.len()];
+        pack::from_panels(&shape, panels, &mut got);
+        for (got, want) in got.iter().zip(&want) {
+            assert_close(&format!("{name} {} {shape:?} {blocks} blocks", cpu.isa()), *got, *want, rounding * terms);
+        }
+    };
+    let overwrites = |panels: &[f32], onto_content: &[f32]| {
+        for (a, b) in panels.iter().zip(onto_content) {
+            assert!((a + 0.25 - b).abs() < 1e-3, "{a} + 0.25 is not {b}");
+        }
+    };
+
+    let buffers = || row_buffers(&shape).map(|len| vec![E::default(); len]);
+    let of_block = |block: usize, onto: Onto, dweights: &mut [f32]| {
+        let [mut x_rows, mut dy_row] = buffers();
+        let operands = [&x[block * x_len..][..x_len], &dy[block * dy_len..][..dy_len]];
+        E::backward_weights_of_block(cpu, &shape, operands, [&mut x_rows, &mut dy_row], onto, dweights);
+    };
+    let mut added = vec![0.25; shape.weights_len()];
+    (0..blocks).for_each(|block| of_block(block, Onto::Content, &mut added));
+    check("block by block", &added);
+    let mut first = vec![f32::NAN; shape.weights_len()];
+    of_block(0, Onto::Nothing, &mut first);
+    let mut first_added = vec![0.25; shape.weights_len()];
+    of_block(0, Onto::Content, &mut first_added);
+    overwrites(&first, &first_added);
+
+    if !shape.input.channel_stride.is_multiple_of(PANEL) {
+        return;
+    }
+    let (mut x_to, mut dy_to) = (vec![E::default(); x.len()], vec![E::default(); dy.len()]);
+    let to = x_to.chunks_exact_mut(x_len).zip(dy_to.chunks_exact_mut(dy_len));
+    for ((x_to, dy_to), (x, dy)) in to.zip(x.chunks_exact(x_len).zip(dy.chunks_exact(dy_len))) {
+        E::regroup(cpu, &shape, [x, dy], [x_to, dy_to]);
+    }
+    let x = Blocks { data: &x_to[..], stride: x_len, count: blocks };
+    let dy = Blocks { data: &dy_to[..], stride: dy_len, count: blocks };
+    let mut dweights = vec![0.25; shape.weights_len()];
+    let cut = shape.panels() / 2;
+    let (left, right) = dweights.split_at_mut(cut * shape.panel_len());
+    E::backward_weights(cpu, &shape, x, dy, 0..cut, Onto::Content, left);
+    E::backward_weights(cpu, &shape, x, dy, cut..shape.panels(), Onto::Content, right);
+    check("by panels", &dweights);
+    let mut overwritten = vec![f32::NAN; shape.weights_len()];
+    E::backward_weights(cpu, &shape, x, dy, 0..shape.panels(), Onto::Nothing, &mut overwritten);
+    overwrites(&overwritten, &dweights);
+}
+
 #[test]
 fn backward_weights_equals_the_reference() {
     for (i, shape) in shapes().into_iter().enumerate() {
         for blocks in [1, 3] {
             let case = Case::new(shape, blocks, i as u64);
-            let mut want = vec![0.25; case.weights.len()];
-            let mut want_bias = vec![0.25; shape.output.channels];
-            for block in 0..blocks {
-                for image in 0..BLOCK {
-                    let x = case.image(&shape.input, &case.x, block, image);
-                    let dy = case.image(&shape.output, &case.dy, block, image);
-                    for_each_product(&shape, |o, i, w| want[w] += x[i] * dy[o]);
-                    for (o, &dy) in dy.iter().enumerate() {
-                        want_bias[o % shape.output.channels] += dy;
-                    }
-                }
-            }
             for cpu in cpus() {
-                let mut dweights = vec![0.25; shape.weights_len()];
-                let x = Blocks { data: &case.x, stride: shape.input.len(), count: blocks };
-                let dy = Blocks { data: &case.dy, stride: shape.output.len(), count: blocks };
-                let cut = shape.panels() / 2;
-                let (left, right) = dweights.split_at_mut(cut * shape.panel_len());
-                backward_weights(cpu, &shape, x, dy, 0..cut, Onto::Content, left);
-                backward_weights(cpu, &shape, x, dy, cut..shape.panels(), Onto::Content, right);
-                let mut got = vec![0.0; want.len()];
-                pack::from_panels(&shape, &dweights, &mut got);
-                let terms = blocks * BLOCK * shape.output.height * shape.output.width;
-                for (got, want) in got.iter().zip(&want) {
-                    assert_close(&format!("{} {shape:?} {blocks} blocks", cpu.isa()), *got, *want, 4 * terms);
-                }
-                let mut overwritten = vec![f32::NAN; shape.weights_len()];
-                backward_weights(cpu, &shape, x, dy, 0..shape.panels(), Onto::Nothing, &mut overwritten);
-                for (a, b) in overwritten.iter().zip(&dweights) {
-                    assert!((a + 0.25 - b).abs() < 1e-3, "{a} + 0.25 is not {b}");
-                }
-                let mut dbias = vec![0.25; shape.output.channel_stride];
-                backward_bias(cpu, &case.dy, &mut dbias);
-                for (got, want) in dbias.iter().zip(&want_bias) {
-                    assert_close(&format!("bias {} {shape:?}", cpu.isa()), *got, *want, 4 * terms);
-                }
+                gradients_equal_the_reference(cpu, &case, &case.x, &case.dy, 4);
+            }
+        }
+    }
+}
+
+#[test]
+fn backward_bias_equals_the_reference() {
+    for (i, shape) in shapes().into_iter().enumerate() {
+        let case = Case::new(shape, 1, i as u64);
+        let mut want = vec![0.25; shape.output.channels];
+        for image in 0..BLOCK {
+            for (o, dy) in case.image(&shape.output, &case.dy, 0, image).into_iter().enumerate() {
+                want[o % shape.output.channels] += dy;
+            }
+        }
+        for cpu in cpus() {
+            let mut dbias = vec![0.25; shape.output.channel_stride];
+            backward_bias(cpu, &case.dy, &mut dbias);
+            for (got, want) in dbias.iter().zip(&want) {
+                let terms = 4 * BLOCK * shape.output.height * shape.output.width;
+                assert_close(&format!("{} {shape:?}", cpu.isa()), *got, *want, terms);
             }
         }
     }
@@ -458,42 +507,7 @@ mod bf16_passes {
     fn backward_weights() {
         let Some((cpu, cases)) = cases() else { return };
         for case in cases {
-            let shape = case.shape;
-            let blocks = 3;
-            let mut want = vec![0.5; case.weights.len()];
-            for block in 0..blocks {
-                for image in 0..BLOCK {
-                    let x = case.image(&shape.input, &case.x, block, image);
-                    let dy = case.image(&shape.output, &case.dy, block, image);
-                    for_each_product(&shape, |o, i, w| want[w] += x[i] * dy[o]);
-                }
-            }
-            let (x, dy) = (narrow(&case.x), narrow(&case.dy));
-            let (mut xt, mut pairs) = (x.clone(), dy.clone());
-            for (from, to) in x.chunks_exact(shape.input.len()).zip(xt.chunks_exact_mut(shape.input.len())) {
-                regroup::transpose_images(cpu, &shape.input, from, to);
-            }
-            for (from, to) in dy.chunks_exact(shape.output.len()).zip(pairs.chunks_exact_mut(shape.output.len())) {
-                regroup::pair_images(cpu, &shape.output, from, to);
-            }
-            let x = Blocks { data: &xt, stride: shape.input.len(), count: blocks };
-            let dy = Blocks { data: &pairs, stride: shape.output.len(), count: blocks };
-            let mut dweights = vec![0.5; shape.weights_len()];
-            let cut = shape.panels() / 2;
-            let (left, right) = dweights.split_at_mut(cut * shape.panel_len());
-            backward_weights_bf16(cpu, &shape, x, dy, 0..cut, Onto::Content, left);
-            backward_weights_bf16(cpu, &shape, x, dy, cut..shape.panels(), Onto::Content, right);
-            let mut got = vec![0.0; want.len()];
-            pack::from_panels(&shape, &dweights, &mut got);
-            let mut overwritten = vec![f32::NAN; shape.weights_len()];
-            backward_weights_bf16(cpu, &shape, x, dy, 0..shape.panels(), Onto::Nothing, &mut overwritten);
-            for (a, b) in overwritten.iter().zip(&dweights) {
-                assert!((a + 0.5 - b).abs() < 1e-3, "{a} + 0.5 is not {b}");
-            }
-            let terms = blocks * BLOCK * shape.output.height * shape.output.width;
-            for (got, want) in got.iter().zip(&want) {
-                assert_close(&format!("{shape:?}"), *got, *want, 16 * terms);
-            }
+            gradients_equal_the_reference(cpu, &case, &narrow(&case.x), &narrow(&case.dy), 16);
         }
     }
 }

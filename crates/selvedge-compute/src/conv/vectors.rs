@@ -4,7 +4,7 @@ use super::PANEL;
 use super::gather::{Place, Product};
 use super::tile::{Walk, accumulate, column};
 use crate::layout::BLOCK;
-use crate::simd::{Element, Simd};
+use crate::simd::{Element, Kernel, Simd};
 
 /// f32 source and weights, `[to channels/16][ky][kx][from channels][16]`.
 pub(super) struct Vectors<'a> {
@@ -33,32 +33,32 @@ impl Product for Vectors<'_> {
         target: *mut Y,
         stride: usize,
     ) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match (S::LANES, panels) {
-                (16, 2) => self.tiles::<S, Y, 8, 2>(s, place, panel, target, stride),
-                (16, _) => self.tiles::<S, Y, 16, 1>(s, place, panel, target, stride),
-                (8, _) => self.tiles::<S, Y, 4, 2>(s, place, panel, target, stride),
-                _ => self.tiles::<S, Y, 2, 4>(s, place, panel, target, stride),
-            }
+        // What the loads and stores of a `Pixel` rest on is the caller's promise.
+        match (S::LANES, panels) {
+            (16, 2) => s.apart(Pixel::<Y, 8, 2> { product: self, place, panel, target, stride }),
+            (16, _) => s.apart(Pixel::<Y, 16, 1> { product: self, place, panel, target, stride }),
+            (8, _) => s.apart(Pixel::<Y, 4, 2> { product: self, place, panel, target, stride }),
+            _ => s.apart(Pixel::<Y, 2, 4> { product: self, place, panel, target, stride }),
         }
     }
 }
 
-impl Vectors<'_> {
-    /// One pixel: all images, the columns of the panels from `panel` on that VECTORS vectors span.
-    ///
-    /// # Safety
-    /// As for [`Product::columns`].
+/// One pixel: all images, the columns of the panels from `panel` on that VECTORS vectors span.
+///
+/// It is made only by [`Product::columns`], whose caller promises what its loads and stores rest on.
+struct Pixel<'a, Y, const ROWS: usize, const VECTORS: usize> {
+    product: &'a Vectors<'a>,
+    place: &'a Place<'a>,
+    panel: usize,
+    target: *mut Y,
+    stride: usize,
+}
+
+impl<Y: Element, const ROWS: usize, const VECTORS: usize> Kernel for Pixel<'_, Y, ROWS, VECTORS> {
+    type Output = ();
     #[inline(always)]
-    unsafe fn tiles<S: Simd, Y: Element, const ROWS: usize, const VECTORS: usize>(
-        &self,
-        s: S,
-        place: &Place<'_>,
-        panel: usize,
-        target: *mut Y,
-        stride: usize,
-    ) {
+    fn run<S: Simd>(self, s: S) {
+        let Pixel { product, place, panel, target, stride } = self;
         let channels = place.from.channel_stride;
         let tap = channels * PANEL;
         let walk = Walk {
@@ -67,14 +67,13 @@ impl Vectors<'_> {
             b_step: place.tap_steps().map(|taps| taps * tap),
             depth: channels,
             a_row: channels,
-            a_depth: 1,
-            b_depth: PANEL,
             b_panel: place.kernel[0] * place.kernel[1] * tap,
         };
         let a = place.first();
         let b = panel * walk.b_panel + place.tap() * tap;
         for image in (0..BLOCK).step_by(ROWS) {
-            // SAFETY: the caller's promise: the lengths fit the shapes, and the taps' pixels lie on the source.
+            // SAFETY: `Product::columns`' caller promises that the lengths fit the shapes, the taps' pixels lie on the
+            // source and `target` has room for every image.
             unsafe {
                 let mut acc = [[s.zero(); VECTORS]; ROWS];
                 if let Some(bias) = place.epilogue.bias {
@@ -83,8 +82,9 @@ impl Vectors<'_> {
                     }
                     acc = [acc[0]; ROWS];
                 }
-                let a = self.source.as_ptr().add(a + image * channels);
-                accumulate(s, &walk, a, self.weights.as_ptr().wrapping_add(b), &mut acc);
+                let a = product.source.as_ptr().add(a + image * channels);
+                let b = product.weights.as_ptr().wrapping_add(b);
+                accumulate::<S, f32, false, ROWS, VECTORS>(s, &walk, a, b, &mut acc);
                 for (row, sums) in acc.iter().enumerate() {
                     for (v, &sum) in sums.iter().enumerate() {
                         let sum = if place.epilogue.relu { s.max(sum, s.zero()) } else { sum };

@@ -26,6 +26,11 @@ impl Simd for Avx2 {
     type M = __m256;
     const LANES: usize = 8;
 
+    #[inline(never)]
+    fn apart<K: Kernel>(self, kernel: K) -> K::Output {
+        // SAFETY: `self` proves AVX2 and FMA.
+        unsafe { enter(kernel) }
+    }
     #[inline(always)]
     fn zero(self) -> Self::V {
         // SAFETY: `self` proves AVX2 and FMA.

@@ -36,6 +36,11 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     type M = __mmask16;
     const LANES: usize = 16;
 
+    #[inline(never)]
+    fn apart<K: Kernel>(self, kernel: K) -> K::Output {
+        // SAFETY: `self` proves AVX-512, and if it says so AVX512_BF16.
+        unsafe { if BF16 { enter_bf16(kernel) } else { enter(kernel) } }
+    }
     #[inline(always)]
     fn zero(self) -> Self::V {
         // SAFETY: `self` proves AVX-512.

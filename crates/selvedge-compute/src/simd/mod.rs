@@ -36,6 +36,10 @@ pub trait Simd: Copy + Send + Sync {
     /// Lanes of a vector: 16, 8 or 4, a divisor of [`MAX_LANES`].
     const LANES: usize;
 
+    /// Runs `kernel` in a function of its own, which has all registers for itself: for a loop that needs them, inside of
+    /// code that would have the compiler keep other things there.
+    fn apart<K: Kernel>(self, kernel: K) -> K::Output;
+
     /// All lanes zero.
     fn zero(self) -> Self::V;
     /// All lanes `x`.

@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::Simd;
+use super::{Kernel, Simd};
 
 const LANES: usize = 4;
 
@@ -25,6 +25,10 @@ impl Simd for Portable {
     type M = [bool; LANES];
     const LANES: usize = LANES;
 
+    #[inline(never)]
+    fn apart<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
+    }
     #[inline(always)]
     fn zero(self) -> Self::V {
         [0.0; LANES]

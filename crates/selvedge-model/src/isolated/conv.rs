@@ -1,7 +1,7 @@
 //! The three passes of a convolution or dense layer, the same for both element types.
 
 use rayon::prelude::*;
-use selvedge_compute::conv::{Blocks, Conv2dShape, ConvElement, Epilogue, Onto, Path};
+use selvedge_compute::conv::{Blocks, Conv2dShape, ConvElement, Epilogue, Onto, Path, row_buffers};
 use selvedge_compute::cost::{self, Cost, ElementBytes};
 use selvedge_compute::{AlignedVec, BLOCK, Cpu};
 
@@ -54,13 +54,13 @@ pub(super) fn passes<E: ConvElement>(shape: Conv2dShape) -> Vec<Make> {
 }
 
 /// Cut as a network cuts it: gradients larger than a block's activations two panels at a time, over all blocks; smaller
-/// ones by blocks, each with a sum of its own. In bf16, operands are regrouped first, or on the way.
+/// ones by blocks, each with a sum of its own. Operands are regrouped first, or on the way.
 fn weights_gradient<E: ConvElement>(cpu: Cpu, shape: Conv2dShape, blocks: usize) -> Box<dyn FnMut() + Send> {
     let (x_len, dy_len) = (shape.input.len(), shape.output.len());
     let (x, dy) = (numbers::<E>(blocks * x_len), numbers::<E>(blocks * dy_len));
     let buffers = |[x, dy]: [usize; 2]| [x, dy].map(|len| AlignedVec::<E>::zeroed(len));
-    if !shape.weights_exceed_activations(size_of::<E>()) {
-        let gradient = || (buffers(E::row_buffers(&shape)), AlignedVec::<f32>::zeroed(shape.weights_len()));
+    if !super::is_padded(&shape.input) || !shape.weights_exceed_activations(size_of::<E>()) {
+        let gradient = || (buffers(row_buffers(&shape)), AlignedVec::<f32>::zeroed(shape.weights_len()));
         let mut of_blocks: Vec<_> = (0..blocks).map(|_| gradient()).collect();
         return Box::new(move || {
             let operands = x.par_chunks(x_len).zip(dy.par_chunks(dy_len));
@@ -69,17 +69,14 @@ fn weights_gradient<E: ConvElement>(cpu: Cpu, shape: Conv2dShape, blocks: usize)
             });
         });
     }
-    let [mut x_to, mut dy_to] = buffers(if E::REGROUPS { [blocks * x_len, blocks * dy_len] } else { [0; 2] });
+    let [mut x_to, mut dy_to] = buffers([blocks * x_len, blocks * dy_len]);
     let mut dweights = AlignedVec::<f32>::zeroed(shape.weights_len());
     Box::new(move || {
-        if E::REGROUPS {
-            let from = x.par_chunks(x_len).zip(dy.par_chunks(dy_len));
-            let to = x_to.par_chunks_mut(x_len).zip(dy_to.par_chunks_mut(dy_len));
-            to.zip(from).for_each(|((x_to, dy_to), (x, dy))| E::regroup(cpu, &shape, [x, dy], [x_to, dy_to]));
-        }
-        let (x, dy) = if E::REGROUPS { (&x_to, &dy_to) } else { (&x, &dy) };
-        let x = Blocks { data: &x[..], stride: x_len, count: blocks };
-        let dy = Blocks { data: &dy[..], stride: dy_len, count: blocks };
+        let from = x.par_chunks(x_len).zip(dy.par_chunks(dy_len));
+        let to = x_to.par_chunks_mut(x_len).zip(dy_to.par_chunks_mut(dy_len));
+        to.zip(from).for_each(|((x_to, dy_to), (x, dy))| E::regroup(cpu, &shape, [x, dy], [x_to, dy_to]));
+        let x = Blocks { data: &x_to[..], stride: x_len, count: blocks };
+        let dy = Blocks { data: &dy_to[..], stride: dy_len, count: blocks };
         dweights.par_chunks_mut(2 * shape.panel_len()).enumerate().for_each(|(piece, dweights)| {
             let panels = 2 * piece..(2 * piece + 2).min(shape.panels());
             E::backward_weights(cpu, &shape, x, dy, panels, Onto::Nothing, dweights);

@@ -10,7 +10,7 @@ const MOST_LINES: usize = 600;
 /// Which of the crates each crate may depend on: the arrows of docs/architecture.md.
 const ARROWS: [(&str, &[&str]); 6] = [
     ("selvedge-idx", &[]),
-    ("selvedge-augment", &[]),
+    ("selvedge-augment", &["selvedge-compute"]),
     ("selvedge-compute", &[]),
     ("selvedge-model", &["selvedge-compute"]),
     ("selvedge-trainer", &["selvedge-idx", "selvedge-augment", "selvedge-compute", "selvedge-model"]),

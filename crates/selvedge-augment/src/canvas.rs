@@ -1,8 +1,11 @@
 //! The image under work: its pixels, a second buffer to write the next state into, and scratch space.
 
+use selvedge_compute::AlignedVec;
+
 use crate::AugmentError;
 use crate::convolve::Kernel;
-use crate::warp::sample::Sampling;
+use crate::vectors::{Group, Vectors};
+use crate::warp::sample::Samples;
 
 /// Height, width and channels of an image of bytes, stored row by row with its channels last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,16 +51,20 @@ impl ImageShape {
 /// once grown stays.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Scratch {
+    pub(crate) vectors: Vectors,
     /// The image with a border around it.
-    pub(crate) padded: Vec<u8>,
-    /// Source coordinates: of some rows, or of the whole image.
-    pub(crate) x: Vec<f32>,
-    pub(crate) y: Vec<f32>,
-    pub(crate) sampling: Sampling,
-    /// Planes of numbers and what convolving them needs.
-    pub(crate) plane: Vec<f32>,
-    pub(crate) passed: Vec<f32>,
-    pub(crate) line: Vec<f32>,
+    pub(crate) frame: Vec<u8>,
+    /// Source coordinates of some rows.
+    pub(crate) x: AlignedVec<f32>,
+    pub(crate) y: AlignedVec<f32>,
+    pub(crate) samples: Vec<Samples>,
+    /// Source coordinates of columns and rows.
+    pub(crate) positions: Vec<f32>,
+    /// Planes of numbers, each row in a whole number of groups, and what convolving them needs.
+    pub(crate) plane: Vec<Group<f32>>,
+    pub(crate) second_plane: Vec<Group<f32>>,
+    pub(crate) extended: Vec<Group<f32>>,
+    pub(crate) lines: Vec<f32>,
     pub(crate) kernel: Kernel,
     pub(crate) beyond: Vec<usize>,
 }

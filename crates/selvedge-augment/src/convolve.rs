@@ -1,19 +1,17 @@
 //! Separable convolution of a plane of numbers, for blurs and smooth random fields.
 //!
-//! The plane is extended by the kernel's reach first, so that both passes are one loop without
+//! The plane is extended by the kernel's reach before each pass, so that both are one loop without
 //! conditions: each result is a weighted sum of values at equal distances. Rows are as long as a whole
-//! number of blocks, so that a block of sums stays in registers over the whole kernel.
+//! number of groups, so that a group of sums stays in registers over the whole kernel.
 
 use crate::ImageShape;
 use crate::canvas::Scratch;
 use crate::parameter::Padding;
+use crate::vectors::{GROUP, Group};
 
-/// Sums that are formed side by side.
-const BLOCK: usize = 32;
-
-/// Numbers from one row of a plane to the next.
-pub(crate) fn stride(shape: ImageShape) -> usize {
-    shape.row_len().next_multiple_of(BLOCK)
+/// Groups of numbers in a row of a plane.
+pub(crate) fn groups(shape: ImageShape) -> usize {
+    shape.row_len().div_ceil(GROUP)
 }
 
 /// The weights of a convolution, an odd number of them, the same from both ends.
@@ -52,63 +50,79 @@ impl Kernel {
 
 /// Convolves the scratch plane along both axes with the scratch kernel.
 ///
-/// The plane has `stride(shape)` numbers a row; it holds the result at the end. The padding is one that
+/// The plane has `groups(shape)` groups a row; it holds the result at the end. The padding is one that
 /// goes on with values of the image.
 pub(crate) fn convolve(scratch: &mut Scratch, shape: ImageShape, padding: Padding) {
-    let Scratch { plane, passed, line, kernel, beyond, .. } = scratch;
+    let Scratch { vectors, plane, extended, lines, kernel, beyond, .. } = scratch;
     let weights = kernel.weights.as_slice();
     let ImageShape { height, width, channels } = shape;
-    let (stride, reach) = (stride(shape), weights.len() / 2);
+    let (groups, reach) = (groups(shape), weights.len() / 2);
     debug_assert_ne!(padding, Padding::Zero, "a plane has no fill value to go on with");
     let source = |position: usize, len: usize| padding.source(position as isize - reach as isize, len).unwrap_or(0);
-
-    let extended = (height + 2 * reach) * stride;
-    passed.resize(extended.max(passed.len()), 0.0);
-    for (row, to) in passed[..extended].chunks_exact_mut(stride).enumerate() {
-        to.copy_from_slice(&plane[source(row, height) * stride..][..stride]);
-    }
-    weighted_sums(passed, stride, weights, plane);
-
+    extended.resize((height + 2 * reach) * groups, Group::default());
+    let (margin, line) = (reach * channels, groups * GROUP + 2 * reach * channels);
+    lines.resize(height * line, 0.0);
     // What stands left and right of a row is the same for all rows.
     beyond.clear();
     for column in (0..reach).chain(reach + width..width + 2 * reach) {
         let start = source(column, width) * channels;
         beyond.extend(start..start + channels);
     }
-    let (left, right) = beyond.split_at(reach * channels);
-    line.clear();
-    line.resize(stride + 2 * reach * channels, 0.0);
-    for row in plane.chunks_exact_mut(stride) {
-        let (before, rest) = line.split_at_mut(reach * channels);
-        let (inside, after) = rest.split_at_mut(width * channels);
-        inside.copy_from_slice(&row[..width * channels]);
-        before.iter_mut().zip(left).for_each(|(to, &from)| *to = inside[from]);
-        after.iter_mut().zip(right).for_each(|(to, &from)| *to = inside[from]);
-        weighted_sums(line, channels, weights, row);
-    }
-}
+    let (left, right) = beyond.split_at(margin);
+    let (plane, extended, lines) = (plane.as_mut_slice(), extended.as_mut_slice(), lines.as_mut_slice());
 
-/// `sums[i]` = Σ `weights[t]` · `values[i + t * step]`; weights at equal distance from the middle one are
-/// equal, so that the values there are added first.
-fn weighted_sums(values: &[f32], step: usize, weights: &[f32], sums: &mut [f32]) {
-    let (blocks, _) = sums.as_chunks_mut::<BLOCK>();
-    let (reach, last) = (weights.len() / 2, weights.len() - 1);
-    for (block, sums) in blocks.iter_mut().enumerate() {
-        let values = &values[block * BLOCK..][..last * step + BLOCK];
-        let at = |tap: usize| values[tap * step..].first_chunk::<BLOCK>();
-        let mut totals = [0.0f32; BLOCK];
-        if let Some(middle) = at(reach) {
-            totals.iter_mut().zip(middle).for_each(|(total, value)| *total = weights[reach] * value);
-        }
-        for (tap, &weight) in weights[..reach].iter().enumerate() {
-            if let (Some(near), Some(far)) = (at(tap), at(last - tap)) {
-                for ((total, near), far) in totals.iter_mut().zip(near).zip(far) {
-                    *total += weight * (near + far);
+    vectors.run(
+        #[inline(always)]
+        move || {
+            for (row, to) in extended.chunks_exact_mut(groups).enumerate() {
+                let from = &plane[source(row, height) * groups..][..groups];
+                to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+            }
+            for (i, sums) in plane.iter_mut().enumerate() {
+                weighted_sums(weights, |tap| extended.get(i + tap * groups).map(|group| &group.0), &mut sums.0);
+            }
+            // All rows are extended before the first is summed, so that no load has to wait for stores just made.
+            for (to, from) in lines.chunks_exact_mut(line).zip(plane.chunks_exact(groups)) {
+                let (before, inside) = to.split_at_mut(margin);
+                for (to, from) in inside.as_chunks_mut::<GROUP>().0.iter_mut().zip(from) {
+                    *to = from.0;
+                }
+                let (inside, after) = inside.split_at_mut(width * channels);
+                let after = &mut after[..margin];
+                if padding == Padding::Edge && channels == 1 {
+                    before.fill(inside[0]);
+                    after.fill(inside[width - 1]);
+                } else {
+                    before.iter_mut().zip(left).for_each(|(to, &from)| *to = inside[from]);
+                    after.iter_mut().zip(right).for_each(|(to, &from)| *to = inside[from]);
                 }
             }
-        }
-        *sums = totals;
+            for (sums, line) in plane.chunks_exact_mut(groups).zip(lines.chunks_exact(line)) {
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    weighted_sums(weights, |tap| line[i * GROUP + tap * channels..].first_chunk(), &mut sums.0);
+                }
+            }
+        },
+    );
+}
+
+/// Σ `weights[t]` · `values(t)`; weights at equal distance from the middle one are equal, so that the values
+/// there are added first.
+#[inline(always)]
+fn weighted_sums<'a>(weights: &[f32], values: impl Fn(usize) -> Option<&'a [f32; GROUP]>, sums: &mut [f32; GROUP]) {
+    let (reach, last) = (weights.len() / 2, weights.len() - 1);
+    let mut totals = [0.0; GROUP];
+    if let Some(middle) = values(reach) {
+        totals.iter_mut().zip(middle).for_each(|(total, value)| *total = weights[reach] * value);
     }
+    for (tap, &weight) in weights[..reach].iter().enumerate() {
+        if let (Some(near), Some(far)) = (values(tap), values(last - tap)) {
+            for ((total, near), far) in totals.iter_mut().zip(near).zip(far) {
+                *total += weight * (near + far);
+            }
+        }
+    }
+    *sums = totals;
 }
 
 #[cfg(test)]
@@ -119,7 +133,7 @@ mod tests {
     fn equals_the_definition_for_any_shape_reach_and_padding() {
         for (height, width, channels) in [(1, 1, 1), (4, 3, 2), (9, 40, 1)] {
             let shape = ImageShape { height, width, channels };
-            let stride = stride(shape);
+            let groups = groups(shape);
             let value = |y: usize, x: usize, c: usize| ((y * 31 + x * 17 + c * 7) % 23) as f32;
             for reach in [0, 1, 5] {
                 let mut kernel = Kernel::default();
@@ -127,12 +141,9 @@ mod tests {
                 let weights = kernel.weights.clone();
                 for padding in [Padding::Reflect, Padding::Edge, Padding::Symmetric] {
                     let mut scratch = Scratch { kernel: kernel.clone(), ..Scratch::default() };
-                    scratch.plane = vec![0.0; height * stride];
-                    for (i, to) in scratch.plane.iter_mut().enumerate() {
-                        let (y, x) = (i / stride, i % stride);
-                        if x < width * channels {
-                            *to = value(y, x / channels, x % channels);
-                        }
+                    scratch.plane = vec![Group::default(); height * groups];
+                    for (y, x) in (0..height).flat_map(|y| (0..width * channels).map(move |x| (y, x))) {
+                        scratch.plane[y * groups + x / GROUP].0[x % GROUP] = value(y, x / channels, x % channels);
                     }
                     convolve(&mut scratch, shape, padding);
                     for (y, x, c) in
@@ -148,7 +159,8 @@ mod tests {
                                 }
                             }
                         }
-                        let found = scratch.plane[y * stride + x * channels + c];
+                        let i = x * channels + c;
+                        let found = scratch.plane[y * groups + i / GROUP].0[i % GROUP];
                         assert!((found - expected).abs() < 1e-4, "{shape:?} {reach} {padding:?}: {found} {expected}");
                     }
                 }

@@ -17,6 +17,7 @@ pub mod policy;
 mod stream;
 mod trace;
 mod transform;
+mod vectors;
 pub mod warp;
 
 pub use augmentation::Augmentation;

@@ -26,6 +26,7 @@ pub struct EpochKey {
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// Stafford's mix 13: a bijection of 64 bits in which every input bit changes about half of the output.
+#[inline(always)]
 const fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -135,6 +136,18 @@ impl Stream {
         self.unit() < probability
     }
 
+    /// The next `N` times 64 bits, those that [`bits`](Self::bits) would give, each from a counter of its own, so that
+    /// vectors can hash them side by side.
+    #[inline(always)]
+    pub(crate) fn words<const N: usize>(&mut self) -> [u64; N] {
+        let mut words = [0; N];
+        for (i, word) in words.iter_mut().enumerate() {
+            *word = mix(self.state.wrapping_add(self.increment.wrapping_mul(i as u64 + 1)));
+        }
+        self.state = self.state.wrapping_add(self.increment.wrapping_mul(N as u64));
+        words
+    }
+
     /// Random bytes.
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(8) {
@@ -184,6 +197,15 @@ mod tests {
         let before = stream.fork(0);
         stream.bits();
         assert_eq!(before, stream.fork(0));
+    }
+
+    #[test]
+    fn words_are_the_next_bits() {
+        let mut stream = Stream::for_sample(key(1, 2), 3);
+        let mut again = stream.clone();
+        let words: [u64; 5] = stream.words();
+        assert_eq!(words, std::array::from_fn(|_| again.bits()));
+        assert_eq!(stream, again);
     }
 
     #[test]

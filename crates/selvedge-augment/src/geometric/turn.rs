@@ -116,13 +116,22 @@ impl Transform for Transpose {
 fn permute(canvas: &mut Canvas, source: impl Fn(isize, isize) -> (isize, isize)) {
     let ImageShape { height, width, channels } = canvas.shape();
     assert_eq!(height, width, "quarter turns and transposition need square images");
-    let width = width as isize;
+    let pixel = |y: isize, x: isize| {
+        let (y, x) = source(y, x);
+        y * width as isize + x
+    };
     canvas.redraw(|old, new| {
-        let positions = (0..height as isize).flat_map(|y| (0..width).map(move |x| (y, x)));
-        for (to, (y, x)) in new.chunks_exact_mut(channels).zip(positions) {
-            let (y, x) = source(y, x);
-            let from = (y * width + x) as usize * channels;
-            to.copy_from_slice(&old[from..from + channels]);
+        for (y, row) in new.chunks_exact_mut(width * channels).enumerate() {
+            // The sources of a row's pixels lie at equal distances.
+            let (start, step) = (pixel(y as isize, 0), pixel(y as isize, 1) - pixel(y as isize, 0));
+            let from = |x: usize| (start + x as isize * step) as usize * channels;
+            if channels == 1 {
+                row.iter_mut().enumerate().for_each(|(x, to)| *to = old[from(x)]);
+            } else {
+                for (x, to) in row.chunks_exact_mut(channels).enumerate() {
+                    to.copy_from_slice(&old[from(x)..][..channels]);
+                }
+            }
         }
     });
 }

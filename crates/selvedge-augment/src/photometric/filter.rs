@@ -5,9 +5,10 @@ use std::fmt::{self, Display};
 use serde::{Deserialize, Serialize};
 
 use super::Factor;
-use crate::convolve::{Kernel, convolve, stride};
+use crate::convolve::{Kernel, convolve, groups};
 use crate::error::Check;
 use crate::parameter::{Padding, Span, Whole};
+use crate::vectors::{GROUP, Group};
 use crate::{AugmentError, Canvas, ImageShape, Stream, Transform};
 
 /// Replaces every value by the mean of the square around it.
@@ -92,16 +93,20 @@ impl Display for GaussianBlurDrawn {
 /// Convolves the image with the kernel that is set; edges are mirrored.
 fn filter(canvas: &mut Canvas, set: impl FnOnce(&mut Kernel)) {
     let shape = canvas.shape();
-    let (row, stride) = (shape.row_len(), stride(shape));
+    let (row, groups) = (shape.row_len(), groups(shape));
     canvas.redraw_with(|old, new, scratch| {
         set(&mut scratch.kernel);
-        scratch.plane.resize(shape.height * stride, 0.0);
-        for (to, from) in scratch.plane.chunks_exact_mut(stride).zip(old.chunks_exact(row)) {
-            to.iter_mut().zip(from).for_each(|(to, from)| *to = f32::from(*from));
+        scratch.plane.resize(shape.height * groups, Group::default());
+        for (to, from) in scratch.plane.chunks_exact_mut(groups).zip(old.chunks_exact(row)) {
+            for (to, from) in to.iter_mut().zip(from.chunks(GROUP)) {
+                to.0.iter_mut().zip(from).for_each(|(to, from)| *to = f32::from(*from));
+            }
         }
         convolve(scratch, shape, Padding::Reflect);
-        for (to, from) in new.chunks_exact_mut(row).zip(scratch.plane.chunks_exact(stride)) {
-            to.iter_mut().zip(from).for_each(|(to, from)| *to = (from + 0.5) as u8);
+        for (to, from) in new.chunks_exact_mut(row).zip(scratch.plane.chunks_exact(groups)) {
+            for (to, from) in to.chunks_mut(GROUP).zip(from) {
+                to.iter_mut().zip(&from.0).for_each(|(to, from)| *to = (from + 0.5) as u8);
+            }
         }
     });
 }

@@ -61,14 +61,20 @@ impl Matrix {
 pub(crate) fn warp_affine(canvas: &mut Canvas, map: Matrix, border: Border, interpolation: Interpolation) {
     let [[a, b, c], [d, e, f]] = map.inverse().0;
     let (a, d) = (a as f32, d as f32);
-    warp(canvas, border, interpolation, |row, xs, ys| {
-        let (x, y) = ((b * row as f64 + c) as f32, (e * row as f64 + f) as f32);
-        for (column, (to_x, to_y)) in xs.iter_mut().zip(ys).enumerate() {
-            let column = column as i32 as f32;
-            *to_x = a * column + x;
-            *to_y = d * column + y;
-        }
-    });
+    warp(
+        canvas,
+        border,
+        interpolation,
+        #[inline(always)]
+        move |row, first, xs, ys| {
+            let (x, y) = ((b * row as f64 + c) as f32, (e * row as f64 + f) as f32);
+            for (i, (to_x, to_y)) in xs.iter_mut().zip(ys).enumerate() {
+                let column = (first + i) as i32 as f32;
+                *to_x = a * column + x;
+                *to_y = d * column + y;
+            }
+        },
+    );
 }
 
 #[cfg(test)]

@@ -94,10 +94,16 @@ impl Transform for RandomResizedCrop {
         let ImageShape { height, width, .. } = canvas.shape();
         let across = Axis::new(drawn.left, drawn.width, width);
         let down = Axis::new(drawn.top, drawn.height, height);
-        warp(canvas, Border::default(), Interpolation::Bilinear, |row, xs, ys| {
-            ys.fill(down.position(row));
-            xs.iter_mut().enumerate().for_each(|(column, x)| *x = across.position(column));
-        });
+        warp(
+            canvas,
+            Border::default(),
+            Interpolation::Bilinear,
+            #[inline(always)]
+            move |row, column, xs, ys| {
+                ys.fill(down.position(row));
+                xs.iter_mut().enumerate().for_each(|(i, x)| *x = across.position(column + i));
+            },
+        );
     }
 }
 
@@ -117,8 +123,9 @@ impl Axis {
         Axis { step, first: low + step * 0.5 - 0.5, low, high: low + len as f32 - 1.0 }
     }
 
+    #[inline(always)]
     fn position(&self, index: usize) -> f32 {
-        (self.first + self.step * index as f32).max(self.low).min(self.high)
+        (self.first + self.step * index as i32 as f32).max(self.low).min(self.high)
     }
 }
 

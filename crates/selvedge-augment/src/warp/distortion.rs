@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::sample::{Border, Interpolation, warp};
 use crate::error::Check;
 use crate::parameter::{Limit, Padding};
+use crate::vectors::GROUP;
 use crate::{AugmentError, Canvas, ImageShape, Stream, Transform};
 
 /// Distortion as by a lens: barrel or pincushion.
@@ -148,28 +149,40 @@ impl Transform for OpticalDistortion {
         let border = Border { padding: self.padding, fill: self.fill };
         match self.mode {
             // OpenCV centres the new camera's picture at (side - 1) / 2, the old one's is given as side / 2.
-            OpticalModel::Camera => warp(canvas, border, Interpolation::Bilinear, |row, xs, ys| {
-                let v = (row as f32 - (height - 1.0) / 2.0) / height;
-                for (column, (x, y)) in xs.iter_mut().zip(ys).enumerate() {
-                    let u = (column as i32 as f32 - (width - 1.0) / 2.0) / width;
-                    let square = u * u + v * v;
-                    let factor = 1.0 + (k * square + k) * square;
-                    *x = u * factor * width + width / 2.0;
-                    *y = v * factor * height + height / 2.0;
-                }
-            }),
+            OpticalModel::Camera => warp(
+                canvas,
+                border,
+                Interpolation::Bilinear,
+                #[inline(always)]
+                move |row, first, xs, ys| {
+                    let v = (row as f32 - (height - 1.0) / 2.0) / height;
+                    for (i, (x, y)) in xs.iter_mut().zip(ys).enumerate() {
+                        let u = ((first + i) as i32 as f32 - (width - 1.0) / 2.0) / width;
+                        let square = u * u + v * v;
+                        let factor = 1.0 + (k * square + k) * square;
+                        *x = u * factor * width + width / 2.0;
+                        *y = v * factor * height + height / 2.0;
+                    }
+                },
+            ),
             OpticalModel::Fisheye => {
                 let (middle_x, middle_y) = (width / 2.0, height / 2.0);
                 let strength = k / (middle_x * middle_x + middle_y * middle_y);
-                warp(canvas, border, Interpolation::Bilinear, |row, xs, ys| {
-                    let v = row as f32 - middle_y;
-                    for (column, (x, y)) in xs.iter_mut().zip(ys).enumerate() {
-                        let u = column as i32 as f32 - middle_x;
-                        let factor = 1.0 + strength * (u * u + v * v);
-                        *x = u * factor + middle_x;
-                        *y = v * factor + middle_y;
-                    }
-                });
+                warp(
+                    canvas,
+                    border,
+                    Interpolation::Bilinear,
+                    #[inline(always)]
+                    move |row, first, xs, ys| {
+                        let v = row as f32 - middle_y;
+                        for (i, (x, y)) in xs.iter_mut().zip(ys).enumerate() {
+                            let u = (first + i) as i32 as f32 - middle_x;
+                            let factor = 1.0 + strength * (u * u + v * v);
+                            *x = u * factor + middle_x;
+                            *y = v * factor + middle_y;
+                        }
+                    },
+                );
             }
         }
     }
@@ -202,17 +215,25 @@ impl Transform for GridDistortion {
     fn apply(&self, drawn: &GridDrawn, canvas: &mut Canvas) {
         let ImageShape { height, width, .. } = canvas.shape();
         // The positions of all columns and rows are found once; they are the same in each row and column.
-        let mut positions = std::mem::take(&mut canvas.scratch_mut().line);
-        positions.resize(width + height, 0.0);
-        let (columns, rows) = positions.split_at_mut(width);
-        self.positions(&drawn.x[..=self.num_steps], columns);
+        let mut positions = std::mem::take(&mut canvas.scratch_mut().positions);
+        let groups = width.next_multiple_of(GROUP);
+        positions.resize(groups + height, 0.0);
+        let (columns, rows) = positions.split_at_mut(groups);
+        self.positions(&drawn.x[..=self.num_steps], &mut columns[..width]);
         self.positions(&drawn.y[..=self.num_steps], rows);
         let border = Border { padding: self.padding, fill: self.fill };
-        warp(canvas, border, Interpolation::Bilinear, |row, xs, ys| {
-            xs.copy_from_slice(columns);
-            ys.fill(rows[row]);
-        });
-        canvas.scratch_mut().line = positions;
+        let (columns, rows) = (&*columns, &*rows);
+        warp(
+            canvas,
+            border,
+            Interpolation::Bilinear,
+            #[inline(always)]
+            move |row, column, xs, ys| {
+                xs.copy_from_slice(&columns[column..][..GROUP]);
+                ys.fill(rows[row]);
+            },
+        );
+        canvas.scratch_mut().positions = positions;
     }
 }
 

@@ -5,10 +5,11 @@ use std::fmt::{self, Display};
 use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
 
-use super::sample::{Border, warp_by_map};
-use crate::convolve::{Kernel, convolve, stride};
+use super::sample::{Border, Interpolation, warp};
+use crate::convolve::{convolve, groups};
 use crate::error::Check;
 use crate::parameter::Padding;
+use crate::vectors::{GROUP, Group, Vectors};
 use crate::{AugmentError, Canvas, ImageShape, Stream, Transform};
 
 /// Displaces every pixel by `alpha` times a field of noise that is smoothed by a Gaussian of standard
@@ -84,43 +85,51 @@ impl ElasticTransform {
     /// Where there are not as many numbers as pixels.
     pub fn apply_noise(&self, noise_x: &[f32], noise_y: &[f32], canvas: &mut Canvas) {
         let field = field_shape(canvas.shape());
-        self.set_kernel(&mut canvas.scratch_mut().kernel);
-        for axis in [Axis::X, Axis::Y] {
-            let scratch = canvas.scratch_mut();
+        self.deform(canvas, |axis, _, plane| {
             let noise = if axis == Axis::X { noise_x } else { noise_y };
             assert_eq!(noise.len(), field.len(), "one number for each pixel is needed");
-            scratch.plane.resize(field.height * stride(field), 0.0);
-            let rows = scratch.plane.chunks_exact_mut(stride(field)).zip(noise.chunks_exact(field.width));
-            rows.for_each(|(to, from)| to[..field.width].copy_from_slice(from));
-            self.displace(axis, 1.0, canvas);
-        }
-        self.finish(canvas);
+            for (to, from) in plane.chunks_exact_mut(groups(field)).zip(noise.chunks_exact(field.width)) {
+                for (to, from) in to.iter_mut().zip(from.chunks(GROUP)) {
+                    to.0[..from.len()].copy_from_slice(from);
+                }
+            }
+            1.0
+        });
     }
 
-    fn set_kernel(&self, kernel: &mut Kernel) {
-        // As far as OpenCV's GaussianBlur reaches for numbers in floating point.
-        kernel.set_gaussian(self.sigma, (self.sigma * 4.0).round_ties_even() as usize);
-    }
-
-    /// Smooths the noise in the plane and writes positions displaced by it along one axis.
-    fn displace(&self, axis: Axis, factor: f32, canvas: &mut Canvas) {
+    /// Deforms the image by the noise that `noise` writes into a plane for each axis; what it returns is a factor of
+    /// the displacements.
+    fn deform(&self, canvas: &mut Canvas, mut noise: impl FnMut(Axis, Vectors, &mut [Group<f32>]) -> f32) {
         let field = field_shape(canvas.shape());
         let scratch = canvas.scratch_mut();
-        convolve(scratch, field, Padding::Edge);
-        let positions = if axis == Axis::X { &mut scratch.x } else { &mut scratch.y };
-        positions.resize(field.len(), 0.0);
-        let alpha = self.alpha * factor;
-        let rows = positions.chunks_exact_mut(field.width).zip(scratch.plane.chunks_exact(stride(field)));
-        for (row, (to, from)) in rows.enumerate() {
-            for (column, (to, displacement)) in to.iter_mut().zip(from).enumerate() {
-                let place = if axis == Axis::X { column } else { row };
-                *to = place as i32 as f32 + alpha * displacement;
-            }
-        }
-    }
-
-    fn finish(&self, canvas: &mut Canvas) {
-        warp_by_map(canvas, Border { padding: self.padding, fill: self.fill });
+        // As far as OpenCV's GaussianBlur reaches for numbers in floating point.
+        scratch.kernel.set_gaussian(self.sigma, (self.sigma * 4.0).round_ties_even() as usize);
+        let mut smoothed = |axis: Axis| {
+            scratch.plane.resize(field.height * groups(field), Group::default());
+            let factor = noise(axis, scratch.vectors, &mut scratch.plane);
+            convolve(scratch, field, Padding::Edge);
+            std::mem::swap(&mut scratch.plane, &mut scratch.second_plane);
+            self.alpha * factor
+        };
+        let (alpha_x, alpha_y) = (smoothed(Axis::X), smoothed(Axis::Y));
+        let planes = (std::mem::take(&mut scratch.plane), std::mem::take(&mut scratch.second_plane));
+        let (right, down, in_row) = (planes.0.as_slice(), planes.1.as_slice(), groups(field));
+        warp(
+            canvas,
+            Border { padding: self.padding, fill: self.fill },
+            Interpolation::Bilinear,
+            #[inline(always)]
+            move |row, column, xs, ys| {
+                let group = row * in_row + column / GROUP;
+                let (right, down) = (&right[group].0, &down[group].0);
+                for i in 0..GROUP {
+                    xs[i] = (column + i) as i32 as f32 + alpha_x * right[i];
+                    ys[i] = row as i32 as f32 + alpha_y * down[i];
+                }
+            },
+        );
+        let scratch = canvas.scratch_mut();
+        (scratch.plane, scratch.second_plane) = planes;
     }
 }
 
@@ -135,21 +144,22 @@ fn field_shape(shape: ImageShape) -> ImageShape {
     ImageShape { channels: 1, ..shape }
 }
 
-/// Fills the plane's rows with uniform noise in steps of 1/32768.
-fn uniform_noise(noise: &mut Stream, plane: &mut [f32]) {
-    for values in plane.chunks_mut(128) {
-        let mut bytes = [0; 256];
-        noise.fill(&mut bytes[..2 * values.len()]);
-        for (to, pair) in values.iter_mut().zip(bytes.as_chunks::<2>().0) {
-            *to = f32::from(u16::from_le_bytes(*pair)) * (2.0 / 65535.0) - 1.0;
+/// Fills the plane with uniform noise in steps of 1/32768.
+#[inline(always)]
+fn uniform_noise(noise: &mut Stream, plane: &mut [Group<f32>]) {
+    for group in plane {
+        for (to, word) in group.0.as_chunks_mut::<4>().0.iter_mut().zip(noise.words::<{ GROUP / 4 }>()) {
+            for (i, to) in to.iter_mut().enumerate() {
+                *to = f32::from((word >> (16 * i)) as u16) * (2.0 / 65535.0) - 1.0;
+            }
         }
     }
 }
 
 /// Fills the plane with normal noise and tells the largest absolute value.
-fn normal_noise(noise: &mut Stream, plane: &mut [f32]) -> f32 {
+fn normal_noise(noise: &mut Stream, plane: &mut [Group<f32>]) -> f32 {
     let mut largest = 0.0f32;
-    for to in plane {
+    for to in plane.iter_mut().flat_map(|group| &mut group.0) {
         *to = StandardNormal.sample(noise);
         largest = largest.max(to.abs());
     }
@@ -176,25 +186,22 @@ impl Transform for ElasticTransform {
     }
 
     fn apply(&self, drawn: &ElasticDrawn, canvas: &mut Canvas) {
-        let field = field_shape(canvas.shape());
-        let mut noise = Stream::from_bits(drawn.0);
-        self.set_kernel(&mut canvas.scratch_mut().kernel);
-        for axis in [Axis::X, Axis::Y] {
-            let scratch = canvas.scratch_mut();
+        let mut stream = Stream::from_bits(drawn.0);
+        self.deform(canvas, |axis, vectors, plane| {
             if axis == Axis::Y && self.same_dxdy {
-                noise = Stream::from_bits(drawn.0);
+                stream = Stream::from_bits(drawn.0);
             }
-            scratch.plane.resize(field.height * stride(field), 0.0);
-            let factor = match self.noise_distribution {
+            match self.noise_distribution {
                 NoiseDistribution::Uniform => {
-                    uniform_noise(&mut noise, &mut scratch.plane);
+                    vectors.run(
+                        #[inline(always)]
+                        || uniform_noise(&mut stream, plane),
+                    );
                     1.0
                 }
-                NoiseDistribution::Gaussian => 1.0 / normal_noise(&mut noise, &mut scratch.plane).max(1e-6),
-            };
-            self.displace(axis, factor, canvas);
-        }
-        self.finish(canvas);
+                NoiseDistribution::Gaussian => 1.0 / normal_noise(&mut stream, plane).max(1e-6),
+            }
+        });
     }
 }
 
@@ -206,14 +213,9 @@ mod tests {
 
     fn displacements(elastic: ElasticTransform, key: u64) -> Vec<f32> {
         let mut canvas = Canvas::new(SHAPE);
-        let field = field_shape(SHAPE);
-        let scratch = canvas.scratch_mut();
-        elastic.set_kernel(&mut scratch.kernel);
-        scratch.plane.resize(field.height * stride(field), 0.0);
-        uniform_noise(&mut Stream::from_bits(key), &mut scratch.plane);
-        elastic.displace(Axis::X, 1.0, &mut canvas);
-        let x = canvas.scratch_mut().x.clone();
-        x.iter().enumerate().map(|(i, x)| x - (i % 28) as f32).collect()
+        elastic.apply(&ElasticDrawn(key), &mut canvas);
+        let rows = canvas.scratch_mut().plane.iter();
+        rows.flat_map(|row| row.0[..28].iter().map(|displacement| elastic.alpha * displacement)).collect()
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! f64. Deviations are taken from a value near the channel's mean, the mean at the central pixel, so that squares lose
 //! nothing to a mean far from zero and one pass over the block is enough.
 
+use std::ops::Range;
+
 use super::{Normalisation, assert_block, assert_channels, with_activation};
 use crate::Cpu;
 use crate::activation::Activation;
@@ -73,24 +75,33 @@ trait Terms {
 #[inline(always)]
 fn add_up<S: Simd, T: Terms>(s: S, shape: &BlockShape, valid: usize, terms: &T, sums: [&mut [f64]; 2]) {
     let [first, second] = sums;
-    let mut c = 0;
-    while c < shape.channel_stride {
-        // As many independent sums as hide the latency of an addition: of several channels, or of several images.
-        let (first, second) = (&mut first[c..], &mut second[c..]);
-        c += S::LANES
-            * match (shape.channel_stride - c) / S::LANES {
-                0 | 1 => add_up_group::<S, T, 1, 4>(s, shape, valid, terms, c, [first, second]),
-                2 | 3 => add_up_group::<S, T, 2, 2>(s, shape, valid, terms, c, [first, second]),
-                _ => add_up_group::<S, T, 4, 1>(s, shape, valid, terms, c, [first, second]),
-            };
+    let rows_at_once = (ELEMENTS_AT_ONCE / shape.row()).max(1);
+    for start in (0..shape.height).step_by(rows_at_once) {
+        let rows = || start..(start + rows_at_once).min(shape.height);
+        let mut c = 0;
+        while c < shape.channel_stride {
+            // As many independent sums as hide the latency of an addition: of several channels, or of several images.
+            let sums = [&mut first[c..], &mut second[c..]];
+            c += S::LANES
+                * match (shape.channel_stride - c) / S::LANES {
+                    0 | 1 => add_up_group::<S, T, 1, 4>(s, shape, rows(), valid, terms, c, sums),
+                    2 | 3 => add_up_group::<S, T, 2, 2>(s, shape, rows(), valid, terms, c, sums),
+                    _ => add_up_group::<S, T, 4, 1>(s, shape, rows(), valid, terms, c, sums),
+                };
+        }
     }
 }
 
-/// [`add_up`] for `G` vectors of channels from `c` on, `I` images at a time. Returns `G`.
+/// Elements of the rows that all channels are summed over before the next rows: the second group of channels finds them in
+/// the second cache.
+const ELEMENTS_AT_ONCE: usize = 1 << 17;
+
+/// [`add_up`] over `rows` for `G` vectors of channels from `c` on, `I` images at a time. Returns `G`.
 #[inline(always)]
 fn add_up_group<S: Simd, T: Terms, const G: usize, const I: usize>(
     s: S,
     shape: &BlockShape,
+    rows: Range<usize>,
     valid: usize,
     terms: &T,
     c: usize,
@@ -105,7 +116,7 @@ fn add_up_group<S: Simd, T: Terms, const G: usize, const I: usize>(
         // SAFETY: as above.
         *channels = unsafe { terms.channels(s, c + g * S::LANES) };
     }
-    for y in 0..shape.height {
+    for y in rows {
         let mut sums = [[[s.zero(); 2]; G]; I];
         for x in 0..shape.width {
             let pixel = shape.offset(y, x, 0) + c;

@@ -54,23 +54,67 @@ fn forward_to<Y: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>)
     let (x, y) = (ctx.data(*x), ctx.data(*y));
     match pool {
         Some(pool) => {
-            let (rows, window) = (0..pool.shape.output().height, pool.window);
+            let (height, window) = (pool.shape.output().height, pool.window);
             let ([x], [y, winners]) = split(block.arena, [x], [y, &pool.winners]);
-            let (y, winners) = (view_mut::<Y>(y), ctx.training.map(|_| view_mut(winners)));
-            if conv.precision == Precision::Bf16 {
-                conv::forward_pooled_bf16(cpu, shape, window, view(x), packed, bias, rows, y, winners);
-            } else {
-                conv::forward_pooled(cpu, shape, window, view(x), weights, bias, rows, y, winners);
+            let run = |rows, y: &mut [Y], winners: Option<&mut [u16]>| {
+                if conv.precision == Precision::Bf16 {
+                    conv::forward_pooled_bf16(cpu, shape, window, view(x), packed, bias, rows, y, winners);
+                } else {
+                    conv::forward_pooled(cpu, shape, window, view(x), weights, bias, rows, y, winners);
+                }
+            };
+            let cut = RowCut::new(height, ctx.pieces);
+            let (y, winners) = (view_mut::<Y>(y), view_mut::<u16>(winners));
+            match ctx.training {
+                Some(_) => cut.for_each(y, winners, |rows, y, winners| run(rows, y, Some(winners))),
+                None => cut.for_each(y, &mut [], |rows, y, _| run(rows, y, None)),
             }
         }
         None => {
             let ([x], [y]) = split(block.arena, [x], [y]);
-            let (epilogue, rows, y) = (Epilogue { bias, relu: *relu }, 0..shape.output.height, view_mut::<Y>(y));
-            if conv.precision == Precision::Bf16 {
-                conv::forward_bf16(cpu, shape, view(x), packed, epilogue, rows, y);
-            } else {
-                conv::forward(cpu, shape, view(x), weights, epilogue, rows, y);
-            }
+            let epilogue = Epilogue { bias, relu: *relu };
+            RowCut::new(shape.output.height, ctx.pieces).for_each(view_mut::<Y>(y), &mut [], |rows, y, _| {
+                if conv.precision == Precision::Bf16 {
+                    conv::forward_bf16(cpu, shape, view(x), packed, epilogue, rows, y);
+                } else {
+                    conv::forward(cpu, shape, view(x), weights, epilogue, rows, y);
+                }
+            });
+        }
+    }
+}
+
+/// The cut of one block's rows of pixels, where there are more threads than blocks. Each row is computed alone, so its bits
+/// do not depend on the cut.
+struct RowCut {
+    height: usize,
+    pieces: usize,
+}
+
+impl RowCut {
+    fn new(height: usize, pieces: usize) -> Self {
+        Self { height, pieces: pieces.min(height) }
+    }
+
+    /// Calls `run` with the rows of each piece, and what of `y` and of `beside` belongs to them; `beside` is as long as `y`,
+    /// or empty.
+    fn for_each<Y: Send>(
+        self,
+        y: &mut [Y],
+        beside: &mut [u16],
+        run: impl Fn(Range<usize>, &mut [Y], &mut [u16]) + Sync,
+    ) {
+        if self.pieces <= 1 {
+            return run(0..self.height, y, beside);
+        }
+        let rows = self.height.div_ceil(self.pieces);
+        let chunk = rows * (y.len() / self.height);
+        let rows_of = |piece: usize| piece * rows..((piece + 1) * rows).min(self.height);
+        if beside.is_empty() {
+            y.par_chunks_mut(chunk).enumerate().for_each(|(piece, y)| run(rows_of(piece), y, &mut []));
+        } else {
+            let chunks = y.par_chunks_mut(chunk).zip(beside.par_chunks_mut(chunk)).enumerate();
+            chunks.for_each(|(piece, (y, beside))| run(rows_of(piece), y, beside));
         }
     }
 }
@@ -107,34 +151,45 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
         conv::backward_bias::<E>(cpu, view(&block.arena[dy.clone()]), &mut sums[ctx.sum_ranges[bias].clone()]);
     }
     let [x_place, dy_place] = &conv.regrouped;
-    let ([x, dy_bytes], [x_to, dy_to]) = split(block.arena, [ctx.data(conv.x), dy], [x_place, dy_place]);
-    match (conv.gradient, conv.precision) {
+    let ([x, dy], [x_to, dy_to, dx]) =
+        split(block.arena, [ctx.data(conv.x), dy], [x_place, dy_place, ctx.grad(conv.x)]);
+    let mut weights_pass = || match (conv.gradient, conv.precision) {
         (WeightGradient::PerGroup, Precision::Bf16) => {
             let sums = &mut sums[ctx.sum_ranges[conv.weight].clone()];
-            let (operands, buffers) = ([view(x), view(dy_bytes)], [view_mut(x_to), view_mut(dy_to)]);
+            let (operands, buffers) = ([view(x), view(dy)], [view_mut(x_to), view_mut(dy_to)]);
             conv::backward_weights_of_block_bf16(cpu, shape, operands, buffers, Onto::Content, sums);
         }
         (WeightGradient::PerGroup, Precision::F32) => {
             let sums = &mut sums[ctx.sum_ranges[conv.weight].clone()];
             let buffers = [view_mut(x_to), view_mut(dy_to)];
-            conv::backward_weights_of_block(cpu, shape, view(x), view::<E>(dy_bytes), buffers, Onto::Content, sums);
+            conv::backward_weights_of_block(cpu, shape, view(x), view::<E>(dy), buffers, Onto::Content, sums);
         }
         (WeightGradient::PerPanel, Precision::Bf16) => {
-            bf16::regroup(cpu, shape, [view(x), view(dy_bytes)], [view_mut(x_to), view_mut(dy_to)]);
+            bf16::regroup(cpu, shape, [view(x), view(dy)], [view_mut(x_to), view_mut(dy_to)]);
         }
         (WeightGradient::PerPanel, Precision::F32) => {
-            f32::regroup(cpu, shape, [view(x), view(dy_bytes)], [view_mut(x_to), view_mut(dy_to)]);
+            f32::regroup(cpu, shape, [view(x), view(dy)], [view_mut(x_to), view_mut(dy_to)]);
         }
+    };
+    if conv.transposed.is_empty() {
+        weights_pass();
+        return;
     }
-    if !conv.transposed.is_empty() {
-        let weights = &ctx.packed[conv.transposed.clone()];
-        let ([dy], [dx]) = split(block.arena, [dy], [ctx.grad(conv.x)]);
-        let (rows, dx) = (0..shape.input.height, view_mut::<E>(dx));
-        if conv.precision == Precision::Bf16 {
-            conv::backward_data_bf16(cpu, shape, view(dy), view(weights), rows, dx);
-        } else {
-            conv::backward_data(cpu, shape, view(dy), view(weights), rows, dx);
-        }
+    let transposed = &ctx.packed[conv.transposed.clone()];
+    let mut data_pass = || {
+        RowCut::new(shape.input.height, ctx.pieces).for_each(view_mut::<E>(dx), &mut [], |rows, dx, _| {
+            if conv.precision == Precision::Bf16 {
+                conv::backward_data_bf16(cpu, shape, view(dy), view(transposed), rows, dx);
+            } else {
+                conv::backward_data(cpu, shape, view(dy), view(transposed), rows, dx);
+            }
+        });
+    };
+    if ctx.pieces > 1 {
+        rayon::join(weights_pass, data_pass);
+    } else {
+        weights_pass();
+        data_pass();
     }
 }
 

@@ -1,7 +1,8 @@
 //! [`Engine`]: the memory of a network's passes, and the passes, cut over threads.
 //!
 //! A batch is cut into blocks of [`BLOCK`] images, blocks into groups. How many there are, and the order in which their
-//! results are added, depends on the batch alone, so the bits of a result do not depend on the number of threads.
+//! results are added, depends on the batch alone, so the bits of a result do not depend on the number of threads. Where
+//! there are more threads than blocks, convolutions cut a block's rows, too, each of which is computed alone.
 
 use std::ops::Range;
 
@@ -136,6 +137,7 @@ impl Engine {
                 params: &params.values,
                 packed: &self.packed,
                 norms: &self.norms,
+                pieces: row_pieces(blocks),
                 training: dropout,
             };
             let input = &self.input;
@@ -239,6 +241,7 @@ impl Engine {
             params: &params.values,
             packed: &self.packed,
             norms: &self.norms,
+            pieces: row_pieces(blocks),
             training: None,
         };
         let (input, classes) = (&self.input, self.classes);
@@ -290,6 +293,11 @@ impl Engine {
 /// Blocks of a group, for a batch of `blocks`.
 fn group_blocks(blocks: usize) -> usize {
     blocks.div_ceil(MAX_GROUPS).max(1)
+}
+
+/// Into how many pieces the rows of each of `blocks` blocks are cut, so that every thread of the pool has one.
+fn row_pieces(blocks: usize) -> usize {
+    rayon::current_num_threads().div_ceil(blocks.max(1))
 }
 
 fn fill_input(ctx: &Context<'_>, spec: &InputSpec, images: &[u8], block: &mut Block<'_>) {

@@ -26,6 +26,8 @@ pub(crate) struct Context<'a> {
     /// Where each parameter's gradient lies in a group's sums.
     pub sum_ranges: &'a [Range<usize>],
     pub norms: &'a Norms,
+    /// Into how many pieces convolutions cut a block's rows: for threads that would have no block.
+    pub pieces: usize,
     /// Whether this is a training pass, and the key of its dropout masks.
     pub training: Option<u32>,
 }
@@ -71,7 +73,7 @@ pub(crate) fn split<'a, const READS: usize, const WRITES: usize>(
 ) -> ([&'a [u8]; READS], [&'a mut [u8]; WRITES]) {
     // The writes in ascending order cut the arena into pieces; a read lies within one of those between.
     let mut order: [usize; WRITES] = std::array::from_fn(|i| i);
-    order.sort_unstable_by_key(|&i| writes[i].start);
+    order.sort_unstable_by_key(|&i| (writes[i].start, writes[i].end));
     let mut found_reads: [&'a [u8]; READS] = [&[]; READS];
     let mut found_writes: [&'a mut [u8]; WRITES] = std::array::from_fn(|_| Default::default());
     let (mut rest, mut at) = (arena, 0);

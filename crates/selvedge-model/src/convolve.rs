@@ -10,7 +10,7 @@ use selvedge_compute::activation::{self, Activation};
 use selvedge_compute::aligned::{view, view_mut};
 use selvedge_compute::conv::{self, Blocks, ConvElement, Epilogue, Onto, PANEL, pack, regroup};
 use selvedge_compute::simd::Element;
-use selvedge_compute::{Cpu, Precision, bf16, pool};
+use selvedge_compute::{BLOCK, Cpu, Precision, bf16, pool};
 
 use crate::plan::{Conv, Plan, WeightGradient};
 use crate::run::{Block, Context, split};
@@ -63,7 +63,7 @@ fn forward_to<Y: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>)
                     conv::forward_pooled(cpu, shape, window, view(x), weights, bias, rows, y, winners);
                 }
             };
-            let cut = RowCut::new(height, ctx.pieces);
+            let cut = RowCut::new(ctx, conv, height);
             let (y, winners) = (view_mut::<Y>(y), view_mut::<u16>(winners));
             match ctx.training {
                 Some(_) => cut.for_each(y, winners, |rows, y, winners| run(rows, y, Some(winners))),
@@ -73,7 +73,7 @@ fn forward_to<Y: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>)
         None => {
             let ([x], [y]) = split(block.arena, [x], [y]);
             let epilogue = Epilogue { bias, relu: *relu };
-            RowCut::new(shape.output.height, ctx.pieces).for_each(view_mut::<Y>(y), &mut [], |rows, y, _| {
+            RowCut::new(ctx, conv, shape.output.height).for_each(view_mut::<Y>(y), &mut [], |rows, y, _| {
                 if conv.precision == Precision::Bf16 {
                     conv::forward_bf16(cpu, shape, view(x), packed, epilogue, rows, y);
                 } else {
@@ -92,8 +92,14 @@ struct RowCut {
 }
 
 impl RowCut {
-    fn new(height: usize, pieces: usize) -> Self {
-        Self { height, pieces: pieces.min(height) }
+    fn new(ctx: &Context<'_>, conv: &Conv, height: usize) -> Self {
+        // To wake another thread takes some tens of microseconds: a piece has to be worth a hundred.
+        let least = match conv.precision {
+            Precision::F32 => 8 << 20,
+            Precision::Bf16 => 64 << 20,
+        };
+        let worth = conv.shape.multiply_adds() * BLOCK / least;
+        Self { height, pieces: ctx.pieces.min(height).min(worth) }
     }
 
     /// Calls `run` with the rows of each piece, and what of `y` and of `beside` belongs to them; `beside` is as long as `y`,
@@ -176,8 +182,10 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
         return;
     }
     let transposed = &ctx.packed[conv.transposed.clone()];
-    let mut data_pass = || {
-        RowCut::new(shape.input.height, ctx.pieces).for_each(view_mut::<E>(dx), &mut [], |rows, dx, _| {
+    let cut = RowCut::new(ctx, conv, shape.input.height);
+    let both_at_once = cut.pieces > 1;
+    let data_pass = || {
+        cut.for_each(view_mut::<E>(dx), &mut [], |rows, dx, _| {
             if conv.precision == Precision::Bf16 {
                 conv::backward_data_bf16(cpu, shape, view(dy), view(transposed), rows, dx);
             } else {
@@ -185,7 +193,7 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
             }
         });
     };
-    if ctx.pieces > 1 {
+    if both_at_once {
         rayon::join(weights_pass, data_pass);
     } else {
         weights_pass();

@@ -53,7 +53,7 @@ pub fn backward_weights_bf16(
 /// [`super::backward_weights_of_block`] in bf16 on AMX.
 ///
 /// Against regrouping both tensors as a whole, those of 28x28 pixels of 64 channels, larger than the second cache, are
-/// written and read once less: a third of the time.
+/// written and read once less: a fifth of the time.
 ///
 /// # Panics
 /// As [`super::backward_weights_of_block`], if the input's channels are not padded, or if `cpu` does not prove AMX.

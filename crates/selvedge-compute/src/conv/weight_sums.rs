@@ -131,7 +131,7 @@ pub(super) trait TapSum {
 /// Adds what output row `y` brings to `panels`, up to `pixels` pixels at a time.
 ///
 /// All taps of a tile's channels before the next channels: dY and these channels of X stay in the first cache, which is
-/// worth a tenth on AMX from 128 channels on.
+/// worth up to a tenth on AMX from 128 channels on.
 ///
 /// # Safety
 /// As for [`TapSum::add`].

@@ -45,16 +45,26 @@ fn biases<E: Element>(criterion: &mut Criterion) {
     });
 }
 
-/// What the weights' gradient on AMX wants of both its operands.
+/// What the weights' gradient wants of both its operands: planes in f32, transposed or paired images on AMX.
 fn regrouping(criterion: &mut Criterion) {
-    let Some(cpu) = common::amx() else { return };
-    let (from, mut to) = (numbers::<bf16>(SHAPE.len()), numbers::<bf16>(SHAPE.len()));
+    let (from, mut to) = (numbers::<f32>(SHAPE.len()), numbers::<f32>(SHAPE.len()));
     let mut group = criterion.benchmark_group("conv/regroup");
     group.throughput(Throughput::BytesDecimal(2 * size_of_val(&from[..]) as u64));
-    group.bench_function("pair_images", |bencher| bencher.iter(|| regroup::pair_images(cpu, &SHAPE, &from, &mut to)));
-    group.bench_function("transpose_images", |bencher| {
-        bencher.iter(|| regroup::transpose_images(cpu, &SHAPE, &from, &mut to));
-    });
+    for cpu in common::vector_cpus() {
+        group.bench_function(BenchmarkId::new("to_planes", cpu.isa()), |bencher| {
+            bencher.iter(|| regroup::to_planes(cpu, &SHAPE, &from, &mut to));
+        });
+    }
+    let (from, mut to) = (numbers::<bf16>(SHAPE.len()), numbers::<bf16>(SHAPE.len()));
+    group.throughput(Throughput::BytesDecimal(2 * size_of_val(&from[..]) as u64));
+    if let Some(cpu) = common::amx() {
+        group.bench_function(BenchmarkId::new("pair_images", cpu.isa()), |bencher| {
+            bencher.iter(|| regroup::pair_images(cpu, &SHAPE, &from, &mut to));
+        });
+        group.bench_function(BenchmarkId::new("transpose_images", cpu.isa()), |bencher| {
+            bencher.iter(|| regroup::transpose_images(cpu, &SHAPE, &from, &mut to));
+        });
+    }
     group.finish();
 }
 

@@ -8,7 +8,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 use selvedge_compute::activation::{self, Activation};
 use selvedge_compute::aligned::{view, view_mut};
-use selvedge_compute::conv::{self, Blocks, ConvElement, Epilogue, Onto, PANEL, pack, regroup};
+use selvedge_compute::conv::{self, Blocks, ConvElement, Epilogue, Onto, PANEL, Part, pack, regroup};
 use selvedge_compute::simd::Element;
 use selvedge_compute::{BLOCK, Cpu, Precision, bf16, pool};
 
@@ -51,16 +51,19 @@ fn forward_to<Y: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>)
     let Conv { shape, weight, bias, relu, pool, x, y, .. } = conv;
     let (cpu, weights, bias) = (ctx.cpu, ctx.param(*weight), bias.map(|bias| ctx.param(bias)));
     let packed = view::<bf16>(&ctx.packed[conv.packed.clone()]);
+    // What images that are not there leave behind, a backward pass would multiply by zero, which is no help against NaN.
+    let images = if ctx.training.is_some() { BLOCK } else { block.valid };
     let (x, y) = (ctx.data(*x), ctx.data(*y));
     match pool {
         Some(pool) => {
             let (height, window) = (pool.shape.output().height, pool.window);
             let ([x], [y, winners]) = split(block.arena, [x], [y, &pool.winners]);
             let run = |rows, y: &mut [Y], winners: Option<&mut [u16]>| {
+                let part = Part { rows, images };
                 if conv.precision == Precision::Bf16 {
-                    conv::forward_pooled_bf16(cpu, shape, window, view(x), packed, bias, rows, y, winners);
+                    conv::forward_pooled_bf16(cpu, shape, window, view(x), packed, bias, part, y, winners);
                 } else {
-                    conv::forward_pooled(cpu, shape, window, view(x), weights, bias, rows, y, winners);
+                    conv::forward_pooled(cpu, shape, window, view(x), weights, bias, part, y, winners);
                 }
             };
             let cut = RowCut::new(ctx, conv, height);
@@ -74,10 +77,11 @@ fn forward_to<Y: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>)
             let ([x], [y]) = split(block.arena, [x], [y]);
             let epilogue = Epilogue { bias, relu: *relu };
             RowCut::new(ctx, conv, shape.output.height).for_each(view_mut::<Y>(y), &mut [], |rows, y, _| {
+                let part = Part { rows, images };
                 if conv.precision == Precision::Bf16 {
-                    conv::forward_bf16(cpu, shape, view(x), packed, epilogue, rows, y);
+                    conv::forward_bf16(cpu, shape, view(x), packed, epilogue, part, y);
                 } else {
-                    conv::forward(cpu, shape, view(x), weights, epilogue, rows, y);
+                    conv::forward(cpu, shape, view(x), weights, epilogue, part, y);
                 }
             });
         }

@@ -41,7 +41,7 @@ pub fn backward_weights_bf16(
         return;
     }
     let (x, dy) = (Rows { blocks: x, ring: shape.input.height }, Rows { blocks: dy, ring: shape.output.height });
-    with_tiles(cpu, Depth::ThirtyTwo, |tiles| {
+    with_tiles(cpu, Depth::ThirtyTwo, ROWS, |tiles| {
         let mut sum = TileSum { shape, panels: panels.clone(), add, dweights, tiles };
         for y in 0..shape.output.height {
             // SAFETY: `check_blocks` has compared the lengths with the shape.
@@ -71,7 +71,7 @@ pub fn backward_weights_of_block_bf16(
     let add = start(shape, onto, 1, dweights);
     let (panels, ring) = (0..shape.panels(), ring(shape));
     let mut next = 0;
-    with_tiles(cpu, Depth::ThirtyTwo, |tiles| {
+    with_tiles(cpu, Depth::ThirtyTwo, ROWS, |tiles| {
         let mut sum = TileSum { shape, panels: panels.clone(), add, dweights, tiles };
         for y in 0..output.height {
             for row in new_rows(shape, y, &mut next) {

@@ -70,6 +70,7 @@ pub(super) struct ForwardFirst<'a, Y> {
     pub bias: Option<&'a [f32]>,
     /// Pooled rows.
     pub rows: Range<usize>,
+    pub images: usize,
     pub y: &'a mut [Y],
     pub winners: Option<&'a mut [u16]>,
 }
@@ -82,6 +83,7 @@ impl<Y: Element> ForwardFirst<'_, Y> {
         assert_eq!(self.x.len(), self.shape.input.len(), "the source's length and that of {:?}", self.shape.input);
         assert_eq!(self.weights.len(), self.shape.weights_len(), "the weights' length and that of {:?}", self.shape);
         assert!(rows.start <= rows.end && rows.end <= pooled.height, "rows {rows:?} of {pooled:?}");
+        assert!((1..=BLOCK).contains(&self.images), "{} images of a block of {BLOCK}", self.images);
         assert_eq!(self.y.len(), rows.len() * pooled.row(), "the length of y and that of rows {rows:?} of {pooled:?}");
         if let Some(winners) = &self.winners {
             assert_eq!(winners.len(), self.y.len(), "the lengths of winners and y");
@@ -110,7 +112,7 @@ impl<Y: Element> Kernel for ForwardFirst<'_, Y> {
                 };
                 for x in 0..pooled.width {
                     let to = ((y - self.rows.start) * pooled.width + x) * pooled.pixel() + channel;
-                    for image in 0..BLOCK {
+                    for image in 0..self.images {
                         let to = to + image * pooled.channel_stride;
                         debug_assert!(to + S::LANES <= self.y.len());
                         // SAFETY: column 2x + 3 is at most the width + 1, which `Rows` holds; `check` saw `y` and

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::{Conv2dShape, PANEL, Span};
-use crate::layout::BlockShape;
+use crate::layout::{BLOCK, BlockShape};
 use crate::simd::{Element, Kernel, Simd};
 
 /// What is done to a sum before it is written.
@@ -26,6 +26,27 @@ impl Epilogue<'_> {
     }
 }
 
+/// The part of a block's result that a call computes: rows of pixels, and of images the first ones.
+///
+/// ```
+/// use selvedge_compute::conv::Part;
+/// assert_eq!(Part::from(3..7).images, 32);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The rows of pixels; a result has room for just these.
+    pub rows: Range<usize>,
+    /// How many images, from 1 to [`BLOCK`]; whatever is left in the place of the others means nothing.
+    pub images: usize,
+}
+
+impl From<Range<usize>> for Part {
+    /// These rows of all images.
+    fn from(rows: Range<usize>) -> Self {
+        Self { rows, images: BLOCK }
+    }
+}
+
 /// How many pixels, row by row, are computed for one or two panels before the next ones are turned to: the panels are
 /// read once for all of them.
 ///
@@ -42,7 +63,7 @@ pub(super) trait Product {
     /// The length of the source, and of the weights.
     fn lens(&self) -> [usize; 2];
 
-    /// One pixel: all images, the columns of `panels` panels from `panel` on, written to `target` with `stride` elements
+    /// One pixel: the place's images, the columns of `panels` panels from `panel` on, written to `target` with `stride` elements
     /// from image to image.
     ///
     /// # Safety
@@ -64,6 +85,7 @@ pub(super) struct Place<'a> {
     pub kernel: [usize; 2],
     pub ys: Span,
     pub xs: Span,
+    pub images: usize,
     pub epilogue: &'a Epilogue<'a>,
 }
 
@@ -105,6 +127,7 @@ pub(super) struct Gather<'a, P> {
     pub to: BlockShape,
     pub kernel: [usize; 2],
     pub product: P,
+    pub images: usize,
     pub epilogue: Epilogue<'a>,
 }
 
@@ -114,6 +137,7 @@ impl<P: Product> Gather<'_, P> {
         let [source, weights] = self.product.lens();
         let (from, to) = (&self.from, &self.to);
         assert_eq!(source, from.len(), "the source's length and that of {from:?}");
+        assert!((1..=BLOCK).contains(&self.images), "{} images of a block of {BLOCK}", self.images);
         assert!(rows.start <= rows.end && rows.end <= to.height, "rows {rows:?} of {to:?}");
         assert_eq!(target, rows.len() * to.row(), "the target's length and that of rows {rows:?} of {to:?}");
         if let Some(bias) = self.epilogue.bias {
@@ -127,7 +151,7 @@ impl<P: Product> Gather<'_, P> {
     /// The place of the pixel with taps `ys` and `xs`.
     #[inline(always)]
     pub(super) fn place(&self, ys: Span, xs: Span) -> Place<'_> {
-        Place { from: &self.from, kernel: self.kernel, ys, xs, epilogue: &self.epilogue }
+        Place { from: &self.from, kernel: self.kernel, ys, xs, images: self.images, epilogue: &self.epilogue }
     }
 
     #[inline(always)]

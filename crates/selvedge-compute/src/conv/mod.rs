@@ -43,7 +43,7 @@ pub use backward_weights::{backward_weights, backward_weights_of_block};
 pub use backward_weights_bf16::{backward_weights_bf16, backward_weights_of_block_bf16};
 pub use element::ConvElement;
 pub use first::{backward_first_layer, is_first_layer};
-pub use gather::Epilogue;
+pub use gather::{Epilogue, Part};
 pub use passes::{backward_data, backward_data_bf16, forward, forward_bf16, forward_pooled, forward_pooled_bf16};
 pub use path::Path;
 pub use pooled::{MAX_WINDOW, NO_WINNER};

@@ -5,16 +5,17 @@ use std::ops::Range;
 use half::bf16;
 
 use super::first::{ForwardFirst, is_first_layer};
-use super::gather::{BackwardData, Epilogue, Forward, Gather, Product};
+use super::gather::{BackwardData, Epilogue, Forward, Gather, Part, Product};
 use super::pooled::ForwardPooled;
 use super::tiles::TileProduct;
 use super::vectors::Vectors;
 use super::{Conv2dShape, PANEL};
 use crate::amx::{Depth, with_tiles};
 use crate::cpu::Cpu;
+use crate::layout::BLOCK;
 use crate::simd::{Element, dispatch};
 
-/// Output rows `rows` of a convolution: `y = epilogue(x ∗ weights)`.
+/// The output rows of `part` of a convolution, a range of rows or a [`Part`]: `y = epilogue(x ∗ weights)`.
 ///
 /// `x` is the whole input block, `weights` are packed in panels ([`super::pack`]), `y` is exactly the rows asked for.
 ///
@@ -38,10 +39,11 @@ pub fn forward<Y: Element>(
     x: &[f32],
     weights: &[f32],
     epilogue: Epilogue<'_>,
-    rows: Range<usize>,
+    part: impl Into<Part>,
     y: &mut [Y],
 ) {
-    let gather = forward_gather(shape, Vectors { source: x, weights }, epilogue);
+    let Part { rows, images } = part.into();
+    let gather = forward_gather(shape, Vectors { source: x, weights }, images, epilogue);
     gather.check(&rows, y.len());
     dispatch(cpu, Forward { shape, gather, rows, y });
 }
@@ -56,18 +58,18 @@ pub fn forward_bf16<Y: Element>(
     x: &[bf16],
     weights: &[bf16],
     epilogue: Epilogue<'_>,
-    rows: Range<usize>,
+    part: impl Into<Part>,
     y: &mut [Y],
 ) {
-    let depth = depth_of(shape.input.channel_stride);
-    with_tiles(cpu, depth, |tiles| {
-        let gather = forward_gather(shape, TileProduct { source: x, weights, depth, tiles }, epilogue);
+    let (depth, Part { rows, images }) = (depth_of(shape.input.channel_stride), part.into());
+    with_tiles(cpu, depth, images, |tiles| {
+        let gather = forward_gather(shape, TileProduct { source: x, weights, depth, tiles }, images, epilogue);
         gather.check(&rows, y.len());
         dispatch(cpu, Forward { shape, gather, rows, y });
     });
 }
 
-/// Rows `rows` of a convolution followed by bias, ReLU and max pooling over windows of `window` (non-overlapping), in
+/// The output rows of `part`, a range of rows or a [`Part`], of a convolution followed by bias, ReLU and max pooling over windows of `window` (non-overlapping), in
 /// one pass: what is pooled away is never written.
 ///
 /// `y` has the pooled shape: `[rows][output.width / window[1]][32][channels]`. `winners`, as long as `y`, gets the
@@ -84,16 +86,17 @@ pub fn forward_pooled<Y: Element>(
     x: &[f32],
     weights: &[f32],
     bias: Option<&[f32]>,
-    rows: Range<usize>,
+    part: impl Into<Part>,
     y: &mut [Y],
     winners: Option<&mut [u16]>,
 ) {
+    let Part { rows, images } = part.into();
     if is_first_layer(shape, window) {
-        let first = ForwardFirst { shape, x, weights, bias, rows, y, winners };
+        let first = ForwardFirst { shape, x, weights, bias, rows, images, y, winners };
         first.check();
         return dispatch(cpu, first);
     }
-    let gather = forward_gather(shape, Vectors { source: x, weights }, Epilogue::NONE);
+    let gather = forward_gather(shape, Vectors { source: x, weights }, images, Epilogue::NONE);
     dispatch(cpu, ForwardPooled::new(shape, window, gather, bias, rows, y, winners));
 }
 
@@ -108,13 +111,13 @@ pub fn forward_pooled_bf16<Y: Element>(
     x: &[bf16],
     weights: &[bf16],
     bias: Option<&[f32]>,
-    rows: Range<usize>,
+    part: impl Into<Part>,
     y: &mut [Y],
     winners: Option<&mut [u16]>,
 ) {
-    let depth = depth_of(shape.input.channel_stride);
-    with_tiles(cpu, depth, |tiles| {
-        let gather = forward_gather(shape, TileProduct { source: x, weights, depth, tiles }, Epilogue::NONE);
+    let (depth, Part { rows, images }) = (depth_of(shape.input.channel_stride), part.into());
+    with_tiles(cpu, depth, images, |tiles| {
+        let gather = forward_gather(shape, TileProduct { source: x, weights, depth, tiles }, images, Epilogue::NONE);
         dispatch(cpu, ForwardPooled::new(shape, window, gather, bias, rows, y, winners));
     });
 }
@@ -153,20 +156,32 @@ pub fn backward_data_bf16<Y: Element>(
     dx: &mut [Y],
 ) {
     let depth = depth_of(shape.output.channel_stride);
-    with_tiles(cpu, depth, |tiles| {
+    with_tiles(cpu, depth, BLOCK, |tiles| {
         let gather = backward_gather(shape, TileProduct { source: dy, weights: transposed, depth, tiles });
         gather.check(&rows, dx.len());
         dispatch(cpu, BackwardData { shape, gather, rows, dx });
     });
 }
 
-fn forward_gather<'a, P: Product>(shape: &Conv2dShape, product: P, epilogue: Epilogue<'a>) -> Gather<'a, P> {
-    Gather { from: shape.input, to: shape.output, kernel: shape.kernel, product, epilogue }
+fn forward_gather<'a, P: Product>(
+    shape: &Conv2dShape,
+    product: P,
+    images: usize,
+    epilogue: Epilogue<'a>,
+) -> Gather<'a, P> {
+    Gather { from: shape.input, to: shape.output, kernel: shape.kernel, product, images, epilogue }
 }
 
 fn backward_gather<P: Product>(shape: &Conv2dShape, product: P) -> Gather<'static, P> {
     assert_padded(shape.input.channel_stride);
-    Gather { from: shape.output, to: shape.input, kernel: shape.kernel, product, epilogue: Epilogue::NONE }
+    Gather {
+        from: shape.output,
+        to: shape.input,
+        kernel: shape.kernel,
+        product,
+        images: BLOCK,
+        epilogue: Epilogue::NONE,
+    }
 }
 
 /// The depth of tile products over `channels`.

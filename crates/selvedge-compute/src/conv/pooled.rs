@@ -70,7 +70,7 @@ impl<'a, P: Product, Y: Element> ForwardPooled<'a, P, Y> {
                 Some(bias) => unsafe { s.load(bias.as_ptr().add(channel + column)) },
                 None => s.zero(),
             };
-            for image in 0..BLOCK {
+            for image in 0..self.gather.images {
                 let from = image * columns + column;
                 let to = at + image * self.pooled.channel_stride + column;
                 debug_assert!(to + S::LANES <= self.y.len() && pixels * BLOCK * columns <= results.0.len());

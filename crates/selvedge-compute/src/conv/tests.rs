@@ -377,6 +377,53 @@ fn weights_survive_packing() {
     }
 }
 
+/// The first images of each pixel, as bits.
+fn first_images<E: Copy + Into<f32>>(shape: &BlockShape, values: &[E], images: usize) -> Vec<u32> {
+    let of_pixel = |pixel: &[E]| pixel[..images * shape.channel_stride].iter().map(|&v| v.into().to_bits()).collect();
+    values.chunks_exact(shape.pixel()).flat_map(|pixel| -> Vec<u32> { of_pixel(pixel) }).collect()
+}
+
+#[test]
+fn a_part_of_the_images_is_what_all_of_them_have() {
+    for (i, shape) in shapes().into_iter().enumerate() {
+        let case = Case::new(shape, 1, i as u64);
+        let (window, panels) = ([2, 2], case.panels());
+        let pooled = BlockShape::new(shape.output.height / 2, shape.output.width / 2, shape.output.channels);
+        for cpu in cpus() {
+            let plain = |images| {
+                let mut y = vec![f32::NAN; shape.output.len()];
+                let part = Part { rows: 0..shape.output.height, images };
+                forward(cpu, &shape, &case.x, &panels, Epilogue { bias: None, relu: true }, part, &mut y);
+                y
+            };
+            let with_pooling = |images| {
+                let mut y = vec![f32::NAN; pooled.len()];
+                let part = Part { rows: 0..pooled.height, images };
+                forward_pooled(cpu, &shape, window, &case.x, &panels, None, part, &mut y, None);
+                y
+            };
+            let (all, all_pooled) = (plain(BLOCK), with_pooling(BLOCK));
+            for images in [1, 7, 16, 17, 31] {
+                let name = format!("{images} images of {shape:?} on {}", cpu.isa());
+                let want = first_images(&shape.output, &all, images);
+                assert!(first_images(&shape.output, &plain(images), images) == want, "{name}");
+                let want = first_images(&pooled, &all_pooled, images);
+                assert!(first_images(&pooled, &with_pooling(images), images) == want, "{name}, pooled");
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "33 images of a block of 32")]
+fn more_images_than_a_block_has_are_refused() {
+    let shape = Conv2dShape::new(BlockShape::new(4, 4, 16), 16, [3, 3], 1, [1, 1]);
+    let (x, weights) = (vec![0.0; shape.input.len()], vec![0.0; shape.weights_len()]);
+    let mut y = vec![0.0f32; shape.output.len()];
+    let part = Part { rows: 0..4, images: 33 };
+    forward(Cpu::detect().unwrap(), &shape, &x, &weights, Epilogue::NONE, part, &mut y);
+}
+
 #[test]
 fn shapes_are_those_of_keras() {
     let same = Conv2dShape::same(BlockShape::new(28, 28, 16), 32, [3, 3], 2);
@@ -499,6 +546,26 @@ mod bf16_passes {
                 for (got, want) in got.iter().zip(want) {
                     assert_close(&format!("{shape:?}"), *got as f32, want, 16 * shape.taps() * shape.output.channels);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_of_the_images_is_what_all_of_them_have() {
+        let Some((cpu, cases)) = cases() else { return };
+        for case in cases {
+            let shape = case.shape;
+            let (x, packed) = (case.one(&shape.input, &case.x), case.packed(cpu));
+            let run = |images| {
+                let mut y = vec![bf16::NAN; shape.output.len()];
+                let part = Part { rows: 0..shape.output.height, images };
+                forward_bf16(cpu, &shape, &x, &packed, Epilogue { bias: None, relu: true }, part, &mut y);
+                y
+            };
+            let all = run(BLOCK);
+            for images in [1, 7, 16, 17, 31] {
+                let want = first_images(&shape.output, &all, images);
+                assert!(first_images(&shape.output, &run(images), images) == want, "{images} images of {shape:?}");
             }
         }
     }

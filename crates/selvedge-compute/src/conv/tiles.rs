@@ -60,7 +60,7 @@ impl Product for TileProduct<'_> {
                     Some(bias) => s.load(bias.as_ptr().add(panel * PANEL + column)),
                     None => s.zero(),
                 };
-                for image in 0..BLOCK {
+                for image in 0..place.images {
                     let sum = s.add(s.load(sums.add(image * columns + column)), bias);
                     let sum = if place.epilogue.relu { s.max(sum, s.zero()) } else { sum };
                     Y::store(s, target.add(image * stride + column), sum);
@@ -90,7 +90,7 @@ impl TileProduct<'_> {
         let panel_len = place.kernel[0] * place.kernel[1] * tap;
         let depth = self.depth.steps();
         // SAFETY: the caller promises that the lengths fit the shapes and the taps' pixels lie on the source; the tiles
-        // are BLOCK = 2 · ROWS images, and `depth` divides the channels (`Depth::of`).
+        // are the place's images, up to BLOCK = 2 · ROWS, and `depth` divides the channels (`Depth::of`).
         unsafe {
             let mut job = Job {
                 a: self.source.as_ptr().add(place.first()),
@@ -115,7 +115,12 @@ impl TileProduct<'_> {
                 [bytes(a_outer), bytes(a_middle), bytes(depth as isize)],
                 [bytes(b_outer), bytes(b_middle), bytes((depth * PANEL) as isize)],
             );
-            if panels == 2 { job.run::<2, 2>(self.tiles) } else { job.run::<2, 1>(self.tiles) }
+            match (place.images > ROWS, panels) {
+                (true, 2) => job.run::<2, 2>(self.tiles),
+                (true, _) => job.run::<2, 1>(self.tiles),
+                (false, 2) => job.run::<1, 2>(self.tiles),
+                (false, _) => job.run::<1, 1>(self.tiles),
+            }
         }
     }
 }

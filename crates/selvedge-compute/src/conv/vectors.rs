@@ -3,7 +3,6 @@
 use super::PANEL;
 use super::gather::{Place, Product};
 use super::tile::{Walk, accumulate, column};
-use crate::layout::BLOCK;
 use crate::simd::{Element, Kernel, Simd};
 
 /// f32 source and weights, `[to channels/16][ky][kx][from channels][16]`.
@@ -71,7 +70,7 @@ impl<Y: Element, const ROWS: usize, const VECTORS: usize> Kernel for Pixel<'_, Y
         };
         let a = place.first();
         let b = panel * walk.b_panel + place.tap() * tap;
-        for image in (0..BLOCK).step_by(ROWS) {
+        for image in (0..place.images).step_by(ROWS) {
             // SAFETY: `Product::columns`' caller promises that the lengths fit the shapes, the taps' pixels lie on the
             // source and `target` has room for every image.
             unsafe {

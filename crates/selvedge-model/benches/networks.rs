@@ -2,7 +2,8 @@
 //!
 //! Figures count images. A step is a training pass over a batch of random pixels, its gradients not used: what an
 //! optimizer and a loader add, `cargo xtask profile --recipe` shows. Before the first measurement of a network its weights
-//! are packed and its memory has been touched.
+//! are packed and its memory has been touched. Predictions are made on a worker of the network's pool, as
+//! [`Network::predict`] recommends where images come one by one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,9 +23,10 @@ fn precisions() -> impl Iterator<Item = Precision> {
     [Precision::F32, Precision::Bf16].into_iter().filter(move |&precision| cpu.check(precision).is_ok())
 }
 
-fn build(spec: &ModelSpec, max_batch: usize, precision: Precision) -> Network {
+fn build(spec: &ModelSpec, max_batch: usize, precision: Precision) -> (Threads, Network) {
     let threads = Threads::new(Threads::available()).expect("a pool of threads");
-    Network::build(spec, &BuildOptions { seed: 1, max_batch, precision, threads }).expect("a network of networks.toml")
+    let options = BuildOptions { seed: 1, max_batch, precision, threads: threads.clone() };
+    (threads, Network::build(spec, &options).expect("a network of networks.toml"))
 }
 
 fn pixels(images: usize) -> Vec<u8> {
@@ -40,7 +42,7 @@ fn networks(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(format!("{name}/train"));
         group.sampling_mode(SamplingMode::Flat).throughput(Throughput::Elements(batch as u64));
         for precision in precisions() {
-            let mut network = build(spec, batch, precision);
+            let (_, mut network) = build(spec, batch, precision);
             let mut step = 0;
             group.bench_function(BenchmarkId::from_parameter(precision), |bencher| {
                 bencher.iter(|| {
@@ -59,9 +61,9 @@ fn networks(criterion: &mut Criterion) {
         let images = pixels(count);
         group.throughput(Throughput::Elements(count as u64));
         for precision in precisions() {
-            let mut network = build(spec, count.min(128), precision);
+            let (threads, mut network) = build(spec, count.min(128), precision);
             group.bench_function(BenchmarkId::new(count.to_string(), precision), |bencher| {
-                bencher.iter(|| network.predict(&images))
+                threads.install(|| bencher.iter(|| network.predict(&images)))
             });
         }
     }

@@ -66,7 +66,7 @@ fn forward_to<Y: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>)
                     conv::forward_pooled(cpu, shape, window, view(x), weights, bias, part, y, winners);
                 }
             };
-            let cut = RowCut::new(ctx, conv, height);
+            let cut = RowCut::new(ctx, conv, height, images);
             let (y, winners) = (view_mut::<Y>(y), view_mut::<u16>(winners));
             match ctx.training {
                 Some(_) => cut.for_each(y, winners, |rows, y, winners| run(rows, y, Some(winners))),
@@ -76,7 +76,7 @@ fn forward_to<Y: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>)
         None => {
             let ([x], [y]) = split(block.arena, [x], [y]);
             let epilogue = Epilogue { bias, relu: *relu };
-            RowCut::new(ctx, conv, shape.output.height).for_each(view_mut::<Y>(y), &mut [], |rows, y, _| {
+            RowCut::new(ctx, conv, shape.output.height, images).for_each(view_mut::<Y>(y), &mut [], |rows, y, _| {
                 let part = Part { rows, images };
                 if conv.precision == Precision::Bf16 {
                     conv::forward_bf16(cpu, shape, view(x), packed, epilogue, part, y);
@@ -96,13 +96,13 @@ struct RowCut {
 }
 
 impl RowCut {
-    fn new(ctx: &Context<'_>, conv: &Conv, height: usize) -> Self {
+    fn new(ctx: &Context<'_>, conv: &Conv, height: usize, images: usize) -> Self {
         // To wake another thread takes some tens of microseconds: a piece has to be worth a hundred.
         let least = match conv.precision {
             Precision::F32 => 8 << 20,
             Precision::Bf16 => 64 << 20,
         };
-        let worth = conv.shape.multiply_adds() * BLOCK / least;
+        let worth = conv.shape.multiply_adds() * images / least;
         Self { height, pieces: ctx.pieces.min(height).min(worth) }
     }
 
@@ -186,7 +186,7 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
         return;
     }
     let transposed = &ctx.packed[conv.transposed.clone()];
-    let cut = RowCut::new(ctx, conv, shape.input.height);
+    let cut = RowCut::new(ctx, conv, shape.input.height, BLOCK);
     let both_at_once = cut.pieces > 1;
     let data_pass = || {
         cut.for_each(view_mut::<E>(dx), &mut [], |rows, dx, _| {

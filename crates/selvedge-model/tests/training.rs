@@ -90,6 +90,36 @@ fn the_number_of_threads_changes_no_bit() {
     }
 }
 
+/// Layers so large that more threads than blocks cut them by rows, with pooling and without.
+#[test]
+fn rows_cut_over_threads_change_no_bit() {
+    let large = spec(
+        r#"
+        { layer = "conv2d", filters = 64, kernel = 3 },
+        { layer = "relu" },
+        { layer = "conv2d", filters = 64, kernel = 3 },
+        { layer = "relu" },
+        { layer = "conv2d", filters = 64, kernel = 3 },
+        { layer = "relu" },
+        { layer = "max_pool2d" },
+        { layer = "flatten" },
+        { layer = "dense", units = "classes" },
+        "#,
+    );
+    let (images, labels) = images(20, 4);
+    for precision in precisions() {
+        let pass = |thread_count: usize| {
+            let mut network = build_in(precision, &large, 20, &threads(thread_count));
+            let metrics = network.forward_backward(&images, Targets::Labels(&labels), &Loss::default(), KEY);
+            (metrics, gradients(&mut network), network.predict(&images))
+        };
+        let one = pass(1);
+        for thread_count in [2, 5] {
+            assert!(pass(thread_count) == one, "a pass in {precision} on {thread_count} threads");
+        }
+    }
+}
+
 #[test]
 fn neither_planned_memory_nor_earlier_passes_change_a_bit() {
     let pass = |network: &mut Network, count: usize| {

@@ -69,8 +69,8 @@ pub fn forward_bf16<Y: Element>(
     });
 }
 
-/// The output rows of `part`, a range of rows or a [`Part`], of a convolution followed by bias, ReLU and max pooling over windows of `window` (non-overlapping), in
-/// one pass: what is pooled away is never written.
+/// The output rows of `part`, a range of rows or a [`Part`], of a convolution followed by bias, ReLU and max pooling over
+/// windows of `window` (non-overlapping), in one pass: what is pooled away is never written.
 ///
 /// `y` has the pooled shape: `[rows][output.width / window[1]][32][channels]`. `winners`, as long as `y`, gets the
 /// number of each maximum's pixel in its window, row by row, the first if several are equal, or [`super::NO_WINNER`]

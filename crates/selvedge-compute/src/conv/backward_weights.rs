@@ -10,14 +10,11 @@ use std::ops::Range;
 use super::input_weights::InputSum;
 use super::regroup::store_planes;
 use super::tile::{Walk, accumulate, column};
-use super::weight_sums::{Rows, Tap, TapSum, add_row, check_block, check_blocks, new_rows, ring};
+use super::weight_sums::{Regroup, Rows, Tap, TapSum, add_block, add_blocks, check_block, check_blocks};
 use super::{Blocks, Conv2dShape, Onto, PANEL};
 use crate::cpu::Cpu;
 use crate::layout::BLOCK;
 use crate::simd::{Element, Kernel, Simd, dispatch};
-
-/// Pixels, times blocks, that a tile's sum runs over before it is stored: 128 steps for 16 loads and stores.
-const PIXELS: usize = 4;
 
 /// The gradient of panels `panels` over all blocks: `xᵀ ∗ dy`, added to `dweights` or in its place.
 ///
@@ -90,14 +87,9 @@ impl Kernel for OfBlocks<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (shape, panels) = (self.gradient.shape, self.gradient.panels.clone());
         let mut sum = VectorSum { s, gradient: self.gradient };
-        let x = Rows { blocks: self.x, ring: shape.input.height };
-        let dy = Rows { blocks: self.dy, ring: shape.output.height };
-        for y in 0..shape.output.height {
-            // SAFETY: `check_blocks` has compared the lengths with the shape.
-            unsafe { add_row::<_, PANEL>(&mut sum, shape, &panels, PIXELS, y, x, dy) };
-        }
+        // SAFETY: `check_blocks` has compared the lengths with the shape.
+        unsafe { add_blocks(&mut sum, self.x, self.dy) };
     }
 }
 
@@ -112,22 +104,9 @@ impl<E: Element> Kernel for OfBlock<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (shape, panels) = (self.gradient.shape, self.gradient.panels.clone());
-        let Conv2dShape { input, output, .. } = *shape;
-        let [x_rows, dy_row] = self.buffers;
-        let ring = ring(shape);
         let mut sum = VectorSum { s, gradient: self.gradient };
-        let mut next = 0;
-        for y in 0..output.height {
-            for row in new_rows(shape, y, &mut next) {
-                let to = &mut x_rows[row % ring * input.row()..][..input.row()];
-                store_planes(s, &input, &self.x[row * input.row()..][..input.row()], to);
-            }
-            store_planes(s, &output, &self.dy[y * output.row()..][..output.row()], dy_row);
-            let (x, dy) = (Rows { blocks: Blocks::one(x_rows), ring }, Rows { blocks: Blocks::one(dy_row), ring: 1 });
-            // SAFETY: `check_block` has compared the lengths of tensors and buffers with the shape.
-            unsafe { add_row::<_, PANEL>(&mut sum, shape, &panels, PIXELS, y, x, dy) };
-        }
+        // SAFETY: `check_block` has compared the lengths of tensors and buffers with the shape.
+        unsafe { add_block(&mut sum, (self.x, self.dy), self.buffers) };
     }
 }
 
@@ -139,15 +118,29 @@ struct VectorSum<'a, S> {
 impl<S: Simd> TapSum for VectorSum<'_, S> {
     type Element = f32;
 
+    /// 128 steps for 16 loads and stores.
+    const PIXELS: usize = 4;
+    const CHANNELS: usize = PANEL;
+
     #[inline(always)]
-    fn panels_at_once(&self, panel: usize, end: usize) -> usize {
+    fn shape(&self) -> &Conv2dShape {
+        self.gradient.shape
+    }
+
+    #[inline(always)]
+    fn panels(&self) -> Range<usize> {
+        self.gradient.panels.clone()
+    }
+
+    #[inline(always)]
+    fn panels_at_once(&self, panel: usize) -> usize {
         // Two panels fill AVX-512's registers; the others take one, of several vectors.
-        if S::LANES == 16 { 2.min(end - panel) } else { 1 }
+        if S::LANES == 16 { 2.min(self.gradient.panels.end - panel) } else { 1 }
     }
 
     #[inline(always)]
     unsafe fn add(&mut self, x: Rows<'_, f32>, dy: Rows<'_, f32>, tap: &Tap) {
-        let panels = self.panels_at_once(tap.panel, self.gradient.panels.end);
+        let panels = self.panels_at_once(tap.panel);
         let gradient = &mut self.gradient;
         // What the loads and stores of `Channels` rest on is the caller's promise.
         match (S::LANES, panels) {
@@ -156,6 +149,18 @@ impl<S: Simd> TapSum for VectorSum<'_, S> {
             (8, _) => self.s.apart(Channels::<4, 2> { gradient, x, dy, tap }),
             _ => self.s.apart(Channels::<2, 4> { gradient, x, dy, tap }),
         }
+    }
+}
+
+impl<S: Simd, E: Element> Regroup<E> for VectorSum<'_, S> {
+    #[inline(always)]
+    fn regroup_x(&self, from: &[f32], to: &mut [f32]) {
+        store_planes(self.s, &self.gradient.shape.input, from, to);
+    }
+
+    #[inline(always)]
+    fn regroup_dy(&self, from: &[E], to: &mut [f32]) {
+        store_planes(self.s, &self.gradient.shape.output, from, to);
     }
 }
 

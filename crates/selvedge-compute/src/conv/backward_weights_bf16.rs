@@ -8,17 +8,11 @@ use std::ops::Range;
 use half::bf16;
 
 use super::regroup::{pair_pixels, transpose_pixels};
-use super::weight_sums::{Rows, Tap, TapSum, add_row, check_block, check_blocks, check_padded, new_rows, ring};
+use super::weight_sums::{Regroup, Rows, Tap, TapSum, add_block, add_blocks, check_block, check_blocks, check_padded};
 use super::{Blocks, Conv2dShape, Onto, PANEL};
 use crate::amx::{Depth, Job, ROWS, Tiles, with_tiles};
 use crate::cpu::Cpu;
 use crate::layout::BLOCK;
-
-/// Pixels, times blocks, that a tile's sum runs over before it is stored.
-///
-/// Fewer load and store the sums more often; more push X and dY out of the first cache. From 7 on it makes no difference
-/// but for 16 channels, where 14 pixels are a fifth faster.
-const PIXELS: usize = 14;
 
 /// [`super::backward_weights`] in bf16 on AMX.
 ///
@@ -40,13 +34,10 @@ pub fn backward_weights_bf16(
     if x.count == 0 {
         return;
     }
-    let (x, dy) = (Rows { blocks: x, ring: shape.input.height }, Rows { blocks: dy, ring: shape.output.height });
     with_tiles(cpu, Depth::ThirtyTwo, ROWS, |tiles| {
-        let mut sum = TileSum { shape, panels: panels.clone(), add, dweights, tiles };
-        for y in 0..shape.output.height {
-            // SAFETY: `check_blocks` has compared the lengths with the shape.
-            unsafe { add_row::<_, { 2 * ROWS }>(&mut sum, shape, &panels, PIXELS, y, x, dy) };
-        }
+        let mut sum = TileSum { cpu, shape, panels, add, dweights, tiles };
+        // SAFETY: `check_blocks` has compared the lengths with the shape.
+        unsafe { add_blocks(&mut sum, x, dy) };
     });
 }
 
@@ -67,22 +58,11 @@ pub fn backward_weights_of_block_bf16(
 ) {
     check_padded(shape);
     check_block(shape, [x.len(), dy.len()], [x_rows.len(), dy_row.len()], dweights);
-    let Conv2dShape { input, output, .. } = *shape;
     let add = start(shape, onto, 1, dweights);
-    let (panels, ring) = (0..shape.panels(), ring(shape));
-    let mut next = 0;
     with_tiles(cpu, Depth::ThirtyTwo, ROWS, |tiles| {
-        let mut sum = TileSum { shape, panels: panels.clone(), add, dweights, tiles };
-        for y in 0..output.height {
-            for row in new_rows(shape, y, &mut next) {
-                let to = &mut x_rows[row % ring * input.row()..][..input.row()];
-                transpose_pixels(cpu, &input, &x[row * input.row()..][..input.row()], to);
-            }
-            pair_pixels(cpu, &output, &dy[y * output.row()..][..output.row()], dy_row);
-            let (x, dy) = (Rows { blocks: Blocks::one(x_rows), ring }, Rows { blocks: Blocks::one(dy_row), ring: 1 });
-            // SAFETY: `check_block` has compared the lengths of tensors and buffers with the shape.
-            unsafe { add_row::<_, { 2 * ROWS }>(&mut sum, shape, &panels, PIXELS, y, x, dy) };
-        }
+        let mut sum = TileSum { cpu, shape, panels: 0..shape.panels(), add, dweights, tiles };
+        // SAFETY: `check_block` has compared the lengths of tensors and buffers with the shape.
+        unsafe { add_block(&mut sum, (x, dy), [x_rows, dy_row]) };
     });
 }
 
@@ -97,6 +77,7 @@ fn start(shape: &Conv2dShape, onto: Onto, blocks: usize, dweights: &mut [f32]) -
 }
 
 struct TileSum<'a> {
+    cpu: Cpu,
     shape: &'a Conv2dShape,
     panels: Range<usize>,
     add: bool,
@@ -107,9 +88,22 @@ struct TileSum<'a> {
 impl TapSum for TileSum<'_> {
     type Element = bf16;
 
+    /// Fewer load and store the sums more often; more push X and dY out of the first cache. From 7 on it makes no
+    /// difference but for 16 channels, where 14 pixels are a fifth faster.
+    const PIXELS: usize = 14;
+    const CHANNELS: usize = 2 * ROWS;
+
+    fn shape(&self) -> &Conv2dShape {
+        self.shape
+    }
+
+    fn panels(&self) -> Range<usize> {
+        self.panels.clone()
+    }
+
     #[inline(always)]
-    fn panels_at_once(&self, panel: usize, end: usize) -> usize {
-        2.min(end - panel)
+    fn panels_at_once(&self, panel: usize) -> usize {
+        2.min(self.panels.end - panel)
     }
 
     /// Up to 32 input channels and two panels: four tiles of the gradient.
@@ -156,5 +150,15 @@ impl TapSum for TileSum<'_> {
                 (false, false) => job.run::<1, 1>(self.tiles),
             }
         }
+    }
+}
+
+impl Regroup<bf16> for TileSum<'_> {
+    fn regroup_x(&self, from: &[bf16], to: &mut [bf16]) {
+        transpose_pixels(self.cpu, &self.shape.input, from, to);
+    }
+
+    fn regroup_dy(&self, from: &[bf16], to: &mut [bf16]) {
+        pair_pixels(self.cpu, &self.shape.output, from, to);
     }
 }

@@ -63,8 +63,8 @@ pub(super) trait Product {
     /// The length of the source, and of the weights.
     fn lens(&self) -> [usize; 2];
 
-    /// One pixel: the place's images, the columns of `panels` panels from `panel` on, written to `target` with `stride` elements
-    /// from image to image.
+    /// One pixel: the place's images, the columns of `panels` panels from `panel` on, written to `target` with `stride`
+    /// elements from image to image.
     ///
     /// # Safety
     /// [`Gather::check`] must have passed, the spans must lie on `from`, and `target` must have room for every image.

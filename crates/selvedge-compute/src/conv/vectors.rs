@@ -42,7 +42,7 @@ impl Product for Vectors<'_> {
     }
 }
 
-/// One pixel: all images, the columns of the panels from `panel` on that VECTORS vectors span.
+/// One pixel: the place's images, the columns of the panels from `panel` on that VECTORS vectors span.
 ///
 /// It is made only by [`Product::columns`], whose caller promises what its loads and stores rest on.
 struct Pixel<'a, Y, const ROWS: usize, const VECTORS: usize> {

@@ -80,20 +80,8 @@ pub fn row_buffers(shape: &Conv2dShape) -> [usize; 2] {
 }
 
 /// Rows of X that are kept at a time.
-pub(super) fn ring(shape: &Conv2dShape) -> usize {
+fn ring(shape: &Conv2dShape) -> usize {
     shape.kernel[0].min(shape.input.height)
-}
-
-/// The rows of X that output row `y` meets before any other, where those before `next` have been met; moves `next` along.
-pub(super) fn new_rows(shape: &Conv2dShape, y: usize, next: &mut usize) -> Range<usize> {
-    let ys = shape.rows_of(y);
-    if ys.count == 0 {
-        return 0..0;
-    }
-    let first = y * shape.stride + ys.tap - shape.padding[0];
-    let rows = first.max(*next)..first + ys.count;
-    *next = rows.end;
-    rows
 }
 
 /// Rows of pixels of blocks, of which `ring` are kept, each at its number modulo `ring`.
@@ -116,10 +104,21 @@ pub(super) struct Tap {
 
 /// Adds up one tap for a tile of the gradient.
 pub(super) trait TapSum {
+    /// What it reads.
     type Element: Copy;
 
-    /// How many panels from `panel` on, of those before `end`, are summed together: 1 or 2.
-    fn panels_at_once(&self, panel: usize, end: usize) -> usize;
+    /// Pixels, times blocks, that a tile's sum runs over before it is stored.
+    const PIXELS: usize;
+    /// Input channels of a tile of the gradient.
+    const CHANNELS: usize;
+
+    fn shape(&self) -> &Conv2dShape;
+
+    /// The panels that are summed.
+    fn panels(&self) -> Range<usize>;
+
+    /// How many panels from `panel` on are summed together: 1 or 2.
+    fn panels_at_once(&self, panel: usize) -> usize;
 
     /// Adds the products of `tap` over all its pixels and all images.
     ///
@@ -128,7 +127,58 @@ pub(super) trait TapSum {
     unsafe fn add(&mut self, x: Rows<'_, Self::Element>, dy: Rows<'_, Self::Element>, tap: &Tap);
 }
 
-/// Adds what output row `y` brings to `panels`, up to `pixels` pixels at a time.
+/// Brings pixels of X, and of dY in elements of `D`, into the forms that a [`TapSum`] reads.
+pub(super) trait Regroup<D>: TapSum {
+    fn regroup_x(&self, from: &[Self::Element], to: &mut [Self::Element]);
+
+    fn regroup_dy(&self, from: &[D], to: &mut [Self::Element]);
+}
+
+/// Adds what blocks bring that have been regrouped.
+///
+/// # Safety
+/// [`check_blocks`] must have compared the lengths with the shape.
+#[inline(always)]
+pub(super) unsafe fn add_blocks<K: TapSum>(sum: &mut K, x: Blocks<'_, K::Element>, dy: Blocks<'_, K::Element>) {
+    let (input, output) = (sum.shape().input.height, sum.shape().output.height);
+    for y in 0..output {
+        // SAFETY: the caller's promise.
+        unsafe { add_row(sum, y, Rows { blocks: x, ring: input }, Rows { blocks: dy, ring: output }) };
+    }
+}
+
+/// Adds what one block brings, whose rows are regrouped in the buffers on the way.
+///
+/// # Safety
+/// [`check_block`] must have compared the lengths with the shape.
+#[inline(always)]
+pub(super) unsafe fn add_block<D, K: Regroup<D>>(
+    sum: &mut K,
+    (x, dy): (&[K::Element], &[D]),
+    [x_rows, dy_row]: [&mut [K::Element]; 2],
+) {
+    let shape = *sum.shape();
+    let (x_row, dy_len, ring) = (shape.input.row(), shape.output.row(), ring(&shape));
+    // The first row of X that is not regrouped yet.
+    let mut next = 0;
+    for y in 0..shape.output.height {
+        let ys = shape.rows_of(y);
+        if ys.count == 0 {
+            continue;
+        }
+        let first = y * shape.stride + ys.tap - shape.padding[0];
+        for row in first.max(next)..first + ys.count {
+            sum.regroup_x(&x[row * x_row..][..x_row], &mut x_rows[row % ring * x_row..][..x_row]);
+        }
+        next = first + ys.count;
+        sum.regroup_dy(&dy[y * dy_len..][..dy_len], dy_row);
+        let (x, dy) = (Rows { blocks: Blocks::one(x_rows), ring }, Rows { blocks: Blocks::one(dy_row), ring: 1 });
+        // SAFETY: the caller's promise.
+        unsafe { add_row(sum, y, x, dy) };
+    }
+}
+
+/// Adds what output row `y` brings.
 ///
 /// All taps of a tile's channels before the next channels: dY and these channels of X stay in the first cache, which is
 /// worth up to a tenth on AMX from 128 channels on.
@@ -136,33 +186,26 @@ pub(super) trait TapSum {
 /// # Safety
 /// As for [`TapSum::add`].
 #[inline(always)]
-pub(super) unsafe fn add_row<K: TapSum, const CHANNELS: usize>(
-    kernel: &mut K,
-    shape: &Conv2dShape,
-    panels: &Range<usize>,
-    pixels: usize,
-    y: usize,
-    x: Rows<'_, K::Element>,
-    dy: Rows<'_, K::Element>,
-) {
-    let chunk = pixels.div_ceil(x.blocks.count);
+unsafe fn add_row<K: TapSum>(sum: &mut K, y: usize, x: Rows<'_, K::Element>, dy: Rows<'_, K::Element>) {
+    let (shape, panels) = (*sum.shape(), sum.panels());
+    let chunk = K::PIXELS.div_ceil(x.blocks.count);
     let ys = shape.rows_of(y);
     for start in (0..shape.output.width).step_by(chunk) {
         let all_columns = start..(start + chunk).min(shape.output.width);
         let mut panel = panels.start;
         while panel < panels.end {
-            for channel in (0..shape.input.channel_stride).step_by(CHANNELS) {
+            for channel in (0..shape.input.channel_stride).step_by(K::CHANNELS) {
                 for ky in ys.tap..ys.tap + ys.count {
                     for kx in 0..shape.kernel[1] {
                         let columns = shape.columns_seeing(kx, &all_columns);
                         if !columns.is_empty() {
                             // SAFETY: the caller's promise; `rows_of` and `columns_seeing` leave out the padding.
-                            unsafe { kernel.add(x, dy, &Tap { y, columns, ky, kx, panel, channel }) };
+                            unsafe { sum.add(x, dy, &Tap { y, columns, ky, kx, panel, channel }) };
                         }
                     }
                 }
             }
-            panel += kernel.panels_at_once(panel, panels.end);
+            panel += sum.panels_at_once(panel);
         }
     }
 }

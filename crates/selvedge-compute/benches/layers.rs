@@ -41,7 +41,7 @@ fn biases<E: Element>(criterion: &mut Criterion) {
     let dy = numbers::<E>(SHAPE.len());
     let mut dbias = numbers::<f32>(SHAPE.channel_stride);
     measure(criterion, "conv/backward_bias", type_name::<E>(), size_of_val(&dy[..]), |cpu| {
-        conv::backward_bias(cpu, &dy, &mut dbias);
+        conv::backward_bias(cpu, &SHAPE, &dy, &mut dbias);
     });
 }
 
@@ -122,7 +122,7 @@ fn normalisation<E: Element>(criterion: &mut Criterion) {
         norm::block_moments(cpu, &SHAPE, BLOCK, &x, &mut first, &mut second);
     });
     measure(criterion, "norm/normalise_relu", name, 2 * bytes, |cpu| {
-        norm::normalise(cpu, norm.factor, norm.offset, norm.activation, &x, &mut y);
+        norm::normalise(cpu, &SHAPE, [norm.factor, norm.offset], norm.activation, &x, &mut y);
     });
     measure(criterion, "norm/block_gradient_sums", name, 2 * bytes, |cpu| {
         norm::block_gradient_sums(cpu, &SHAPE, BLOCK, &norm, &x, &dy, &mut first, &mut second);
@@ -163,7 +163,7 @@ fn network_input<E: Element>(criterion: &mut Criterion) {
 
 fn losses(criterion: &mut Criterion) {
     let values = numbers::<f32>(BLOCK * 16);
-    let logits = Logits { values: &values, channel_stride: 16, classes: 10, valid: BLOCK };
+    let logits = Logits { values: &values, classes: 10, valid: BLOCK };
     let labels: Vec<u8> = (0..BLOCK).map(|image| (image % 10) as u8).collect();
     let (mut gradient, mut probabilities) = (numbers::<f32>(values.len()), numbers::<f32>(BLOCK * 10));
     let bytes = size_of_val(&values[..]);

@@ -104,13 +104,14 @@ impl<E: Element> Kernel for Dropout<'_, E> {
         for (row, pixel) in (self.rows.start * width..self.rows.end * width).enumerate() {
             for c in (0..channel_stride).step_by(S::LANES) {
                 let positions = math::positions(s, (pixel * channels + c) as u32);
+                let first = self.shape.channel(c);
                 for (pair, key) in keys.into_iter().enumerate() {
                     // One draw serves two images: the low half of it the first, the high half the second.
                     let random = math::random_u32(s, key, positions);
                     for (image, half) in [s.shl_u::<16>(random), random].into_iter().enumerate() {
-                        let at = row * self.shape.pixel() + (2 * pair + image) * channel_stride + c;
+                        let at = row * self.shape.pixel() + first + (2 * pair + image) * self.shape.plane();
                         // SAFETY: `new`'s promise; `at` lies in one of `rows`, in steps of LANES, which divides the
-                        // channel stride.
+                        // channels of a plane.
                         unsafe {
                             let x = E::load(s, self.x.add(at));
                             let y = s.select(s.lt_u(half, threshold), s.zero(), s.mul(x, scale));
@@ -161,7 +162,7 @@ mod tests {
                 for pixel in 0..15 {
                     for image in 0..BLOCK {
                         for c in 0..channels {
-                            let at = shape.offset(pixel / 3, pixel % 3, image) + c;
+                            let at = shape.offset(pixel / 3, pixel % 3) + shape.channel(c) + image * shape.plane();
                             if kept(&mask, 96 + image as u64, (pixel * channels + c) as u32) {
                                 want[at] = f64::from(x[at].to_f32()) / (1.0 - f64::from(rate));
                             }

@@ -48,7 +48,8 @@ pub fn fill_block<E: Element>(
     if out.is_empty() {
         return;
     }
-    dispatch(cpu, Fill { images, valid, pixels: shape.height * shape.width, channels, scale, shift, out });
+    let (pixels, plane) = (shape.height * shape.width, shape.plane());
+    dispatch(cpu, Fill { images, valid, pixels, channels, plane, scale, shift, out });
 }
 
 struct Fill<'a, E> {
@@ -56,6 +57,7 @@ struct Fill<'a, E> {
     valid: usize,
     pixels: usize,
     channels: usize,
+    plane: usize,
     scale: f32,
     shift: f32,
     out: &'a mut [E],
@@ -68,9 +70,9 @@ impl<E: Element> Kernel for Fill<'_, E> {
         match self.channels {
             1 if self.pixels >= STRIP => self.transposed(s),
             // A constant count of channels unrolls the copy of a pixel.
-            1 => self.pixelwise(s, 1),
-            3 => self.pixelwise(s, 3),
-            channels => self.pixelwise(s, channels),
+            1 => self.pixelwise(s, [1, 1]),
+            3 => self.pixelwise(s, [3, 3]),
+            channels => self.pixelwise(s, [channels, self.plane]),
         }
     }
 }
@@ -111,7 +113,7 @@ impl<E: Element> Fill<'_, E> {
 
     /// Any number of channels: pixel by pixel, through a table of what becomes of each byte.
     #[inline(always)]
-    fn pixelwise<S: Simd>(&mut self, s: S, channels: usize) {
+    fn pixelwise<S: Simd>(&mut self, s: S, [channels, plane]: [usize; 2]) {
         let (scale, shift) = (s.splat(self.scale), s.splat(self.shift));
         let mut table = [E::default(); 256];
         for start in (0..table.len()).step_by(S::LANES) {
@@ -120,10 +122,10 @@ impl<E: Element> Fill<'_, E> {
             unsafe { E::store(s, table.as_mut_ptr().add(start), s.mul_add(s.to_f32(bytes), scale, shift)) }
         }
         let size = self.pixels * channels;
-        for (pixel, out) in self.out.chunks_exact_mut(BLOCK * channels).enumerate() {
-            let (data, rest) = out.split_at_mut(self.valid * channels);
-            for (image, to) in data.chunks_exact_mut(channels).enumerate() {
-                let from = &self.images[image * size + pixel * channels..][..channels];
+        for (number, out) in self.out.chunks_exact_mut(BLOCK * plane).enumerate() {
+            let (data, rest) = out.split_at_mut(self.valid * plane);
+            for (image, to) in data.chunks_exact_mut(plane).enumerate() {
+                let from = &self.images[image * size + number * plane..][..plane];
                 for (to, &from) in to.iter_mut().zip(from) {
                     *to = table[usize::from(from)];
                 }
@@ -172,8 +174,18 @@ mod tests {
     use crate::test_support::{Numbers, assert_close, cpus};
 
     fn matches_reference<E: Element>() {
-        let shapes =
-            [(28, 28, 1), (8, 8, 1), (7, 9, 1), (5, 13, 1), (1, 1, 1), (16, 12, 1), (4, 5, 3), (9, 9, 2), (2, 3, 20)];
+        let shapes = [
+            (28, 28, 1),
+            (8, 8, 1),
+            (7, 9, 1),
+            (5, 13, 1),
+            (1, 1, 1),
+            (16, 12, 1),
+            (4, 5, 3),
+            (9, 9, 2),
+            (2, 3, 20),
+            (2, 2, 48),
+        ];
         for (cpu, (height, width, channels)) in cpus().into_iter().flat_map(|cpu| shapes.map(|shape| (cpu, shape))) {
             let shape = BlockShape::input(height, width, channels);
             for valid in [0, 1, 7, 8, 9, 31, 32] {
@@ -185,12 +197,12 @@ mod tests {
                 let mut want = vec![0.0; shape.len()];
                 for image in 0..valid {
                     for (i, &byte) in images[image * size..][..size].iter().enumerate() {
-                        let to = (i / channels * BLOCK + image) * channels + i % channels;
+                        let to = i / channels * shape.pixel() + shape.channel(i % channels) + image * shape.plane();
                         want[to] = f64::from(byte) * f64::from(0.0125f32) - 0.75;
                     }
                 }
                 assert_close(&format!("{shape:?}, {valid} images on {}", cpu.isa()), &out, &want, 3e-7);
-                let zero = |i: &usize| i / channels % BLOCK >= valid;
+                let zero = |i: &usize| shape.image_and_channel(*i).0 >= valid;
                 assert!((0..out.len()).filter(zero).all(|i| out[i].to_f32() == 0.0), "images from {valid} on");
             }
         }

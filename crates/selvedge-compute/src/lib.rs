@@ -23,7 +23,7 @@ pub use aligned::AlignedVec;
 pub use counting_allocator::CountingAllocator;
 pub use cpu::{Cpu, CpuError, Isa, Precision};
 pub use half::bf16;
-pub use layout::{BLOCK, BlockShape, padded_channels};
+pub use layout::{BLOCK, BlockShape, PLANE, padded_channels};
 pub use threads::{Threads, ThreadsError};
 
 #[cfg(test)]

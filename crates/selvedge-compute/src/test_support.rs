@@ -53,8 +53,10 @@ impl Numbers {
     /// A block of elements whose padded lanes are zero.
     pub(crate) fn block<E: Element>(&mut self, shape: &BlockShape) -> Vec<E> {
         let mut x = self.elements::<E>(shape.len());
-        for row in x.chunks_mut(shape.channel_stride) {
-            row[shape.channels..].fill(E::from_f32(0.0));
+        for (at, x) in x.iter_mut().enumerate() {
+            if shape.image_and_channel(at).1 >= shape.channels {
+                *x = E::from_f32(0.0);
+            }
         }
         x
     }

@@ -158,7 +158,12 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
     }
     let dy = ctx.grad(conv.result());
     if let (Some(bias), None) = (conv.bias, &conv.pool) {
-        conv::backward_bias::<E>(cpu, view(&block.arena[dy.clone()]), &mut sums[ctx.sum_ranges[bias].clone()]);
+        conv::backward_bias::<E>(
+            cpu,
+            &shape.output,
+            view(&block.arena[dy.clone()]),
+            &mut sums[ctx.sum_ranges[bias].clone()],
+        );
     }
     let [x_place, dy_place] = &conv.regrouped;
     let ([x, dy], [x_to, dy_to, dx]) =

@@ -315,19 +315,14 @@ fn fill_input(ctx: &Context<'_>, spec: &InputSpec, images: &[u8], block: &mut Bl
     for (i, &byte) in images.iter().enumerate() {
         let (image_number, at) = (i / image, i % image);
         let (pixel, channel) = (at / spec.channels, at % spec.channels);
-        target[pixel * value.shape.pixel() + image_number * value.shape.channel_stride + channel] =
-            f32::from(byte) * scale + shift;
+        let to = pixel * value.shape.pixel() + value.shape.channel(channel) + image_number * value.shape.plane();
+        target[to] = f32::from(byte) * scale + shift;
     }
 }
 
 fn logits<'a>(ctx: &Context<'_>, classes: usize, block: &'a Block<'_>) -> Logits<'a> {
     let value = &ctx.plan.values[ctx.plan.logits];
-    Logits {
-        values: view(&block.arena[value.data.clone()]),
-        channel_stride: value.shape.channel_stride,
-        classes,
-        valid: block.valid,
-    }
+    Logits { values: view(&block.arena[value.data.clone()]), classes, valid: block.valid }
 }
 
 fn step_loss<E: Element>(
@@ -345,8 +340,7 @@ fn step_loss<E: Element>(
     };
     let ([values], [dlogits, grad]) = split(block.arena, [&value.data], [&ctx.plan.loss_gradient, &value.grad]);
     let dlogits = view_mut::<f32>(dlogits);
-    let logits =
-        Logits { values: view(values), channel_stride: value.shape.channel_stride, classes, valid: block.valid };
+    let logits = Logits { values: view(values), classes, valid: block.valid };
     let scale = 1.0 / batch.count as f32;
     let result = loss::cross_entropy(ctx.cpu, logits, targets, loss.label_smoothing, Some((scale, &mut *dlogits)));
     sum::convert::<f32, E>(ctx.cpu, dlogits, view_mut(grad));

@@ -85,7 +85,8 @@ impl Norms {
 
     pub(crate) fn forward<E: Element>(&self, ctx: &Context<'_>, number: usize, x: &[E], y: &mut [E]) {
         let own = &self.states[number];
-        norm::normalise(ctx.cpu, &own.factor, &own.offset, ctx.plan.norms[number].activation, x, y);
+        let norm = &ctx.plan.norms[number];
+        norm::normalise(ctx.cpu, &norm.shape, [&own.factor, &own.offset], norm.activation, x, y);
     }
 
     pub(crate) fn backward<E: Element>(

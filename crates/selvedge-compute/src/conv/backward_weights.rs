@@ -182,16 +182,16 @@ impl<const ROWS: usize, const VECTORS: usize> Kernel for Channels<'_, '_, ROWS, 
         let Conv2dShape { input, output, kernel, stride, padding } = *gradient.shape;
         let &Tap { y, ref columns, ky, kx, panel, channel } = tap;
         let walk = Walk {
-            count: [x.blocks.count, columns.len()],
-            a_step: [x.blocks.stride as isize, (stride * input.pixel()) as isize],
-            b_step: [dy.blocks.stride, output.pixel()],
+            count: [1, x.blocks.count, columns.len()],
+            a_step: [0, x.blocks.stride as isize, (stride * input.pixel()) as isize],
+            b_step: [0, dy.blocks.stride, output.pixel()],
             depth: BLOCK,
             a_row: 1,
             b_panel: BLOCK * PANEL,
         };
         let x_row = (y * stride + ky - padding[0]) % x.ring;
-        let a = input.offset(x_row, columns.start * stride + kx - padding[1], 0) + channel * BLOCK;
-        let b = output.offset(y % dy.ring, columns.start, 0) + panel * BLOCK * PANEL;
+        let a = input.offset(x_row, columns.start * stride + kx - padding[1]) + channel * BLOCK;
+        let b = output.offset(y % dy.ring, columns.start) + panel * BLOCK * PANEL;
         let first_panel = panel - gradient.panels.start;
         let weight =
             ((first_panel * gradient.shape.taps() + ky * kernel[1] + kx) * input.channel_stride + channel) * PANEL;

@@ -115,8 +115,8 @@ impl TapSum for TileSum<'_> {
         let channels = input.channel_stride;
         let panel_len = self.shape.panel_len();
         let x_row = (y * stride + ky - padding[0]) % x.ring;
-        let x_at = input.offset(x_row, columns.start * stride + kx - padding[1], 0) + channel * BLOCK;
-        let dy_at = output.offset(y % dy.ring, columns.start, 0) + panel * BLOCK * PANEL;
+        let x_at = input.offset(x_row, columns.start * stride + kx - padding[1]) + channel * BLOCK;
+        let dy_at = output.offset(y % dy.ring, columns.start) + panel * BLOCK * PANEL;
         let first_panel = panel - self.panels.start;
         let weight = first_panel * panel_len + ((ky * kernel[1] + kx) * channels + channel) * PANEL;
         let two_rows = channel + 2 * ROWS <= channels;

@@ -111,9 +111,9 @@ impl<Y: Element> Kernel for ForwardFirst<'_, Y> {
                     (std::array::from_fn::<S::V, 9, _>(tap), bias)
                 };
                 for x in 0..pooled.width {
-                    let to = ((y - self.rows.start) * pooled.width + x) * pooled.pixel() + channel;
+                    let to = ((y - self.rows.start) * pooled.width + x) * pooled.pixel() + pooled.channel(channel);
                     for image in 0..self.images {
-                        let to = to + image * pooled.channel_stride;
+                        let to = to + image * pooled.plane();
                         debug_assert!(to + S::LANES <= self.y.len());
                         // SAFETY: column 2x + 3 is at most the width + 1, which `Rows` holds; `check` saw `y` and
                         // `winners` hold `rows`.
@@ -212,7 +212,7 @@ impl<E: Element> Kernel for BackwardFirst<'_, E> {
                 let mut bias = s.zero();
                 for x in 0..pooled.width {
                     for image in 0..BLOCK {
-                        let from = pooled.offset(y, x, image) + channel;
+                        let from = pooled.offset(y, x) + pooled.channel(channel) + image * pooled.plane();
                         let at = 2 * x * BLOCK + image;
                         // SAFETY: `backward_first_layer` saw `dy` and `winners` hold the pooled shape; column 2x + 3 is
                         // at most the width + 1, which `Rows` holds.

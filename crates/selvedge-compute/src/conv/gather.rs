@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use super::tile::column;
 use super::{Conv2dShape, PANEL, Span};
 use crate::layout::{BLOCK, BlockShape};
 use crate::simd::{Element, Kernel, Simd};
@@ -63,8 +64,7 @@ pub(super) trait Product {
     /// The length of the source, and of the weights.
     fn lens(&self) -> [usize; 2];
 
-    /// One pixel: the place's images, the columns of `panels` panels from `panel` on, written to `target` with `stride`
-    /// elements from image to image.
+    /// One pixel: the place's images, the columns of `panels` panels from `panel` on.
     ///
     /// # Safety
     /// [`Gather::check`] must have passed, the spans must lie on `from`, and `target` must have room for every image.
@@ -74,9 +74,39 @@ pub(super) trait Product {
         place: &Place<'_>,
         panel: usize,
         panels: usize,
-        target: *mut Y,
-        stride: usize,
+        target: Target<Y>,
     );
+}
+
+/// Where the first image's sums of the first of some panels are written, and how far from there the others are.
+#[derive(Clone, Copy)]
+pub(super) struct Target<Y> {
+    pub first: *mut Y,
+    /// From image to image.
+    pub image: usize,
+    /// From panel to panel.
+    pub panel: usize,
+}
+
+impl<Y> Target<Y> {
+    pub(super) fn cast<T>(self) -> Target<T> {
+        Target { first: self.first.cast(), image: self.image, panel: self.panel }
+    }
+
+    /// A panel's images follow each other, as do the panels.
+    pub(super) fn panels(first: *mut Y) -> Self {
+        Self { first, image: PANEL, panel: BLOCK * PANEL }
+    }
+
+    /// Where vector `v` of `image` is written.
+    ///
+    /// # Safety
+    /// The image and the panel must have room behind `first`.
+    #[inline(always)]
+    pub(super) unsafe fn at<S: Simd>(&self, image: usize, v: usize) -> *mut Y {
+        // SAFETY: the caller's promise.
+        unsafe { self.first.add(image * self.image + column::<S>(v, self.panel)) }
+    }
 }
 
 /// Where a pixel's sum is taken, and what is done to it.
@@ -97,7 +127,7 @@ impl Place<'_> {
 
     /// Where the first tap's pixel begins in the source; 0 if there is none.
     pub(super) fn first(&self) -> usize {
-        if self.is_empty() { 0 } else { self.from.offset(self.ys.position, self.xs.position, 0) }
+        if self.is_empty() { 0 } else { self.from.offset(self.ys.position, self.xs.position) }
     }
 
     /// Elements from one tap's pixel to the next one's, vertically and horizontally.
@@ -176,8 +206,12 @@ impl<P: Product> Gather<'_, P> {
                     // SAFETY: `check` has passed, spans lie on `from` by construction, and `target` has room for all
                     // images' channels of a pixel.
                     unsafe {
-                        let target = target.as_mut_ptr().add(panel * PANEL);
-                        self.product.columns(s, &place, panel, panels, target, self.to.channel_stride);
+                        let target = Target {
+                            first: target.as_mut_ptr().add(self.to.channel(panel * PANEL)),
+                            image: self.to.plane(),
+                            panel: self.to.channel(PANEL),
+                        };
+                        self.product.columns(s, &place, panel, panels, target);
                     }
                 }
                 panel += panels;

@@ -90,13 +90,13 @@ impl<E: Element> InputSum<'_, E> {
                     let (iy, ix) =
                         ((y * stride + ky).wrapping_sub(padding[0]), (column * stride + kx).wrapping_sub(padding[1]));
                     if iy < input.height && ix < input.width {
-                        self.x.as_ptr().add(input.offset(iy, ix, 0) + channel)
+                        self.x.as_ptr().add(input.offset(iy, ix) + channel)
                     } else {
                         ZEROS.as_ptr()
                     }
                 });
-                let dy = self.dy.as_ptr().add(output.offset(y, column, 0) + panel * PANEL);
-                accumulate_rows(s, a, channels, dy, output.channel_stride, BLOCK, &mut acc);
+                let dy = self.dy.as_ptr().add(output.offset(y, column) + output.channel(panel * PANEL));
+                accumulate_rows(s, a, channels, dy, [output.plane(), output.channel(PANEL)], BLOCK, &mut acc);
             }
             self.gradient.store(s, at, &acc);
         }

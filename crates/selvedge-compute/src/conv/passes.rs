@@ -27,7 +27,7 @@ use crate::simd::{Element, dispatch};
 /// let (x, mut y) = (vec![1.0; shape.input.len()], vec![0.0; shape.output.len()]);
 /// forward(Cpu::detect()?, &shape, &x, &weights, Epilogue::NONE, 0..3, &mut y);
 /// // The sum over the 3x3 neighbourhood: 4 pixels of it at a corner, 9 in the middle.
-/// assert_eq!((y[0], y[shape.output.offset(1, 1, 0)]), (4.0, 9.0));
+/// assert_eq!((y[0], y[shape.output.offset(1, 1)]), (4.0, 9.0));
 /// # Ok::<(), selvedge_compute::CpuError>(())
 /// ```
 ///

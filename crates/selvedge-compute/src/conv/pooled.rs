@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::gather::{Gather, Product};
+use super::gather::{Gather, Product, Target};
 use super::{Conv2dShape, PANEL};
 use crate::layout::{BLOCK, BlockShape};
 use crate::simd::{Element, Kernel, Simd};
@@ -31,7 +31,7 @@ pub(super) struct ForwardPooled<'a, P, Y> {
     winners: Option<&'a mut [u16]>,
 }
 
-/// The convolution's results for one window: `[pixel][image][two panels]`, in the first cache.
+/// The convolution's results for one window: `[pixel][two panels][image][16]`, in the first cache.
 #[repr(align(64))]
 struct Window([f32; MAX_WINDOW * BLOCK * 2 * PANEL]);
 
@@ -60,7 +60,7 @@ impl<'a, P: Product, Y: Element> ForwardPooled<'a, P, Y> {
         Self { shape, window, gather, bias, pooled, rows, y, winners }
     }
 
-    /// The maxima over the window of the channels from `channel` on, `columns` of them, from element `at` of y on.
+    /// The maxima over the window of the channels from `channel` on, `columns` of them, of the pixel at element `at` of y.
     #[inline(always)]
     fn pool<S: Simd>(&mut self, s: S, results: &Window, channel: usize, columns: usize, at: usize) {
         let pixels = self.window[0] * self.window[1];
@@ -71,8 +71,8 @@ impl<'a, P: Product, Y: Element> ForwardPooled<'a, P, Y> {
                 None => s.zero(),
             };
             for image in 0..self.gather.images {
-                let from = image * columns + column;
-                let to = at + image * self.pooled.channel_stride + column;
+                let from = column / PANEL * BLOCK * PANEL + image * PANEL + column % PANEL;
+                let to = at + self.pooled.channel(channel + column) + image * self.pooled.plane();
                 debug_assert!(to + S::LANES <= self.y.len() && pixels * BLOCK * columns <= results.0.len());
                 // SAFETY: `results` holds `pixels` times BLOCK rows of `columns`, and `run` keeps `to` inside of the
                 // pooled pixel, whose room `new` asserted.
@@ -120,10 +120,11 @@ impl<P: Product, Y: Element> Kernel for ForwardPooled<'_, P, Y> {
                         // SAFETY: `new` ran `check`, spans lie on the input by construction, and `target` has room for
                         // all images' panels.
                         unsafe {
-                            self.gather.product.columns(s, &place, panel, panels, target.as_mut_ptr(), columns);
+                            let target = Target::panels(target.as_mut_ptr());
+                            self.gather.product.columns(s, &place, panel, panels, target);
                         }
                     }
-                    let at = ((y - self.rows.start) * self.pooled.width + x) * self.pooled.pixel() + panel * PANEL;
+                    let at = ((y - self.rows.start) * self.pooled.width + x) * self.pooled.pixel();
                     self.pool(s, &results, panel * PANEL, columns, at);
                     panel += panels;
                 }

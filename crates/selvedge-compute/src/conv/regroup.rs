@@ -106,7 +106,7 @@ pub(super) fn store_planes<S: Simd, E: Element>(s: S, shape: &BlockShape, from: 
     for (from, to) in pixels {
         for (plane, to) in to.chunks_exact_mut(BLOCK * PANEL).enumerate() {
             for (image, to) in to.chunks_exact_mut(PANEL).enumerate() {
-                let from = &from[image * shape.channel_stride + plane * PANEL..][..PANEL];
+                let from = &from[shape.channel(plane * PANEL) + image * shape.plane()..][..PANEL];
                 for lane in (0..PANEL).step_by(S::LANES) {
                     // SAFETY: both slices are PANEL elements, a multiple of the lanes.
                     unsafe { s.store(to.as_mut_ptr().add(lane), E::load(s, from.as_ptr().add(lane))) };
@@ -180,18 +180,17 @@ mod x86 {
 
     #[target_feature(enable = "avx512f,avx512bw")]
     pub(super) fn regroup<const TRANSPOSE: bool>(shape: &BlockShape, from: &[bf16], to: &mut [bf16]) {
-        let stride = shape.channel_stride;
+        let stride = shape.plane();
         for (from, to) in from.chunks_exact(shape.pixel()).zip(to.chunks_exact_mut(shape.pixel())) {
             for (panel, to) in to.chunks_exact_mut(BLOCK * PANEL).enumerate() {
+                let from = &from[shape.channel(panel * PANEL)..];
                 for line in 0..PANEL {
-                    let ahead = from.as_ptr().wrapping_add(AHEAD + (panel * PANEL + line) * BLOCK);
+                    let ahead = from.as_ptr().wrapping_add(AHEAD + line * BLOCK);
                     _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
                 }
                 let mut pairs = [_mm512_setzero_si512(); 16];
                 for (pair, words) in pairs.iter_mut().enumerate() {
-                    let (even, odd) =
-                        (&from[2 * pair * stride + panel * PANEL..], &from[(2 * pair + 1) * stride + panel * PANEL..]);
-                    let (even, odd) = (&even[..PANEL], &odd[..PANEL]);
+                    let (even, odd) = (&from[2 * pair * stride..][..PANEL], &from[(2 * pair + 1) * stride..][..PANEL]);
                     // SAFETY: both are 16 bf16.
                     *words = unsafe {
                         pair_words(_mm256_loadu_si256(even.as_ptr().cast()), _mm256_loadu_si256(odd.as_ptr().cast()))

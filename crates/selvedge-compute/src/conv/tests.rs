@@ -59,7 +59,7 @@ impl Case {
         let mut block = |shape: &BlockShape| {
             let mut values = vec![0.0; blocks * shape.len()];
             for (i, value) in values.iter_mut().enumerate() {
-                if i % shape.channel_stride < shape.channels {
+                if shape.image_and_channel(i).1 < shape.channels {
                     *value = rng.random_range(-1.0..1.0);
                 }
             }
@@ -92,8 +92,8 @@ impl Case {
         let mut out = vec![];
         for y in 0..shape.height {
             for x in 0..shape.width {
-                let at = block * shape.len() + shape.offset(y, x, image);
-                out.extend(values[at..at + shape.channels].iter().map(|&v| v as f64));
+                let at = block * shape.len() + shape.offset(y, x) + image * shape.plane();
+                out.extend((0..shape.channels).map(|c| f64::from(values[at + shape.channel(c)])));
             }
         }
         out
@@ -107,7 +107,7 @@ fn assert_close(name: &str, got: f32, want: f64, terms: usize) {
 
 fn padded_lanes_are_zero(shape: &BlockShape, values: &[f32]) {
     for (i, &value) in values.iter().enumerate() {
-        assert!(i % shape.channel_stride < shape.channels || value == 0.0, "lane {i} of {shape:?} is {value}");
+        assert!(shape.image_and_channel(i).1 < shape.channels || value == 0.0, "lane {i} of {shape:?} is {value}");
     }
 }
 
@@ -178,13 +178,13 @@ fn forward_pooled_equals_the_passes_apart() {
                         .map(|w| {
                             let row = pixel / width * window[0] + w / window[1];
                             let column = pixel % width * window[1] + w % window[1];
-                            full[shape.output.offset(row, column, 0) + lane]
+                            full[shape.output.offset(row, column) + lane]
                         })
                         .collect();
                     let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
                     let winner = values.iter().position(|&v| v == largest).unwrap() as u16;
                     let runner_up = values.iter().copied().filter(|&v| v < largest).fold(f32::NEG_INFINITY, f32::max);
-                    let largest = largest + bias[lane % shape.output.channel_stride];
+                    let largest = largest + bias[shape.output.image_and_channel(lane).1];
                     // The first layer's sums have another order, so near ties may end otherwise.
                     let name = format!("{} {shape:?} {window:?}", cpu.isa());
                     assert_close(&name, y[at], f64::from(largest.max(0.0)), shape.panel_len());
@@ -337,7 +337,7 @@ fn backward_bias_equals_the_reference() {
         }
         for cpu in cpus() {
             let mut dbias = vec![0.25; shape.output.channel_stride];
-            backward_bias(cpu, &case.dy, &mut dbias);
+            backward_bias(cpu, &shape.output, &case.dy, &mut dbias);
             for (got, want) in dbias.iter().zip(&want) {
                 let terms = 4 * BLOCK * shape.output.height * shape.output.width;
                 assert_close(&format!("{} {shape:?}", cpu.isa()), *got, *want, terms);
@@ -350,19 +350,21 @@ fn backward_bias_equals_the_reference() {
 fn a_pointwise_convolution_equals_matrixmultiply() {
     let shape = Conv2dShape::new(BlockShape::new(6, 5, 48), 80, [1, 1], 1, [0, 0]);
     let case = Case::new(shape, 1, 1);
-    let rows = 30 * BLOCK;
-    let mut want = vec![0.0; rows * 80];
-    assert_eq!((case.x.len(), case.weights.len()), (rows * 48, 48 * 80));
-    // SAFETY: the lengths are those of the assertion, row-major without gaps.
-    unsafe {
-        let (a, b, c) = (case.x.as_ptr(), case.weights.as_ptr(), want.as_mut_ptr());
-        matrixmultiply::sgemm(rows, 48, 80, 1.0, a, 48, 1, b, 80, 1, 0.0, c, 80, 1);
-    }
-    for cpu in cpus() {
-        let mut y = vec![0.0; shape.output.len()];
-        forward(cpu, &shape, &case.x, &case.panels(), Epilogue::NONE, 0..6, &mut y);
-        for (got, want) in y.iter().zip(&want) {
-            assert_close(cpu.isa().name(), *got, *want as f64, 48);
+    for image in [0, 13, 31] {
+        let x: Vec<f32> = case.image(&shape.input, &case.x, 0, image).iter().map(|&x| x as f32).collect();
+        let mut want = vec![0.0; 30 * 80];
+        assert_eq!((x.len(), case.weights.len()), (30 * 48, 48 * 80));
+        // SAFETY: the lengths are those of the assertion, row-major without gaps.
+        unsafe {
+            let (a, b, c) = (x.as_ptr(), case.weights.as_ptr(), want.as_mut_ptr());
+            matrixmultiply::sgemm(30, 48, 80, 1.0, a, 48, 1, b, 80, 1, 0.0, c, 80, 1);
+        }
+        for cpu in cpus() {
+            let mut y = vec![0.0; shape.output.len()];
+            forward(cpu, &shape, &case.x, &case.panels(), Epilogue::NONE, 0..6, &mut y);
+            for (got, want) in case.image(&shape.output, &y, 0, image).iter().zip(&want) {
+                assert_close(cpu.isa().name(), *got as f32, f64::from(*want), 48);
+            }
         }
     }
 }
@@ -379,8 +381,8 @@ fn weights_survive_packing() {
 
 /// The first images of each pixel, as bits.
 fn first_images<E: Copy + Into<f32>>(shape: &BlockShape, values: &[E], images: usize) -> Vec<u32> {
-    let of_pixel = |pixel: &[E]| pixel[..images * shape.channel_stride].iter().map(|&v| v.into().to_bits()).collect();
-    values.chunks_exact(shape.pixel()).flat_map(|pixel| -> Vec<u32> { of_pixel(pixel) }).collect()
+    let of_plane = |plane: &[E]| plane[..images * shape.plane()].iter().map(|&v| v.into().to_bits()).collect();
+    values.chunks_exact(shape.plane_len()).flat_map(|plane| -> Vec<u32> { of_plane(plane) }).collect()
 }
 
 #[test]
@@ -505,7 +507,7 @@ mod bf16_passes {
             }
             let mut y = vec![bf16::NAN; shape.output.len()];
             forward_bf16(cpu, &shape, &x, &packed, Epilogue { bias: Some(&bias), relu: true }, rows, &mut y);
-            let lane = |at: usize| at % shape.output.channel_stride;
+            let lane = |at: usize| shape.output.image_and_channel(at).1;
             for (at, y) in y.iter().enumerate() {
                 assert_eq!(*y, bf16::from_f32((sums[at] + bias[lane(at)]).max(0.0)), "{shape:?}");
             }
@@ -517,7 +519,7 @@ mod bf16_passes {
                 let (pixel, inner) = (at / pooled.pixel(), at % pooled.pixel());
                 let window = (0..4).map(|w| {
                     let (row, column) = (pixel / width * 2 + w / 2, pixel % width * 2 + w % 2);
-                    y[shape.output.offset(row, column, 0) + inner]
+                    y[shape.output.offset(row, column) + inner]
                 });
                 assert_eq!(small.to_f32(), window.map(bf16::to_f32).fold(0.0, f32::max), "{shape:?}");
             }

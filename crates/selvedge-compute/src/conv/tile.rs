@@ -8,18 +8,18 @@ use crate::simd::{Element, Simd};
 
 use super::PANEL;
 
-/// How a tile walks over one operand pair: an outer and an inner run of matrix products of `depth` steps.
+/// How a tile walks over one operand pair: three nested runs of matrix products of `depth` steps.
 ///
 /// Offsets are in elements. `a` steps may be negative, since [`super::backward_data`] meets pixels in falling order.
 #[derive(Clone, Copy)]
 pub(super) struct Walk {
-    /// Products in the outer and the inner run.
-    pub count: [usize; 2],
-    /// From one product's A to the next, outer and inner.
-    pub a_step: [isize; 2],
-    /// From one product's B to the next, outer and inner.
-    pub b_step: [usize; 2],
-    /// Steps of each product: channels or images.
+    /// Products in the outer, the middle and the inner run.
+    pub count: [usize; 3],
+    /// From one product's A to the next in each run.
+    pub a_step: [isize; 3],
+    /// From one product's B to the next in each run.
+    pub b_step: [usize; 3],
+    /// Steps of each product: channels of a plane, or images.
     pub depth: usize,
     /// From one row of A to the next.
     pub a_row: usize,
@@ -64,26 +64,31 @@ pub(super) unsafe fn accumulate<
     let mut sums = *acc;
     let (mut a_outer, mut b_outer) = (a, b);
     for _ in 0..count[0] {
-        let (mut a_inner, mut b_inner) = (a_outer, b_outer);
+        let (mut a_middle, mut b_middle) = (a_outer, b_outer);
         for _ in 0..count[1] {
-            // A pointer for every 4 rows: the others lie one, two and three steps of a register behind it.
-            let mut rows: [*const f32; ROWS] = std::array::from_fn(|group| a_inner.wrapping_add(4 * group * a_row));
-            let mut columns: [*const B; VECTORS] =
-                std::array::from_fn(|v| b_inner.wrapping_add(column::<S>(v, b_panel)));
-            for _ in 0..depth / UNROLL {
-                for step in 0..UNROLL {
-                    // SAFETY: the caller promises that every element of the walk is readable.
+            let (mut a_inner, mut b_inner) = (a_middle, b_middle);
+            for _ in 0..count[2] {
+                // A pointer for every 4 rows: the others lie one, two and three steps of a register behind it.
+                let mut rows: [*const f32; ROWS] = std::array::from_fn(|group| a_inner.wrapping_add(4 * group * a_row));
+                let mut columns: [*const B; VECTORS] =
+                    std::array::from_fn(|v| b_inner.wrapping_add(column::<S>(v, b_panel)));
+                for _ in 0..depth / UNROLL {
+                    for step in 0..UNROLL {
+                        // SAFETY: the caller promises that every element of the walk is readable.
+                        unsafe { add_step(s, &rows, a_row, step * a_depth, &columns, step * PANEL, &mut sums) };
+                    }
+                    rows = rows.map(|row| row.wrapping_add(UNROLL * a_depth));
+                    columns = columns.map(|b| b.wrapping_add(UNROLL * PANEL));
+                }
+                for step in 0..depth % UNROLL {
+                    // SAFETY: as above.
                     unsafe { add_step(s, &rows, a_row, step * a_depth, &columns, step * PANEL, &mut sums) };
                 }
-                rows = rows.map(|row| row.wrapping_add(UNROLL * a_depth));
-                columns = columns.map(|b| b.wrapping_add(UNROLL * PANEL));
+                a_inner = a_inner.wrapping_offset(a_step[2]);
+                b_inner = b_inner.wrapping_add(b_step[2]);
             }
-            for step in 0..depth % UNROLL {
-                // SAFETY: as above.
-                unsafe { add_step(s, &rows, a_row, step * a_depth, &columns, step * PANEL, &mut sums) };
-            }
-            a_inner = a_inner.wrapping_offset(a_step[1]);
-            b_inner = b_inner.wrapping_add(b_step[1]);
+            a_middle = a_middle.wrapping_offset(a_step[1]);
+            b_middle = b_middle.wrapping_add(b_step[1]);
         }
         a_outer = a_outer.wrapping_offset(a_step[0]);
         b_outer = b_outer.wrapping_add(b_step[0]);
@@ -117,8 +122,8 @@ unsafe fn add_step<S: Simd, B: Element, const ROWS: usize, const VECTORS: usize>
     }
 }
 
-/// `acc[row][vector] += Σ a[row][step · a_depth] · B[step · b_depth + vector]` with a pointer for each row, which may
-/// lie anywhere.
+/// `acc[row][vector] += Σ a[row][step · a_depth] · B[step][vector]` with a pointer for each row, which may lie anywhere.
+/// `b_steps` are the elements from one step of B to the next, and from one panel to the next.
 ///
 /// # Safety
 /// Every element visited must be readable: `depth` steps of each row, and of B.
@@ -128,7 +133,7 @@ pub(super) unsafe fn accumulate_rows<S: Simd, B: Element, const ROWS: usize, con
     a: [*const f32; ROWS],
     a_depth: usize,
     b: *const B,
-    b_depth: usize,
+    b_steps: [usize; 2],
     depth: usize,
     acc: &mut [[S::V; VECTORS]; ROWS],
 ) {
@@ -138,7 +143,7 @@ pub(super) unsafe fn accumulate_rows<S: Simd, B: Element, const ROWS: usize, con
         unsafe {
             let mut columns = [s.zero(); VECTORS];
             for (v, c) in columns.iter_mut().enumerate() {
-                *c = B::load(s, b.add(step * b_depth + column::<S>(v, PANEL)));
+                *c = B::load(s, b.add(step * b_steps[0] + column::<S>(v, b_steps[1])));
             }
             for (row, sums) in sums.iter_mut().enumerate() {
                 let x = s.splat(*a[row].add(step * a_depth));

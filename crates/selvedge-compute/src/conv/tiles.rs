@@ -6,7 +6,7 @@
 use half::bf16;
 
 use super::PANEL;
-use super::gather::{Place, Product};
+use super::gather::{Place, Product, Target};
 use crate::amx::{Depth, Job, ROWS, Tiles};
 use crate::layout::BLOCK;
 use crate::simd::{Element, Simd};
@@ -42,28 +42,26 @@ impl Product for TileProduct<'_> {
         place: &Place<'_>,
         panel: usize,
         panels: usize,
-        target: *mut Y,
-        stride: usize,
+        target: Target<Y>,
     ) {
         // SAFETY: the caller's promise; `Sums` has room for two panels of every image.
         unsafe {
             if !Y::IS_BF16 && place.epilogue.is_none() {
-                self.sum(place, panel, panels, target.cast::<f32>(), stride);
+                self.sum(place, panel, panels, target.cast());
                 return;
             }
             let mut sums = std::mem::MaybeUninit::<Sums>::uninit();
-            let sums = sums.as_mut_ptr().cast::<f32>();
-            let columns = panels * PANEL;
-            self.sum(place, panel, panels, sums, columns);
-            for column in (0..columns).step_by(S::LANES) {
+            let sums = Target::panels(sums.as_mut_ptr().cast::<f32>());
+            self.sum(place, panel, panels, sums);
+            for v in 0..panels * PANEL / S::LANES {
                 let bias = match place.epilogue.bias {
-                    Some(bias) => s.load(bias.as_ptr().add(panel * PANEL + column)),
+                    Some(bias) => s.load(bias.as_ptr().add(panel * PANEL + v * S::LANES)),
                     None => s.zero(),
                 };
                 for image in 0..place.images {
-                    let sum = s.add(s.load(sums.add(image * columns + column)), bias);
+                    let sum = s.add(s.load(sums.at::<S>(image, v)), bias);
                     let sum = if place.epilogue.relu { s.max(sum, s.zero()) } else { sum };
-                    Y::store(s, target.add(image * stride + column), sum);
+                    Y::store(s, target.at::<S>(image, v), sum);
                 }
             }
         }
@@ -76,12 +74,12 @@ impl TileProduct<'_> {
     /// # Safety
     /// As for [`Product::columns`].
     #[inline(always)]
-    unsafe fn sum(&self, place: &Place<'_>, panel: usize, panels: usize, target: *mut f32, stride: usize) {
+    unsafe fn sum(&self, place: &Place<'_>, panel: usize, panels: usize, target: Target<f32>) {
         const BYTES: usize = size_of::<bf16>();
         if place.is_empty() {
-            for image in 0..BLOCK {
+            for (image, panel) in (0..BLOCK).flat_map(|image| (0..panels).map(move |panel| (image, panel))) {
                 // SAFETY: the caller promises room for every image.
-                unsafe { target.add(image * stride).write_bytes(0, panels * PANEL) };
+                unsafe { target.first.add(image * target.image + panel * target.panel).write_bytes(0, PANEL) };
             }
             return;
         }
@@ -90,18 +88,18 @@ impl TileProduct<'_> {
         let panel_len = place.kernel[0] * place.kernel[1] * tap;
         let depth = self.depth.steps();
         // SAFETY: the caller promises that the lengths fit the shapes and the taps' pixels lie on the source; the tiles
-        // are the place's images, up to BLOCK = 2 · ROWS, and `depth` divides the channels (`Depth::of`).
+        // are the place's images, up to BLOCK = 2 · ROWS, and `depth` is the channels of a plane (`Depth::of`).
         unsafe {
             let mut job = Job {
                 a: self.source.as_ptr().add(place.first()),
                 b: self.weights.as_ptr().add(panel * panel_len + place.tap() * tap),
-                c: target,
-                a_row: channels * BYTES,
-                a_second: ROWS * channels * BYTES,
+                c: target.first,
+                a_row: depth * BYTES,
+                a_second: ROWS * depth * BYTES,
                 b_second: panel_len * BYTES,
-                c_row: stride * size_of::<f32>(),
-                c_second_a: ROWS * stride * size_of::<f32>(),
-                c_second_b: PANEL * size_of::<f32>(),
+                c_row: target.image * size_of::<f32>(),
+                c_second_a: ROWS * target.image * size_of::<f32>(),
+                c_second_b: target.panel * size_of::<f32>(),
                 add: 0,
                 count: [0; 3],
                 a_step: [0; 3],
@@ -112,7 +110,7 @@ impl TileProduct<'_> {
             let [b_outer, b_middle] = place.tap_steps().map(|taps| (taps * tap) as isize);
             job.set_runs(
                 [place.ys.count, place.xs.count, channels / depth],
-                [bytes(a_outer), bytes(a_middle), bytes(depth as isize)],
+                [bytes(a_outer), bytes(a_middle), bytes(place.from.plane_len() as isize)],
                 [bytes(b_outer), bytes(b_middle), bytes((depth * PANEL) as isize)],
             );
             match (place.images > ROWS, panels) {

@@ -1,7 +1,7 @@
 //! The [`Product`] in f32: vectors of output channels, one broadcast pixel value at a time.
 
 use super::PANEL;
-use super::gather::{Place, Product};
+use super::gather::{Place, Product, Target};
 use super::tile::{Walk, accumulate, column};
 use crate::simd::{Element, Kernel, Simd};
 
@@ -29,15 +29,14 @@ impl Product for Vectors<'_> {
         place: &Place<'_>,
         panel: usize,
         panels: usize,
-        target: *mut Y,
-        stride: usize,
+        target: Target<Y>,
     ) {
         // What the loads and stores of a `Pixel` rest on is the caller's promise.
         match (S::LANES, panels) {
-            (16, 2) => s.apart(Pixel::<Y, 8, 2> { product: self, place, panel, target, stride }),
-            (16, _) => s.apart(Pixel::<Y, 16, 1> { product: self, place, panel, target, stride }),
-            (8, _) => s.apart(Pixel::<Y, 4, 2> { product: self, place, panel, target, stride }),
-            _ => s.apart(Pixel::<Y, 2, 4> { product: self, place, panel, target, stride }),
+            (16, 2) => s.apart(Pixel::<Y, 8, 2> { product: self, place, panel, target }),
+            (16, _) => s.apart(Pixel::<Y, 16, 1> { product: self, place, panel, target }),
+            (8, _) => s.apart(Pixel::<Y, 4, 2> { product: self, place, panel, target }),
+            _ => s.apart(Pixel::<Y, 2, 4> { product: self, place, panel, target }),
         }
     }
 }
@@ -49,23 +48,23 @@ struct Pixel<'a, Y, const ROWS: usize, const VECTORS: usize> {
     product: &'a Vectors<'a>,
     place: &'a Place<'a>,
     panel: usize,
-    target: *mut Y,
-    stride: usize,
+    target: Target<Y>,
 }
 
 impl<Y: Element, const ROWS: usize, const VECTORS: usize> Kernel for Pixel<'_, Y, ROWS, VECTORS> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Pixel { product, place, panel, target, stride } = self;
-        let channels = place.from.channel_stride;
-        let tap = channels * PANEL;
+        let Pixel { product, place, panel, target } = self;
+        let (tap, plane) = (place.from.channel_stride * PANEL, place.from.plane());
+        let ([rows, columns], [row_step, column_step]) = (place.count(), place.pixel_steps());
+        let [row_taps, column_taps] = place.tap_steps();
         let walk = Walk {
-            count: place.count(),
-            a_step: place.pixel_steps(),
-            b_step: place.tap_steps().map(|taps| taps * tap),
-            depth: channels,
-            a_row: channels,
+            count: [rows, columns, place.from.channel_stride / plane],
+            a_step: [row_step, column_step, place.from.plane_len() as isize],
+            b_step: [row_taps * tap, column_taps * tap, plane * PANEL],
+            depth: plane,
+            a_row: plane,
             b_panel: place.kernel[0] * place.kernel[1] * tap,
         };
         let a = place.first();
@@ -81,13 +80,13 @@ impl<Y: Element, const ROWS: usize, const VECTORS: usize> Kernel for Pixel<'_, Y
                     }
                     acc = [acc[0]; ROWS];
                 }
-                let a = product.source.as_ptr().add(a + image * channels);
+                let a = product.source.as_ptr().add(a + image * plane);
                 let b = product.weights.as_ptr().wrapping_add(b);
                 accumulate::<S, f32, false, ROWS, VECTORS>(s, &walk, a, b, &mut acc);
                 for (row, sums) in acc.iter().enumerate() {
                     for (v, &sum) in sums.iter().enumerate() {
                         let sum = if place.epilogue.relu { s.max(sum, s.zero()) } else { sum };
-                        Y::store(s, target.add((image + row) * stride + column::<S>(v, PANEL)), sum);
+                        Y::store(s, target.at::<S>(image + row, v), sum);
                     }
                 }
             }

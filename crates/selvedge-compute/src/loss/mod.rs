@@ -5,7 +5,7 @@
 //! (Σ q)·p − q. Both subtract the largest logit first, so no exponential overflows.
 
 use crate::Cpu;
-use crate::layout::BLOCK;
+use crate::layout::{BLOCK, BlockShape};
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch, math};
 
 /// What the images of a block should be recognised as.
@@ -20,11 +20,9 @@ pub enum BlockTargets<'a> {
 /// The logits of a block of images.
 #[derive(Clone, Copy, Debug)]
 pub struct Logits<'a> {
-    /// `[BLOCK][channel_stride]`, f32; what lies beyond `classes` is ignored.
+    /// A block of one pixel, whose channels are the classes; what lies beyond them is ignored.
     pub values: &'a [f32],
-    /// Elements from one image's logits to the next image's, a multiple of [`MAX_LANES`].
-    pub channel_stride: usize,
-    /// Classes, at most `channel_stride`.
+    /// Classes.
     pub classes: usize,
     /// Images that carry data, the first of the block.
     pub valid: usize,
@@ -51,7 +49,7 @@ pub struct BlockLoss {
 /// use selvedge_compute::{Cpu, loss::{BlockTargets, Logits, cross_entropy}};
 /// let mut values = vec![0.0; 32 * 16];
 /// values[3] = 8.0;
-/// let logits = Logits { values: &values, channel_stride: 16, classes: 10, valid: 1 };
+/// let logits = Logits { values: &values, classes: 10, valid: 1 };
 /// let loss = cross_entropy(Cpu::detect()?, logits, BlockTargets::Labels(&[3]), 0.0, None);
 /// assert!(loss.sum < 0.01 && loss.correct == 1);
 /// # Ok::<(), selvedge_compute::CpuError>(())
@@ -99,15 +97,22 @@ pub fn softmax(cpu: Cpu, logits: Logits<'_>, probabilities: &mut [f32]) {
 impl Logits<'_> {
     #[track_caller]
     fn check(&self) {
-        let Self { values, channel_stride, classes, valid } = *self;
-        assert!(
-            channel_stride.is_multiple_of(MAX_LANES),
-            "the channel stride {channel_stride} is no multiple of {MAX_LANES}"
-        );
-        assert!((1..=channel_stride).contains(&classes), "{classes} classes in a channel stride of {channel_stride}");
+        let Self { values, classes, valid } = *self;
+        assert!(classes > 0, "no classes");
         assert!(valid <= BLOCK, "{valid} valid images in a block of {BLOCK}");
-        let need = BLOCK * channel_stride;
-        assert_eq!(values.len(), need, "{} logits for {BLOCK} images of stride {channel_stride}", values.len());
+        let need = self.shape().len();
+        assert_eq!(values.len(), need, "{} logits for {BLOCK} images of {classes} classes, padded", values.len());
+    }
+
+    fn shape(&self) -> BlockShape {
+        BlockShape::new(1, 1, self.classes)
+    }
+
+    /// Where the logit of `image` for class `c` lies.
+    #[inline(always)]
+    fn at(&self, image: usize, c: usize) -> usize {
+        let shape = self.shape();
+        shape.channel(c) + image * shape.plane()
     }
 
     /// The largest logit of `image` and the sum of e to the power of each logit less that.
@@ -128,10 +133,9 @@ impl Logits<'_> {
     /// A vector of `image`'s logits from class `c` on; lanes beyond the classes are −∞, whose exponential is 0.
     #[inline(always)]
     fn load<S: Simd>(&self, s: S, image: usize, c: usize) -> S::V {
-        let at = image * self.channel_stride + c;
-        // SAFETY: `check` saw BLOCK·channel_stride logits, image < valid ≤ BLOCK, and c + LANES ≤ channel_stride, as c
-        // is a multiple of LANES below classes ≤ channel_stride, which LANES divides.
-        let v = unsafe { s.load(self.values.as_ptr().add(at)) };
+        // SAFETY: `check` saw the logits hold the shape, image < valid ≤ BLOCK, and c is a multiple of LANES below the
+        // classes; LANES divides the channels of a plane.
+        let v = unsafe { s.load(self.values.as_ptr().add(self.at(image, c))) };
         s.select(self.lanes(s, c), v, s.splat(f32::NEG_INFINITY))
     }
 
@@ -192,7 +196,7 @@ impl Kernel for CrossEntropy<'_> {
     type Output = BlockLoss;
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) -> BlockLoss {
-        let Logits { channel_stride, classes, valid, .. } = self.logits;
+        let Logits { classes, valid, .. } = self.logits;
         let mut gradient = self.gradient.take();
         let mut loss = BlockLoss::default();
         for image in 0..valid {
@@ -207,10 +211,10 @@ impl Kernel for CrossEntropy<'_> {
             }
             let mass = s.sum(mass);
             loss.sum += f64::from(mass) * f64::from(sum).ln() - f64::from(s.sum(inner));
-            let row = &self.logits.values[image * channel_stride..][..classes];
             let label = self.label(image);
+            let is_top = |class| self.logits.values[self.logits.at(image, class)] == top;
             // A NaN makes the sum NaN, whatever the comparisons above made of it.
-            loss.correct += usize::from(row[label] == top && !row[..label].contains(&top) && !sum.is_nan());
+            loss.correct += usize::from(is_top(label) && !(0..label).any(is_top) && !sum.is_nan());
 
             let Some((scale, dlogits)) = &mut gradient else { continue };
             let (factor, scale) = (s.splat(mass / sum), s.splat(*scale));
@@ -218,12 +222,19 @@ impl Kernel for CrossEntropy<'_> {
                 let e = math::exp(s, s.sub(self.logits.load(s, image, c), s.splat(top)));
                 let g = s.mul(scale, s.sub(s.mul(e, factor), self.target(s, image, c)));
                 // SAFETY: `cross_entropy` asserted that the gradient is as long as the logits; see `Logits::load`.
-                unsafe { s.store(dlogits.as_mut_ptr().add(image * channel_stride + c), g) }
+                unsafe { s.store(dlogits.as_mut_ptr().add(self.logits.at(image, c)), g) }
             }
-            dlogits[image * channel_stride..][classes.next_multiple_of(S::LANES)..channel_stride].fill(0.0);
         }
         if let Some((_, dlogits)) = gradient {
-            dlogits[valid * channel_stride..].fill(0.0);
+            let shape = self.logits.shape();
+            for plane in dlogits.chunks_exact_mut(shape.plane_len()) {
+                plane[valid * shape.plane()..].fill(0.0);
+            }
+            for c in (classes.next_multiple_of(S::LANES)..shape.channel_stride).step_by(S::LANES) {
+                for image in 0..valid {
+                    dlogits[self.logits.at(image, c)..][..S::LANES].fill(0.0);
+                }
+            }
         }
         loss
     }

@@ -1,7 +1,7 @@
 //! Loss and gradient against the definition in f64, central differences and PyTorch, on every instruction set.
 
 use super::*;
-use crate::layout::padded_channels;
+use crate::layout::BlockShape;
 use crate::test_support::{Numbers, assert_close, central_difference, cpus, wide};
 
 /// The loss of one image in f64, from its definition.
@@ -11,23 +11,27 @@ fn reference(z: &[f64], t: &[f64], smoothing: f64) -> f64 {
     z.iter().zip(t).map(|(z, t)| -((1.0 - smoothing) * t + smooth) * (z - normaliser)).sum()
 }
 
-/// Rows of `classes` values with a padded stride, filled up to a block with `rest`.
+/// Rows of `classes` values as a block, filled up with `rest`.
 fn block(rows: &[f32], classes: usize, rest: f32) -> Vec<f32> {
-    let stride = padded_channels(classes);
-    let mut out = vec![rest; BLOCK * stride];
-    for (to, from) in out.chunks_mut(stride).zip(rows.chunks(classes)) {
-        to[..classes].copy_from_slice(from);
+    let shape = BlockShape::new(1, 1, classes);
+    let mut out = vec![rest; shape.len()];
+    for (i, &value) in rows.iter().enumerate() {
+        out[shape.channel(i % classes) + i / classes * shape.plane()] = value;
     }
     out
 }
 
 /// What `block` padded, taken off again, after a look that the rest is zero.
 fn unpadded(block: &[f32], classes: usize, valid: usize) -> Vec<f32> {
-    let mut out = vec![];
-    for (image, row) in block.chunks(padded_channels(classes)).enumerate() {
-        let data = if image < valid { classes } else { 0 };
-        assert!(row[data..].iter().all(|&x| x == 0.0), "padding of image {image}");
-        out.extend(&row[..data]);
+    let shape = BlockShape::new(1, 1, classes);
+    let mut out = vec![0.0; valid * classes];
+    for (at, &value) in block.iter().enumerate() {
+        let (image, class) = shape.image_and_channel(at);
+        if image < valid && class < classes {
+            out[image * classes + class] = value;
+        } else {
+            assert_eq!(value, 0.0, "padding of image {image}");
+        }
     }
     out
 }
@@ -44,7 +48,7 @@ fn matches_reference_and_differences() {
             row[usize::from(label)] = 1.0;
         }
         let values = block(&z, classes, 1e9);
-        let logits = Logits { values: &values, channel_stride: padded_channels(classes), classes, valid };
+        let logits = Logits { values: &values, classes, valid };
         for cpu in cpus() {
             for (targets, weights, smoothing) in [
                 (BlockTargets::Labels(&labels), &hard, 0.0),
@@ -127,7 +131,7 @@ fn matches_pytorch() {
         0.0753613385,
     ];
     let values = block(&x, 4, 0.0);
-    let logits = Logits { values: &values, channel_stride: 16, classes: 4, valid: 3 };
+    let logits = Logits { values: &values, classes: 4, valid: 3 };
     for cpu in cpus() {
         for (targets, sum, gradient) in [
             (BlockTargets::Labels(&[3, 0, 2]), 4.939975189841707, labelled),
@@ -146,7 +150,7 @@ fn large_logits_ties_and_nan() {
     let rows = [1e30, 1e30, -1e30, f32::NAN, 5.0, 0.0, 5.0, f32::NAN, 0.0, 5.0, 0.0, 5.0];
     for cpu in cpus() {
         let values = block(&rows, 3, 0.0);
-        let logits = Logits { values: &values, channel_stride: 16, classes: 3, valid: 4 };
+        let logits = Logits { values: &values, classes: 3, valid: 4 };
         let mut dlogits = vec![7.0; values.len()];
         let labels = BlockTargets::Labels(&[0, 1, 0, 0]);
         let first = Logits { valid: 1, ..logits };
@@ -164,6 +168,6 @@ fn large_logits_ties_and_nan() {
 #[should_panic(expected = "label 10 is not below the 10 classes")]
 fn labels_are_checked() {
     let values = [0.0; BLOCK * 16];
-    let logits = Logits { values: &values, channel_stride: 16, classes: 10, valid: 2 };
+    let logits = Logits { values: &values, classes: 10, valid: 2 };
     cross_entropy(cpus()[0], logits, BlockTargets::Labels(&[9, 10]), 0.0, None);
 }

@@ -40,33 +40,32 @@ pub struct Normalisation<'a> {
 
 /// y = f(a·x + b) with a and b of each channel, f the activation or nothing.
 ///
-/// `x` and `y` are any whole number of images' channels at some pixels, such as a block.
+/// `x` and `y` are any whole number of the shape's pixels.
 ///
 /// # Panics
-/// If the lengths of `x` and `y`, or of `factor` and `offset`, differ, if the former is no multiple of the latter, or
-/// the latter none of [`MAX_LANES`].
+/// If the lengths of `x` and `y` differ or are no whole pixels, or those of `factor` and `offset` are not the channel
+/// stride, a multiple of [`MAX_LANES`].
 ///
 /// ```
-/// use selvedge_compute::{Cpu, norm};
-/// let (x, mut y) = ([3.0; 32], [0.0; 32]);
-/// norm::normalise(Cpu::detect()?, &[2.0; 16], &[-1.0; 16], None, &x, &mut y);
-/// assert_eq!(y, [5.0; 32]);
+/// use selvedge_compute::{BlockShape, Cpu, norm};
+/// let (x, mut y) = ([3.0; 32 * 16], [0.0; 32 * 16]);
+/// norm::normalise(Cpu::detect()?, &BlockShape::new(1, 1, 16), [&[2.0; 16], &[-1.0; 16]], None, &x, &mut y);
+/// assert_eq!(y, [5.0; 32 * 16]);
 /// # Ok::<(), selvedge_compute::CpuError>(())
 /// ```
 pub fn normalise<E: Element>(
     cpu: Cpu,
-    factor: &[f32],
-    offset: &[f32],
+    shape: &BlockShape,
+    [factor, offset]: [&[f32]; 2],
     activation: Option<Activation>,
     x: &[E],
     y: &mut [E],
 ) {
-    let stride = factor.len();
-    assert_stride(stride);
-    assert_eq!(stride, offset.len(), "factor has {stride} channels and offset {}", offset.len());
+    assert_stride(shape.channel_stride);
+    assert_channels(shape.channel_stride, &[("factor", factor.len()), ("offset", offset.len())]);
     assert_eq!(x.len(), y.len(), "x has {} elements and y {}", x.len(), y.len());
-    assert!(x.len().is_multiple_of(stride), "x has {} elements, no multiple of the stride {stride}", x.len());
-    dispatch(cpu, Normalise { factor, offset, activation, x, y });
+    assert!(x.len().is_multiple_of(shape.pixel()), "x has {} elements, no pixels of {shape:?}", x.len());
+    dispatch(cpu, Normalise { shape, factor, offset, activation, x, y });
 }
 
 /// dx = a·dy′ − c₀ − c₁·(x − mean), where dy′ is dy before the activation, for the valid images of a block; zero for
@@ -173,6 +172,7 @@ macro_rules! with_activation {
 use with_activation;
 
 struct Normalise<'a, E> {
+    shape: &'a BlockShape,
     factor: &'a [f32],
     offset: &'a [f32],
     activation: Option<Activation>,
@@ -183,20 +183,23 @@ struct Normalise<'a, E> {
 impl<E: Element> Normalise<'_, E> {
     #[inline(always)]
     fn pass<S: Simd>(self, s: S, activation: Option<Activation>) {
-        let stride = self.factor.len();
-        for start in (0..self.x.len()).step_by(stride) {
+        let (stride, plane) = (self.shape.channel_stride, self.shape.plane());
+        for pixel in (0..self.x.len()).step_by(self.shape.pixel()) {
             for c in (0..stride).step_by(S::LANES) {
-                // SAFETY: `normalise` saw `x` and `y` equally long, a multiple of the stride, which is the length of
-                // `factor` and `offset` and a multiple of LANES.
-                unsafe {
-                    let x = E::load(s, self.x.as_ptr().add(start + c));
-                    let (a, b) = (s.load(self.factor.as_ptr().add(c)), s.load(self.offset.as_ptr().add(c)));
-                    let y = s.mul_add(x, a, b);
-                    let y = match activation {
-                        None => y,
-                        Some(kind) => activation::apply(s, kind, y),
-                    };
-                    E::store(s, self.y.as_mut_ptr().add(start + c), y);
+                // SAFETY: `assert_channels` saw `factor` and `offset` hold the stride, a multiple of LANES.
+                let (a, b) = unsafe { (s.load(self.factor.as_ptr().add(c)), s.load(self.offset.as_ptr().add(c))) };
+                let first = pixel + self.shape.channel(c);
+                for image in 0..BLOCK {
+                    let at = first + image * plane;
+                    // SAFETY: `normalise` saw `x` and `y` hold whole pixels of the shape.
+                    unsafe {
+                        let y = s.mul_add(E::load(s, self.x.as_ptr().add(at)), a, b);
+                        let y = match activation {
+                            None => y,
+                            Some(kind) => activation::apply(s, kind, y),
+                        };
+                        E::store(s, self.y.as_mut_ptr().add(at), y);
+                    }
                 }
             }
         }
@@ -224,27 +227,30 @@ struct InputGradient<'a, E> {
 impl<E: Element> InputGradient<'_, E> {
     #[inline(always)]
     fn pass<S: Simd>(self, s: S, activation: Option<Activation>) {
-        let (pixel, stride) = (self.shape.pixel(), self.shape.channel_stride);
-        let data = self.valid * stride;
+        let (pixel, stride, plane) = (self.shape.pixel(), self.shape.channel_stride, self.shape.plane());
         for start in (0..self.shape.len()).step_by(pixel) {
-            for row in (start..start + data).step_by(stride) {
-                for c in (0..stride).step_by(S::LANES) {
-                    // SAFETY: `assert_block` saw `x`, `dy` and `dx` hold the block and valid ≤ BLOCK, `check` and
-                    // `assert_channels` saw the channels' slices hold the stride, a multiple of LANES.
+            for c in (0..stride).step_by(S::LANES) {
+                let first = start + self.shape.channel(c);
+                // SAFETY: `check` and `assert_channels` saw the channels' slices hold the stride, a multiple of LANES.
+                let [mean, a, c0, c1] = unsafe {
+                    [self.norm.mean, self.norm.factor, self.coefficients[0], self.coefficients[1]]
+                        .map(|channels| s.load(channels.as_ptr().add(c)))
+                };
+                for image in 0..self.valid {
+                    let at = first + image * plane;
+                    // SAFETY: `assert_block` saw `x`, `dy` and `dx` hold the block and valid ≤ BLOCK.
                     unsafe {
-                        let x = E::load(s, self.x.as_ptr().add(row + c));
-                        let dy = E::load(s, self.dy.as_ptr().add(row + c));
+                        let x = E::load(s, self.x.as_ptr().add(at));
+                        let dy = E::load(s, self.dy.as_ptr().add(at));
                         let dy = self.norm.through_activation(s, activation, c, x, dy);
-                        let centred = s.sub(x, s.load(self.norm.mean.as_ptr().add(c)));
-                        let [c0, c1] = self.coefficients;
-                        let (c0, c1) = (s.load(c0.as_ptr().add(c)), s.load(c1.as_ptr().add(c)));
-                        let correction = s.mul_add(centred, c1, c0);
-                        let a = s.load(self.norm.factor.as_ptr().add(c));
-                        E::store(s, self.dx.as_mut_ptr().add(row + c), s.sub(s.mul(a, dy), correction));
+                        let correction = s.mul_add(s.sub(x, mean), c1, c0);
+                        E::store(s, self.dx.as_mut_ptr().add(at), s.sub(s.mul(a, dy), correction));
                     }
                 }
             }
-            self.dx[start + data..start + pixel].fill(E::default());
+            for plane in self.dx[start..start + pixel].chunks_exact_mut(self.shape.plane_len()) {
+                plane[self.valid * self.shape.plane()..].fill(E::default());
+            }
         }
     }
 }

@@ -119,12 +119,12 @@ fn add_up_group<S: Simd, T: Terms, const G: usize, const I: usize>(
     for y in rows {
         let mut sums = [[[s.zero(); 2]; G]; I];
         for x in 0..shape.width {
-            let pixel = shape.offset(y, x, 0) + c;
+            let pixel = shape.offset(y, x);
             let mut image = 0;
             while image + I <= valid {
                 for (i, sums) in sums.iter_mut().enumerate() {
                     for (g, sums) in sums.iter_mut().enumerate() {
-                        let at = pixel + (image + i) * shape.channel_stride + g * S::LANES;
+                        let at = pixel + shape.channel(c + g * S::LANES) + (image + i) * shape.plane();
                         // SAFETY: as above.
                         let [a, b] = unsafe { terms.at(s, channels[g], at) };
                         *sums = [s.add(sums[0], a), s.add(sums[1], b)];
@@ -134,9 +134,9 @@ fn add_up_group<S: Simd, T: Terms, const G: usize, const I: usize>(
             }
             for image in image..valid {
                 for (g, sums) in sums[0].iter_mut().enumerate() {
+                    let at = pixel + shape.channel(c + g * S::LANES) + image * shape.plane();
                     // SAFETY: as above.
-                    let [a, b] =
-                        unsafe { terms.at(s, channels[g], pixel + image * shape.channel_stride + g * S::LANES) };
+                    let [a, b] = unsafe { terms.at(s, channels[g], at) };
                     *sums = [s.add(sums[0], a), s.add(sums[1], b)];
                 }
             }
@@ -177,7 +177,9 @@ impl<E: Element> Terms for Deviations<'_, E> {
     unsafe fn channels<S: Simd>(&self, s: S, c: usize) -> S::V {
         let mut sum = s.zero();
         for image in 0..self.valid {
-            let at = self.shape.offset(self.shape.height / 2, self.shape.width / 2, image) + c;
+            let at = self.shape.offset(self.shape.height / 2, self.shape.width / 2)
+                + self.shape.channel(c)
+                + image * self.shape.plane();
             // SAFETY: the caller's promise, and `assert_block` saw `x` hold the shape and valid ≤ BLOCK.
             sum = s.add(sum, unsafe { E::load(s, self.x.as_ptr().add(at)) });
         }

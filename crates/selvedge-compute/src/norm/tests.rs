@@ -46,7 +46,7 @@ fn run<E: Element>(
     let seven = || vec![vec![E::from_f32(7.0); shape.len()]; x.len()];
     let (mut y, mut dx) = (seven(), seven());
     for (x, y) in x.iter().zip(&mut y) {
-        normalise(cpu, &factor, &offset, activation, x, y);
+        normalise(cpu, shape, [&factor, &offset], activation, x, y);
     }
 
     let (mut sums, mut normalised) = (means, squares);
@@ -79,7 +79,9 @@ fn places(shape: &BlockShape, images: usize, c: usize) -> Vec<(usize, usize)> {
     let mut places = vec![];
     for image in 0..images {
         for pixel in 0..shape.height * shape.width {
-            let at = shape.offset(pixel / shape.width, pixel % shape.width, image % BLOCK) + c;
+            let at = shape.offset(pixel / shape.width, pixel % shape.width)
+                + shape.channel(c)
+                + image % BLOCK * shape.plane();
             places.push((image / BLOCK, at));
         }
     }
@@ -92,7 +94,7 @@ fn batch<E: Element>(shape: &BlockShape, images: usize, seed: u64) -> Vec<Vec<E>
     let mut blocks: Vec<Vec<E>> = (0..images.div_ceil(BLOCK)).map(|_| numbers.block(shape)).collect();
     for block in &mut blocks {
         for (i, x) in block.iter_mut().enumerate() {
-            let c = i % shape.channel_stride;
+            let (_, c) = shape.image_and_channel(i);
             if c < shape.channels {
                 *x = E::from_f32(x.to_f32() * (1.0 + c as f32 / 4.0) + 3.0 * c as f32 - 5.0);
             }
@@ -150,11 +152,11 @@ fn matches_reference<E: Element>() {
             }
             for (block, dx) in got.dx.iter().enumerate() {
                 for (i, dx) in dx.iter().enumerate() {
-                    let image = block * BLOCK + i / shape.channel_stride % BLOCK;
-                    if image >= images || i % shape.channel_stride >= channels {
+                    let (image, channel) = shape.image_and_channel(i);
+                    if block * BLOCK + image >= images || channel >= channels {
                         assert_eq!(dx.to_f32(), 0.0, "{name}: dx beyond the images and channels");
                     }
-                    if i % shape.channel_stride >= channels {
+                    if channel >= channels {
                         assert_eq!(got.y[block][i].to_f32(), 0.0, "{name}: y beyond the channels");
                     }
                 }

@@ -185,8 +185,8 @@ impl<E: Element> MaxForward<'_, E> {
         let infinity = s.splat(f32::INFINITY);
         for (row, y) in self.rows.enumerate() {
             for x in 0..output.width {
-                let corner = input.offset(y * stride[0], x * stride[1], 0);
-                let to = output.offset(row, x, 0);
+                let corner = input.offset(y * stride[0], x * stride[1]);
+                let to = output.offset(row, x);
                 for i in (0..input.pixel()).step_by(UNROLL * S::LANES) {
                     // SAFETY: `assert_block` saw `x` hold the whole input, in which every window lies (`output`), and
                     // `assert_rows` saw `y` and `winners` hold `rows`; a pixel's elements are a multiple of
@@ -248,8 +248,8 @@ impl<E: Element> AverageForward<'_, E> {
         let share = s.splat(1.0 / (height * width) as f32);
         for (row, y) in self.rows.enumerate() {
             for x in 0..output.width {
-                let corner = input.offset(y * stride[0], x * stride[1], 0);
-                let to = output.offset(row, x, 0);
+                let corner = input.offset(y * stride[0], x * stride[1]);
+                let to = output.offset(row, x);
                 for i in (0..input.pixel()).step_by(UNROLL * S::LANES) {
                     // SAFETY: as in `MaxForward::pass`, whose assertions `average_forward` shares.
                     unsafe {
@@ -317,14 +317,14 @@ impl<E: Element> Kernel for Backward<'_, E> {
             let window_rows = covering(y, size[0], stride[0], output.height);
             for x in 0..input.width {
                 let window_columns = covering(x, size[1], stride[1], output.width);
-                let to = input.offset(row, x, 0);
+                let to = input.offset(row, x);
                 for i in (0..input.pixel()).step_by(UNROLL * S::LANES) {
                     let mut sum = [s.zero(); UNROLL];
                     for oy in window_rows.clone() {
                         for ox in window_columns.clone() {
                             let number = s.splat_u(((y - oy * stride[0]) * size[1] + x - ox * stride[1]) as u32);
                             for (n, sum) in sum.iter_mut().enumerate() {
-                                let at = output.offset(oy, ox, 0) + i + n * S::LANES;
+                                let at = output.offset(oy, ox) + i + n * S::LANES;
                                 // SAFETY: `assert_block` saw `dy` and `winners` hold the whole output, in which
                                 // `covering` keeps the window; a pixel's elements are a multiple of UNROLL · LANES.
                                 unsafe {

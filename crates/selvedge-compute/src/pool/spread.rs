@@ -53,12 +53,12 @@ impl<E: Element> Spread<'_, E> {
         let window = s.splat_u((height * width) as u32);
         for y in 0..output.height {
             for x in 0..output.width {
-                let corner = input.offset(y * stride[0], x * stride[1], 0);
-                let from = output.offset(y, x, 0);
+                let corner = input.offset(y * stride[0], x * stride[1]);
+                let from = output.offset(y, x);
                 for c in (0..input.channel_stride).step_by(S::LANES) {
                     let mut sum = s.zero();
                     for image in 0..BLOCK {
-                        let at = image * input.channel_stride + c;
+                        let at = input.channel(c) + image * input.plane();
                         // SAFETY: `spread` saw `dy` and `winners` hold the whole output and `dx` the whole input, in
                         // which every window lies; `c` + LANES does not pass the channel stride.
                         unsafe {
@@ -128,7 +128,8 @@ mod tests {
                 max_backward(cpu, &shape, 0..height, &dy, &winners, &mut want);
                 assert_eq!(wide(&dx), wide(&want), "{shape:?} on {}", cpu.isa());
                 for (c, dbias) in dbias.iter().enumerate() {
-                    let sum: f64 = wide(&dx).iter().skip(c).step_by(shape.input().channel_stride).sum();
+                    let channel = |&(at, _): &(usize, &f64)| shape.input().image_and_channel(at).1 == c;
+                    let sum: f64 = wide(&dx).iter().enumerate().filter(channel).map(|(_, dx)| dx).sum();
                     assert!((f64::from(*dbias) - 0.5 - sum).abs() < 1e-4, "{dbias}, not 0.5 + {sum}");
                 }
             }

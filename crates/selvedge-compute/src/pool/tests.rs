@@ -37,10 +37,10 @@ fn windows(shape: &Pool2dShape, mut f: impl FnMut(usize, &[usize])) {
                 let mut window = vec![];
                 for wy in 0..shape.size[0] {
                     for wx in 0..shape.size[1] {
-                        window.push(input.offset(y * shape.stride[0] + wy, x * shape.stride[1] + wx, 0) + lane);
+                        window.push(input.offset(y * shape.stride[0] + wy, x * shape.stride[1] + wx) + lane);
                     }
                 }
-                f(output.offset(y, x, 0) + lane, &window);
+                f(output.offset(y, x) + lane, &window);
             }
         }
     }

@@ -262,7 +262,7 @@ fn normalisation<E: Element>(shape: BlockShape) -> Vec<Make> {
         move |cpu, t| {
             let (mean, square) = t.sums.split_at_mut(channels);
             norm::block_moments(cpu, &shape, BLOCK, t.read[0], mean, square);
-            norm::normalise(cpu, &constants, &constants, activation, t.read[0], t.written);
+            norm::normalise(cpu, &shape, [&constants, &constants], activation, t.read[0], t.written);
         },
     );
     let backward = by_block::<E>(
@@ -307,7 +307,7 @@ fn cross_entropy(classes: usize) -> Make {
         let run = Box::new(move || {
             let blocks = values.par_chunks(BLOCK * stride).zip(gradients.par_chunks_mut(BLOCK * stride));
             blocks.for_each(|(values, gradient)| {
-                let logits = Logits { values, channel_stride: stride, classes, valid: BLOCK };
+                let logits = Logits { values, classes, valid: BLOCK };
                 loss::cross_entropy(cpu, logits, BlockTargets::Labels(&labels), 0.1, Some((1.0 / 64.0, gradient)));
             });
         });

@@ -17,8 +17,10 @@
 mod job;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod shuffle;
+mod slide;
 
 pub(crate) use job::Job;
+pub(crate) use slide::{LEFT, PIXELS, RIGHT, Slide};
 
 use crate::cpu::{Cpu, Isa};
 
@@ -57,22 +59,43 @@ impl Depth {
     }
 }
 
+/// What the tile registers hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Registers {
+    /// For [`Job`]: C in 0 to 3, A in 4 and 5, B in 6 and 7.
+    Square,
+    /// For [`Slide`]: C in 0 to 3, A in 4 to 6, B in 7.
+    Slide,
+}
+
 /// Proof that tiles are configured on this thread: [`Job::run`] asks for it.
 pub(crate) struct Tiles(());
 
-/// Runs `f` with tiles for products of `depth` steps and `rows` rows of A and C, up to 16: C 0–3, A 4–5, B 6–7.
+/// Runs `f` with tiles for products of `depth` steps and `rows` rows of A and C, up to 16.
 ///
 /// # Panics
 /// If `cpu` does not prove AMX.
 #[inline]
-pub(crate) fn with_tiles<R>(cpu: Cpu, depth: Depth, rows: usize, f: impl FnOnce(&Tiles) -> R) -> R {
+pub(crate) fn with_tiles<R>(
+    cpu: Cpu,
+    depth: Depth,
+    registers: Registers,
+    rows: usize,
+    f: impl FnOnce(&Tiles) -> R,
+) -> R {
     assert!(cpu.isa() >= Isa::Amx, "bf16 kernels need amx, and this is {}", cpu.isa());
     let a_bytes = (depth.steps() * 2) as u16;
     let b_rows = (depth.steps() / 2) as u8;
     let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
-    config.row_bytes[..8].copy_from_slice(&[64, 64, 64, 64, a_bytes, a_bytes, 64, 64]);
     let rows = rows.clamp(1, ROWS) as u8;
-    config.rows[..8].copy_from_slice(&[rows, rows, rows, rows, rows, rows, b_rows, b_rows]);
+    let first_b = match registers {
+        Registers::Square => 6,
+        Registers::Slide => 7,
+    };
+    config.row_bytes[..8].fill(64);
+    config.row_bytes[4..first_b].fill(a_bytes);
+    config.rows[..first_b].fill(rows);
+    config.rows[first_b..8].fill(b_rows);
     /// Clears the tiles also when `f` panics.
     struct Release;
     impl Drop for Release {

@@ -10,7 +10,7 @@ use half::bf16;
 use super::regroup::{pair_pixels, transpose_pixels};
 use super::weight_sums::{Regroup, Rows, Tap, TapSum, add_block, add_blocks, check_block, check_blocks, check_padded};
 use super::{Blocks, Conv2dShape, Onto, PANEL};
-use crate::amx::{Depth, Job, ROWS, Tiles, with_tiles};
+use crate::amx::{Depth, Job, ROWS, Registers, Tiles, with_tiles};
 use crate::cpu::Cpu;
 use crate::layout::BLOCK;
 
@@ -34,7 +34,7 @@ pub fn backward_weights_bf16(
     if x.count == 0 {
         return;
     }
-    with_tiles(cpu, Depth::ThirtyTwo, ROWS, |tiles| {
+    with_tiles(cpu, Depth::ThirtyTwo, Registers::Square, ROWS, |tiles| {
         let mut sum = TileSum { cpu, shape, panels, add, dweights, tiles };
         // SAFETY: `check_blocks` has compared the lengths with the shape.
         unsafe { add_blocks(&mut sum, x, dy) };
@@ -59,7 +59,7 @@ pub fn backward_weights_of_block_bf16(
     check_padded(shape);
     check_block(shape, [x.len(), dy.len()], [x_rows.len(), dy_row.len()], dweights);
     let add = start(shape, onto, 1, dweights);
-    with_tiles(cpu, Depth::ThirtyTwo, ROWS, |tiles| {
+    with_tiles(cpu, Depth::ThirtyTwo, Registers::Square, ROWS, |tiles| {
         let mut sum = TileSum { cpu, shape, panels: 0..shape.panels(), add, dweights, tiles };
         // SAFETY: `check_block` has compared the lengths of tensors and buffers with the shape.
         unsafe { add_block(&mut sum, (x, dy), [x_rows, dy_row]) };

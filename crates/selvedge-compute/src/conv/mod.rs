@@ -31,6 +31,7 @@ mod pooled;
 #[cfg(test)]
 mod reference;
 pub mod regroup;
+mod slides;
 #[cfg(test)]
 mod tests;
 mod tile;

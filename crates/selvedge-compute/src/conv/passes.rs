@@ -5,12 +5,13 @@ use std::ops::Range;
 use half::bf16;
 
 use super::first::{ForwardFirst, is_first_layer};
-use super::gather::{BackwardData, Epilogue, Forward, Gather, Part, Product};
+use super::gather::{Direction, Epilogue, Gather, Part, Pixels};
 use super::pooled::ForwardPooled;
+use super::slides::Slides;
 use super::tiles::TileProduct;
 use super::vectors::Vectors;
 use super::{Conv2dShape, PANEL};
-use crate::amx::{Depth, with_tiles};
+use crate::amx::{Depth, Registers, with_tiles};
 use crate::cpu::Cpu;
 use crate::layout::BLOCK;
 use crate::simd::{Element, dispatch};
@@ -43,9 +44,9 @@ pub fn forward<Y: Element>(
     y: &mut [Y],
 ) {
     let Part { rows, images } = part.into();
-    let gather = forward_gather(shape, Vectors { source: x, weights }, images, epilogue);
-    gather.check(&rows, y.len());
-    dispatch(cpu, Forward { shape, gather, rows, y });
+    let product = Vectors { source: x, weights };
+    let gather = Gather { shape, direction: Direction::Forward, product, images, epilogue };
+    dispatch(cpu, Pixels::new(gather, rows, y));
 }
 
 /// [`forward`] in bf16 on AMX; `weights` are packed by [`super::regroup::to_bf16`].
@@ -61,12 +62,8 @@ pub fn forward_bf16<Y: Element>(
     part: impl Into<Part>,
     y: &mut [Y],
 ) {
-    let (depth, Part { rows, images }) = (depth_of(shape.input.channel_stride), part.into());
-    with_tiles(cpu, depth, images, |tiles| {
-        let gather = forward_gather(shape, TileProduct { source: x, weights, depth, tiles }, images, epilogue);
-        gather.check(&rows, y.len());
-        dispatch(cpu, Forward { shape, gather, rows, y });
-    });
+    let Part { rows, images } = part.into();
+    run_tiles(cpu, (shape, Direction::Forward), [x, weights], images, epilogue, rows, y);
 }
 
 /// The output rows of `part`, a range of rows or a [`Part`], of a convolution followed by bias, ReLU and max pooling over
@@ -96,8 +93,9 @@ pub fn forward_pooled<Y: Element>(
         first.check();
         return dispatch(cpu, first);
     }
-    let gather = forward_gather(shape, Vectors { source: x, weights }, images, Epilogue::NONE);
-    dispatch(cpu, ForwardPooled::new(shape, window, gather, bias, rows, y, winners));
+    let (direction, product) = (Direction::Forward, Vectors { source: x, weights });
+    let gather = Gather { shape, direction, product, images, epilogue: Epilogue::NONE };
+    dispatch(cpu, ForwardPooled::new(window, gather, bias, rows, y, winners));
 }
 
 /// [`forward_pooled`] in bf16 on AMX; `weights` are packed by [`super::regroup::to_bf16`].
@@ -116,9 +114,10 @@ pub fn forward_pooled_bf16<Y: Element>(
     winners: Option<&mut [u16]>,
 ) {
     let (depth, Part { rows, images }) = (depth_of(shape.input.channel_stride), part.into());
-    with_tiles(cpu, depth, images, |tiles| {
-        let gather = forward_gather(shape, TileProduct { source: x, weights, depth, tiles }, images, Epilogue::NONE);
-        dispatch(cpu, ForwardPooled::new(shape, window, gather, bias, rows, y, winners));
+    with_tiles(cpu, depth, Registers::Square, images, |tiles| {
+        let (direction, product) = (Direction::Forward, TileProduct { source: x, weights, depth, tiles });
+        let gather = Gather { shape, direction, product, images, epilogue: Epilogue::NONE };
+        dispatch(cpu, ForwardPooled::new(window, gather, bias, rows, y, winners));
     });
 }
 
@@ -138,9 +137,10 @@ pub fn backward_data<Y: Element>(
     rows: Range<usize>,
     dx: &mut [Y],
 ) {
-    let gather = backward_gather(shape, Vectors { source: dy, weights: transposed });
-    gather.check(&rows, dx.len());
-    dispatch(cpu, BackwardData { shape, gather, rows, dx });
+    assert_padded(shape.input.channel_stride);
+    let (direction, product) = (Direction::Backward, Vectors { source: dy, weights: transposed });
+    let gather = Gather { shape, direction, product, images: BLOCK, epilogue: Epilogue::NONE };
+    dispatch(cpu, Pixels::new(gather, rows, dx));
 }
 
 /// [`backward_data`] in bf16 on AMX; `transposed` comes from [`super::regroup::transpose_to_bf16`].
@@ -155,33 +155,35 @@ pub fn backward_data_bf16<Y: Element>(
     rows: Range<usize>,
     dx: &mut [Y],
 ) {
-    let depth = depth_of(shape.output.channel_stride);
-    with_tiles(cpu, depth, BLOCK, |tiles| {
-        let gather = backward_gather(shape, TileProduct { source: dy, weights: transposed, depth, tiles });
-        gather.check(&rows, dx.len());
-        dispatch(cpu, BackwardData { shape, gather, rows, dx });
-    });
-}
-
-fn forward_gather<'a, P: Product>(
-    shape: &Conv2dShape,
-    product: P,
-    images: usize,
-    epilogue: Epilogue<'a>,
-) -> Gather<'a, P> {
-    Gather { from: shape.input, to: shape.output, kernel: shape.kernel, product, images, epilogue }
-}
-
-fn backward_gather<P: Product>(shape: &Conv2dShape, product: P) -> Gather<'static, P> {
     assert_padded(shape.input.channel_stride);
-    Gather {
-        from: shape.output,
-        to: shape.input,
-        kernel: shape.kernel,
-        product,
-        images: BLOCK,
-        epilogue: Epilogue::NONE,
-    }
+    run_tiles(cpu, (shape, Direction::Backward), [dy, transposed], BLOCK, Epilogue::NONE, rows, dx);
+}
+
+/// Either pass without pooling on AMX: by rows of pixels where the kernel has three taps in a row, or pixel by pixel.
+fn run_tiles<Y: Element>(
+    cpu: Cpu,
+    (shape, direction): (&Conv2dShape, Direction),
+    [source, weights]: [&[bf16]; 2],
+    images: usize,
+    epilogue: Epilogue<'_>,
+    rows: Range<usize>,
+    target: &mut [Y],
+) {
+    let depth = depth_of(match direction {
+        Direction::Forward => shape.input.channel_stride,
+        Direction::Backward => shape.output.channel_stride,
+    });
+    let slides = Slides::fit(shape, direction);
+    let registers = if slides { Registers::Slide } else { Registers::Square };
+    with_tiles(cpu, depth, registers, images, |tiles| {
+        let product = TileProduct { source, weights, depth, tiles };
+        let gather = Gather { shape, direction, product, images, epilogue };
+        if slides {
+            dispatch(cpu, Slides::new(gather, rows, target));
+        } else {
+            dispatch(cpu, Pixels::new(gather, rows, target));
+        }
+    });
 }
 
 /// The depth of tile products over `channels`.

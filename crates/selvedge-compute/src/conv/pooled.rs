@@ -21,7 +21,6 @@ fn pooled_shape(shape: &Conv2dShape, window: [usize; 2]) -> BlockShape {
 
 /// Rows `rows` of the pooled output.
 pub(super) struct ForwardPooled<'a, P, Y> {
-    shape: &'a Conv2dShape,
     window: [usize; 2],
     gather: Gather<'a, P>,
     bias: Option<&'a [f32]>,
@@ -38,7 +37,6 @@ struct Window([f32; MAX_WINDOW * BLOCK * 2 * PANEL]);
 impl<'a, P: Product, Y: Element> ForwardPooled<'a, P, Y> {
     /// Compares every length with the shape; `gather` has no epilogue.
     pub(super) fn new(
-        shape: &'a Conv2dShape,
         window: [usize; 2],
         gather: Gather<'a, P>,
         bias: Option<&'a [f32]>,
@@ -47,6 +45,7 @@ impl<'a, P: Product, Y: Element> ForwardPooled<'a, P, Y> {
         winners: Option<&'a mut [u16]>,
     ) -> Self {
         assert!((1..=MAX_WINDOW).contains(&(window[0] * window[1])), "a window of {window:?}");
+        let shape = gather.shape;
         let pooled = pooled_shape(shape, window);
         assert!(rows.start <= rows.end && rows.end <= pooled.height, "rows {rows:?} of {pooled:?}");
         assert_eq!(y.len(), rows.len() * pooled.row(), "the length of y and that of rows {rows:?} of {pooled:?}");
@@ -57,7 +56,7 @@ impl<'a, P: Product, Y: Element> ForwardPooled<'a, P, Y> {
             assert_eq!(bias.len(), shape.output.channel_stride, "the bias' length and the channel stride");
         }
         gather.check(&(0..shape.output.height), shape.output.len());
-        Self { shape, window, gather, bias, pooled, rows, y, winners }
+        Self { window, gather, bias, pooled, rows, y, winners }
     }
 
     /// The maxima over the window of the channels from `channel` on, `columns` of them, of the pixel at element `at` of y.
@@ -113,10 +112,8 @@ impl<P: Product, Y: Element> Kernel for ForwardPooled<'_, P, Y> {
                     let columns = panels * PANEL;
                     for pixel in 0..self.window[0] * self.window[1] {
                         let (dy, dx) = (pixel / self.window[1], pixel % self.window[1]);
-                        let ys = self.shape.rows_of(y * self.window[0] + dy);
-                        let xs = self.shape.columns_of(x * self.window[1] + dx);
                         let target = &mut results.0[pixel * BLOCK * columns..][..BLOCK * columns];
-                        let place = self.gather.place(ys, xs);
+                        let place = self.gather.place(y * self.window[0] + dy, x * self.window[1] + dx);
                         // SAFETY: `new` ran `check`, spans lie on the input by construction, and `target` has room for
                         // all images' panels.
                         unsafe {

@@ -12,7 +12,7 @@ use std::hint::black_box;
 
 pub use caches::Caches;
 
-use crate::amx::{Depth, ROWS, Tiles, with_tiles};
+use crate::amx::{Depth, ROWS, Registers, Tiles, with_tiles};
 use crate::cpu::Cpu;
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
 
@@ -55,7 +55,7 @@ pub fn multiply_adds(cpu: Cpu, rounds: usize) -> u64 {
 /// ```
 pub fn tile_products(cpu: Cpu, rounds: u64) -> u64 {
     assert!(rounds > 0, "no rounds of products");
-    with_tiles(cpu, Depth::ThirtyTwo, ROWS, |tiles| multiply_tiles(tiles, rounds));
+    with_tiles(cpu, Depth::ThirtyTwo, Registers::Square, ROWS, |tiles| multiply_tiles(tiles, rounds));
     4 * rounds * 2 * 16 * 16 * 32
 }
 

@@ -1,0 +1,253 @@
+//! [`Slide`]: a row of output pixels and the sum that goes into it, for kernels of three taps in a row.
+
+use half::bf16;
+
+use super::Tiles;
+
+/// The sums of up to 4 adjacent pixels, 16 images × 16 channels each: `C(x) += Σ A(x + tap) · B(tap)` over three taps, rows
+/// of taps and planes. Distances are in bytes.
+///
+/// Of 12 products for 4 pixels, 3 tiles of B and 6 of A are loaded, where 2 × 2 tiles take 12; and what a sum reads, 3 × 6
+/// pixels of 16 images and one panel, is half of what they read and fits into the first cache up to 64 channels.
+///
+/// ```text
+///              A(x−1) A(x) A(x+1) A(x+2) A(x+3) A(x+4)      three of them in tmm4 to tmm6 at a time,
+/// tap 0          C0    C1    C2     C3                      and a tap's B in tmm7
+/// tap 1                C0    C1     C2     C3
+/// tap 2                      C0     C1     C2     C3
+/// ```
+///
+/// The fields are read by the assembly below, at the offsets of their order.
+#[repr(C)]
+#[derive(Clone, Debug)]
+pub(crate) struct Slide {
+    /// The A tile of the first pixel and tap, which is not read if it is `outside`.
+    pub a: *const bf16,
+    /// The B tile of the first tap.
+    pub b: *const bf16,
+    /// The first pixel's tile of C. Whatever it holds is overwritten.
+    pub c: *mut f32,
+    /// From a row of A to the next.
+    pub a_row: usize,
+    /// From a row of C to the next.
+    pub c_row: usize,
+    /// From pixel to pixel of A.
+    pub a_pixel: usize,
+    /// From pixel to pixel of C.
+    pub c_pixel: usize,
+    /// From tap to tap of B. Rows of B lie 64 bytes apart.
+    pub b_tap: isize,
+    /// Rows of taps, and planes, none of them zero.
+    pub count: [usize; 2],
+    /// What is added to A's position after a plane, and after a row's last plane.
+    pub a_step: [isize; 2],
+    /// The same for B.
+    pub b_step: [isize; 2],
+    /// [`LEFT`] if the first A tile lies left of the image, [`RIGHT`] if the last one lies right of it; the sum leaves them
+    /// out.
+    pub outside: usize,
+}
+
+/// The first pixel's first tap falls on the padding.
+pub(crate) const LEFT: usize = 1;
+/// The last pixel's last tap falls on the padding.
+pub(crate) const RIGHT: usize = 2;
+
+/// The most pixels of a slide.
+pub(crate) const PIXELS: usize = 4;
+
+impl Slide {
+    /// Runs the sum for `pixels`, from 2 to [`PIXELS`].
+    ///
+    /// # Safety
+    /// All elements that the fields name must be readable, and those of C writable.
+    #[inline(always)]
+    pub(crate) unsafe fn run(&self, pixels: usize, _: &Tiles) {
+        // SAFETY: the caller's promise; `Tiles` proves that AMX is there and its tiles are configured.
+        unsafe {
+            match pixels {
+                4 => slide_4(self),
+                3 => slide_3(self),
+                2 => slide_2(self),
+                _ => unreachable!("a slide of {pixels} pixels"),
+            }
+        }
+    }
+}
+
+/// Defines the sum for a number of pixels: C at zero, the products of a row of taps in a plane, and the stores of C.
+macro_rules! slide {
+    ($name:ident, [$($zero:literal),*], [$($product:literal),*], [$($store:literal),*]) => {
+        #[cfg(target_arch = "x86_64")]
+        #[inline(never)]
+        unsafe fn $name(slide: &Slide) {
+            // SAFETY: the caller of `Slide::run` promises that everything the slide names may be accessed, and `Tiles`
+            // that tiles are configured; the registers used are outputs or clobbers.
+            unsafe {
+                std::arch::asm!(
+                    $($zero,)*
+                    "mov {a}, [{slide}]",
+                    "mov {b}, [{slide} + 8]",
+                    "mov {row}, [{slide} + 24]",
+                    "mov {pixel}, [{slide} + 40]",
+                    "mov {tap}, [{slide} + 56]",
+                    "mov {outside}, [{slide} + 112]",
+                    "mov {s64}, 64",
+                    "mov {y}, [{slide} + 64]",
+                    "2:",
+                    "mov {k}, [{slide} + 72]",
+                    "3:",
+                    "mov {at}, {a}",
+                    "tileloadd tmm7, [{b} + {s64}]",
+                    $($product,)*
+                    "add {a}, [{slide} + 80]",
+                    "add {b}, [{slide} + 96]",
+                    "dec {k}",
+                    "jnz 3b",
+                    "add {a}, [{slide} + 88]",
+                    "add {b}, [{slide} + 104]",
+                    "dec {y}",
+                    "jnz 2b",
+                    "mov {at}, [{slide} + 16]",
+                    "mov {row}, [{slide} + 32]",
+                    "mov {pixel}, [{slide} + 48]",
+                    $($store,)*
+                    slide = in(reg) slide,
+                    a = out(reg) _, b = out(reg) _, at = out(reg) _, bt = out(reg) _, row = out(reg) _,
+                    pixel = out(reg) _, tap = out(reg) _, outside = out(reg) _, s64 = out(reg) _, y = out(reg) _,
+                    k = out(reg) _,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                );
+            }
+        }
+
+        #[cfg(not(target_arch = "x86_64"))]
+        unsafe fn $name(_: &Slide) {
+            unreachable!("no Tiles exist without AMX")
+        }
+    };
+}
+
+slide!(
+    slide_4,
+    ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3"],
+    [
+        "test {outside}, 1",
+        "jnz 4f",
+        "tileloadd tmm4, [{at} + {row}]",
+        "tdpbf16ps tmm0, tmm4, tmm7",
+        "4:",
+        "add {at}, {pixel}",
+        "tileloadd tmm5, [{at} + {row}]",
+        "tdpbf16ps tmm1, tmm5, tmm7",
+        "add {at}, {pixel}",
+        "tileloadd tmm6, [{at} + {row}]",
+        "tdpbf16ps tmm2, tmm6, tmm7",
+        "add {at}, {pixel}",
+        "tileloadd tmm4, [{at} + {row}]",
+        "tdpbf16ps tmm3, tmm4, tmm7",
+        "lea {bt}, [{b} + {tap}]",
+        "tileloadd tmm7, [{bt} + {s64}]",
+        "tdpbf16ps tmm0, tmm5, tmm7",
+        "tdpbf16ps tmm1, tmm6, tmm7",
+        "tdpbf16ps tmm2, tmm4, tmm7",
+        "add {at}, {pixel}",
+        "tileloadd tmm5, [{at} + {row}]",
+        "tdpbf16ps tmm3, tmm5, tmm7",
+        "add {bt}, {tap}",
+        "tileloadd tmm7, [{bt} + {s64}]",
+        "tdpbf16ps tmm0, tmm6, tmm7",
+        "tdpbf16ps tmm1, tmm4, tmm7",
+        "tdpbf16ps tmm2, tmm5, tmm7",
+        "test {outside}, 2",
+        "jnz 4f",
+        "add {at}, {pixel}",
+        "tileloadd tmm6, [{at} + {row}]",
+        "tdpbf16ps tmm3, tmm6, tmm7",
+        "4:"
+    ],
+    [
+        "tilestored [{at} + {row}], tmm0",
+        "add {at}, {pixel}",
+        "tilestored [{at} + {row}], tmm1",
+        "add {at}, {pixel}",
+        "tilestored [{at} + {row}], tmm2",
+        "add {at}, {pixel}",
+        "tilestored [{at} + {row}], tmm3"
+    ]
+);
+
+slide!(
+    slide_3,
+    ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2"],
+    [
+        "test {outside}, 1",
+        "jnz 4f",
+        "tileloadd tmm4, [{at} + {row}]",
+        "tdpbf16ps tmm0, tmm4, tmm7",
+        "4:",
+        "add {at}, {pixel}",
+        "tileloadd tmm5, [{at} + {row}]",
+        "tdpbf16ps tmm1, tmm5, tmm7",
+        "add {at}, {pixel}",
+        "tileloadd tmm6, [{at} + {row}]",
+        "tdpbf16ps tmm2, tmm6, tmm7",
+        "lea {bt}, [{b} + {tap}]",
+        "tileloadd tmm7, [{bt} + {s64}]",
+        "tdpbf16ps tmm0, tmm5, tmm7",
+        "tdpbf16ps tmm1, tmm6, tmm7",
+        "add {at}, {pixel}",
+        "tileloadd tmm4, [{at} + {row}]",
+        "tdpbf16ps tmm2, tmm4, tmm7",
+        "add {bt}, {tap}",
+        "tileloadd tmm7, [{bt} + {s64}]",
+        "tdpbf16ps tmm0, tmm6, tmm7",
+        "tdpbf16ps tmm1, tmm4, tmm7",
+        "test {outside}, 2",
+        "jnz 4f",
+        "add {at}, {pixel}",
+        "tileloadd tmm5, [{at} + {row}]",
+        "tdpbf16ps tmm2, tmm5, tmm7",
+        "4:"
+    ],
+    [
+        "tilestored [{at} + {row}], tmm0",
+        "add {at}, {pixel}",
+        "tilestored [{at} + {row}], tmm1",
+        "add {at}, {pixel}",
+        "tilestored [{at} + {row}], tmm2"
+    ]
+);
+
+slide!(
+    slide_2,
+    ["tilezero tmm0", "tilezero tmm1"],
+    [
+        "test {outside}, 1",
+        "jnz 4f",
+        "tileloadd tmm4, [{at} + {row}]",
+        "tdpbf16ps tmm0, tmm4, tmm7",
+        "4:",
+        "add {at}, {pixel}",
+        "tileloadd tmm5, [{at} + {row}]",
+        "tdpbf16ps tmm1, tmm5, tmm7",
+        "lea {bt}, [{b} + {tap}]",
+        "tileloadd tmm7, [{bt} + {s64}]",
+        "tdpbf16ps tmm0, tmm5, tmm7",
+        "add {at}, {pixel}",
+        "tileloadd tmm6, [{at} + {row}]",
+        "tdpbf16ps tmm1, tmm6, tmm7",
+        "add {bt}, {tap}",
+        "tileloadd tmm7, [{bt} + {s64}]",
+        "tdpbf16ps tmm0, tmm6, tmm7",
+        "test {outside}, 2",
+        "jnz 4f",
+        "add {at}, {pixel}",
+        "tileloadd tmm4, [{at} + {row}]",
+        "tdpbf16ps tmm1, tmm4, tmm7",
+        "4:"
+    ],
+    ["tilestored [{at} + {row}], tmm0", "add {at}, {pixel}", "tilestored [{at} + {row}], tmm1"]
+);

@@ -18,9 +18,11 @@ mod job;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod shuffle;
 mod slide;
+mod taps;
 
 pub(crate) use job::Job;
 pub(crate) use slide::{LEFT, PIXELS, RIGHT, Slide};
+pub(crate) use taps::Taps;
 
 use crate::cpu::{Cpu, Isa};
 

@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::input_weights::InputSum;
 use super::regroup::store_planes;
 use super::tile::{Walk, accumulate, column};
-use super::weight_sums::{Regroup, Rows, Tap, TapSum, add_block, add_blocks, check_block, check_blocks};
+use super::weight_sums::{Regroup, Rows, TILE, Tap, TapRow, TapSum, add_block, add_blocks, check_block, check_blocks};
 use super::{Blocks, Conv2dShape, Onto, PANEL};
 use crate::cpu::Cpu;
 use crate::layout::BLOCK;
@@ -123,6 +123,11 @@ impl<S: Simd> TapSum for VectorSum<'_, S> {
     const CHANNELS: usize = PANEL;
 
     #[inline(always)]
+    fn by_rows(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
     fn shape(&self) -> &Conv2dShape {
         self.gradient.shape
     }
@@ -149,6 +154,10 @@ impl<S: Simd> TapSum for VectorSum<'_, S> {
             (8, _) => self.s.apart(Channels::<4, 2> { gradient, x, dy, tap }),
             _ => self.s.apart(Channels::<2, 4> { gradient, x, dy, tap }),
         }
+    }
+
+    unsafe fn add_row(&mut self, _: Rows<'_, f32>, _: Rows<'_, f32>, _: &TapRow) {
+        unreachable!("vectors add up one tap at a time")
     }
 }
 
@@ -179,19 +188,18 @@ impl<const ROWS: usize, const VECTORS: usize> Kernel for Channels<'_, '_, ROWS, 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Channels { gradient, x, dy, tap } = self;
-        let Conv2dShape { input, output, kernel, stride, padding } = *gradient.shape;
+        let Conv2dShape { input, kernel, stride, padding, .. } = *gradient.shape;
         let &Tap { y, ref columns, ky, kx, panel, channel } = tap;
         let walk = Walk {
             count: [1, x.blocks.count, columns.len()],
-            a_step: [0, x.blocks.stride as isize, (stride * input.pixel()) as isize],
-            b_step: [0, dy.blocks.stride, output.pixel()],
+            a_step: [0, x.blocks.stride as isize, (stride * TILE) as isize],
+            b_step: [0, dy.blocks.stride, TILE],
             depth: BLOCK,
             a_row: 1,
-            b_panel: BLOCK * PANEL,
+            b_panel: dy.panel,
         };
-        let x_row = (y * stride + ky - padding[0]) % x.ring;
-        let a = input.offset(x_row, columns.start * stride + kx - padding[1]) + channel * BLOCK;
-        let b = output.offset(y % dy.ring, columns.start) + panel * BLOCK * PANEL;
+        let a = x.offset(y * stride + ky - padding[0], columns.start * stride + kx - padding[1], channel / PANEL);
+        let b = dy.offset(y, columns.start, panel);
         let first_panel = panel - gradient.panels.start;
         let weight =
             ((first_panel * gradient.shape.taps() + ky * kernel[1] + kx) * input.channel_stride + channel) * PANEL;

@@ -7,10 +7,14 @@ use std::ops::Range;
 
 use half::bf16;
 
+use super::gather::Direction;
 use super::regroup::{pair_pixels, transpose_pixels};
-use super::weight_sums::{Regroup, Rows, Tap, TapSum, add_block, add_blocks, check_block, check_blocks, check_padded};
+use super::slides::Slides;
+use super::weight_sums::{
+    Regroup, Rows, TILE, Tap, TapRow, TapSum, add_block, add_blocks, check_block, check_blocks, check_padded,
+};
 use super::{Blocks, Conv2dShape, Onto, PANEL};
-use crate::amx::{Depth, Job, ROWS, Registers, Tiles, with_tiles};
+use crate::amx::{Depth, Job, LEFT, RIGHT, ROWS, Registers, Taps, Tiles, with_tiles};
 use crate::cpu::Cpu;
 use crate::layout::BLOCK;
 
@@ -93,6 +97,10 @@ impl TapSum for TileSum<'_> {
     const PIXELS: usize = 14;
     const CHANNELS: usize = 2 * ROWS;
 
+    fn by_rows(&self) -> bool {
+        Slides::fit(self.shape, Direction::Forward)
+    }
+
     fn shape(&self) -> &Conv2dShape {
         self.shape
     }
@@ -110,13 +118,12 @@ impl TapSum for TileSum<'_> {
     #[inline(always)]
     unsafe fn add(&mut self, x: Rows<'_, bf16>, dy: Rows<'_, bf16>, tap: &Tap) {
         const BYTES: isize = size_of::<bf16>() as isize;
-        let Conv2dShape { input, output, kernel, stride, padding } = *self.shape;
+        let Conv2dShape { input, kernel, stride, padding, .. } = *self.shape;
         let &Tap { y, ref columns, ky, kx, panel, channel } = tap;
         let channels = input.channel_stride;
         let panel_len = self.shape.panel_len();
-        let x_row = (y * stride + ky - padding[0]) % x.ring;
-        let x_at = input.offset(x_row, columns.start * stride + kx - padding[1]) + channel * BLOCK;
-        let dy_at = output.offset(y % dy.ring, columns.start) + panel * BLOCK * PANEL;
+        let x_at = x.offset(y * stride + ky - padding[0], columns.start * stride + kx - padding[1], channel / PANEL);
+        let dy_at = dy.offset(y, columns.start, panel);
         let first_panel = panel - self.panels.start;
         let weight = first_panel * panel_len + ((ky * kernel[1] + kx) * channels + channel) * PANEL;
         let two_rows = channel + 2 * ROWS <= channels;
@@ -128,8 +135,8 @@ impl TapSum for TileSum<'_> {
                 b: dy.blocks.data.as_ptr().add(dy_at),
                 c: self.dweights.as_mut_ptr().add(weight),
                 a_row: BLOCK * BYTES as usize,
-                a_second: ROWS * BLOCK * BYTES as usize,
-                b_second: BLOCK * PANEL * BYTES as usize,
+                a_second: x.panel * BYTES as usize,
+                b_second: dy.panel * BYTES as usize,
                 c_row: PANEL * size_of::<f32>(),
                 c_second_a: ROWS * PANEL * size_of::<f32>(),
                 c_second_b: panel_len * size_of::<f32>(),
@@ -140,8 +147,8 @@ impl TapSum for TileSum<'_> {
             };
             job.set_runs(
                 [1, x.blocks.count, columns.len()],
-                [0, x.blocks.stride as isize * BYTES, (stride * input.pixel()) as isize * BYTES],
-                [0, dy.blocks.stride as isize * BYTES, output.pixel() as isize * BYTES],
+                [0, x.blocks.stride as isize * BYTES, (stride * TILE) as isize * BYTES],
+                [0, dy.blocks.stride as isize * BYTES, TILE as isize * BYTES],
             );
             match (two_rows, two_panels) {
                 (true, true) => job.run::<2, 2>(self.tiles),
@@ -149,6 +156,40 @@ impl TapSum for TileSum<'_> {
                 (false, true) => job.run::<1, 2>(self.tiles),
                 (false, false) => job.run::<1, 1>(self.tiles),
             }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_row(&mut self, x: Rows<'_, bf16>, dy: Rows<'_, bf16>, taps: &TapRow) {
+        let &TapRow { ref rows, ky, panel, channel } = taps;
+        let (shape, panel_len) = (self.shape, self.shape.panel_len());
+        let tap = shape.input.channel_stride * PANEL;
+        let weight = (panel - self.panels.start) * panel_len + ky * shape.kernel[1] * tap + channel * PANEL;
+        let first = -(shape.padding[1] as isize);
+        let last = first + (shape.output.width + shape.kernel[1]) as isize - 2;
+        let outside = if first < 0 { LEFT } else { 0 } | if last >= shape.input.width as isize { RIGHT } else { 0 };
+        let bytes = |elements: usize| (elements * size_of::<bf16>()) as isize;
+        let mut y = rows.start;
+        while y < rows.end {
+            // Rows that lie one after the other in both rings.
+            let x_row = y + ky - shape.padding[0];
+            let count = (rows.end - y).min(x.ring - x_row % x.ring).min(dy.ring - y % dy.ring);
+            let block_step = |of: &Rows<'_, bf16>| bytes(of.blocks.stride) - count as isize * bytes(of.row);
+            let a = x.offset(x_row, 0, channel / PANEL) as isize + first * TILE as isize;
+            let taps = Taps {
+                a: x.blocks.data.as_ptr().wrapping_offset(a),
+                b: dy.blocks.data.as_ptr().wrapping_add(dy.offset(y, 0, panel)),
+                c: self.dweights.as_mut_ptr().wrapping_add(weight),
+                c_tap: tap * size_of::<f32>(),
+                count: [x.blocks.count, count, shape.output.width],
+                a_step: [bytes(x.row), block_step(&x)],
+                b_step: [bytes(dy.row), block_step(&dy)],
+                outside,
+            };
+            // SAFETY: the caller's promise; of the columns' taps at most one falls on the padding on either side
+            // (`Slides::fit`), and that is left out. The gradient has the three taps of a panel.
+            unsafe { taps.run(self.tiles) }
+            y += count;
         }
     }
 }

@@ -174,11 +174,21 @@ impl Conv2dShape {
         self.rows_of(0).count == self.kernel[0] && self.columns_of(0).count == self.kernel[1]
     }
 
+    /// The rows of `rows` whose tap row `ky` lies on the image.
+    fn rows_seeing(&self, ky: usize, rows: &Range<usize>) -> Range<usize> {
+        self.seeing(0, ky, rows)
+    }
+
     /// The columns of `columns` whose tap `kx` lies on the image.
     fn columns_seeing(&self, kx: usize, columns: &Range<usize>) -> Range<usize> {
-        let lowest = self.padding[1].saturating_sub(kx).div_ceil(self.stride);
-        let end = (self.input.width + self.padding[1]).saturating_sub(kx).div_ceil(self.stride);
-        columns.start.max(lowest)..columns.end.min(end)
+        self.seeing(1, kx, columns)
+    }
+
+    fn seeing(&self, d: usize, tap: usize, positions: &Range<usize>) -> Range<usize> {
+        let size = [self.input.height, self.input.width][d];
+        let lowest = self.padding[d].saturating_sub(tap).div_ceil(self.stride);
+        let end = (size + self.padding[d]).saturating_sub(tap).div_ceil(self.stride);
+        positions.start.max(lowest)..positions.end.min(end)
     }
 
     /// The taps that output column `x` has on the image.

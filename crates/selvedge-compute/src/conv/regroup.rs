@@ -42,7 +42,7 @@ pub fn transpose_to_bf16(cpu: Cpu, shape: &Conv2dShape, panels: &[f32], panel: u
     unsafe { x86::transpose_weights(shape, panels, panel, packed) }
 }
 
-/// Regroups a block for the weights pass's dY: `[pixel][channels/16][image pair][16][2]`.
+/// Regroups a block for the weights pass's dY: `[channels/16][pixel][image pair][16][2]`.
 ///
 /// # Panics
 /// If a slice is not as long as the shape says, its channels are not padded, or `cpu` does not prove AMX.
@@ -51,7 +51,7 @@ pub fn pair_images(cpu: Cpu, shape: &BlockShape, from: &[bf16], to: &mut [bf16])
     pair_pixels(cpu, shape, from, to);
 }
 
-/// Regroups a block for the weights pass's X: `[pixel][channel][image]`.
+/// Regroups a block for the weights pass's X: `[channels/16][pixel][16][image]`.
 ///
 /// # Panics
 /// As [`pair_images`].
@@ -74,7 +74,7 @@ pub(super) fn transpose_pixels(cpu: Cpu, shape: &BlockShape, from: &[bf16], to: 
     unsafe { x86::regroup::<true>(shape, from, to) }
 }
 
-/// Regroups a block for [`super::backward_weights`], X as well as dY: `[pixel][channels/16][image][16]`, in f32.
+/// Regroups a block for [`super::backward_weights`], X as well as dY: `[channels/16][pixel][image][16]`, in f32.
 ///
 /// # Panics
 /// If a slice is not as long as the shape says, or its channels are not padded.
@@ -102,9 +102,10 @@ impl<E: Element> Kernel for Planes<'_, E> {
 /// [`to_planes`] of some pixels of a block whose channels are padded.
 #[inline(always)]
 pub(super) fn store_planes<S: Simd, E: Element>(s: S, shape: &BlockShape, from: &[E], to: &mut [f32]) {
-    let pixels = from.chunks_exact(shape.pixel()).zip(to.chunks_exact_mut(shape.pixel()));
-    for (from, to) in pixels {
-        for (plane, to) in to.chunks_exact_mut(BLOCK * PANEL).enumerate() {
+    let panel_len = to.len() / (shape.channel_stride / PANEL);
+    for (pixel, from) in from.chunks_exact(shape.pixel()).enumerate() {
+        for plane in 0..shape.channel_stride / PANEL {
+            let to = &mut to[plane * panel_len + pixel * BLOCK * PANEL..][..BLOCK * PANEL];
             for (image, to) in to.chunks_exact_mut(PANEL).enumerate() {
                 let from = &from[shape.channel(plane * PANEL) + image * shape.plane()..][..PANEL];
                 for lane in (0..PANEL).step_by(S::LANES) {
@@ -181,8 +182,10 @@ mod x86 {
     #[target_feature(enable = "avx512f,avx512bw")]
     pub(super) fn regroup<const TRANSPOSE: bool>(shape: &BlockShape, from: &[bf16], to: &mut [bf16]) {
         let stride = shape.plane();
-        for (from, to) in from.chunks_exact(shape.pixel()).zip(to.chunks_exact_mut(shape.pixel())) {
-            for (panel, to) in to.chunks_exact_mut(BLOCK * PANEL).enumerate() {
+        let panel_len = to.len() / (shape.channel_stride / PANEL);
+        for (pixel, from) in from.chunks_exact(shape.pixel()).enumerate() {
+            for panel in 0..shape.channel_stride / PANEL {
+                let to = &mut to[panel * panel_len + pixel * BLOCK * PANEL..][..BLOCK * PANEL];
                 let from = &from[shape.channel(panel * PANEL)..];
                 for line in 0..PANEL {
                     let ahead = from.as_ptr().wrapping_add(AHEAD + line * BLOCK);

@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use super::{Conv2dShape, PANEL};
+use crate::layout::{BLOCK, BlockShape};
 
 /// Several blocks of one tensor, as they lie in the memory of a network: one every `stride` elements.
 #[derive(Clone, Copy)]
@@ -23,6 +24,11 @@ impl<'a, E> Blocks<'a, E> {
     /// One block.
     pub fn one(data: &'a [E]) -> Self {
         Self { data, stride: data.len(), count: 1 }
+    }
+
+    /// Up to `count` blocks from `first` on.
+    fn part(&self, first: usize, count: usize) -> Self {
+        Self { data: &self.data[first * self.stride..], stride: self.stride, count: count.min(self.count - first) }
     }
 
     fn check(&self, len: usize, name: &str) {
@@ -57,10 +63,10 @@ pub(super) fn check_blocks<E>(
 }
 
 /// Compares the lengths of one block's tensors, of the buffers of their rows, and of the gradient with the shape.
-pub(super) fn check_block(shape: &Conv2dShape, [x, dy]: [usize; 2], [x_rows, dy_row]: [usize; 2], dweights: &[f32]) {
+pub(super) fn check_block(shape: &Conv2dShape, [x, dy]: [usize; 2], [x_rows, dy_rows]: [usize; 2], dweights: &[f32]) {
     assert_eq!(x, shape.input.len(), "x's length and that of {:?}", shape.input);
     assert_eq!(dy, shape.output.len(), "dy's length and that of {:?}", shape.output);
-    assert_eq!([x_rows, dy_row], row_buffers(shape), "the buffers' lengths and those of {shape:?}");
+    assert_eq!([x_rows, dy_rows], row_buffers(shape), "the buffers' lengths and those of {shape:?}");
     assert_eq!(dweights.len(), shape.weights_len(), "the gradient's length and that of {shape:?}");
 }
 
@@ -69,26 +75,59 @@ pub(super) fn check_padded(shape: &Conv2dShape) {
     assert!(stride.is_multiple_of(PANEL), "a channel stride of {stride}: this kernel needs multiples of {PANEL}");
 }
 
-/// The elements of the two buffers in which one block is regrouped row by row: the rows of X that a row of dY meets, and
-/// that row of dY. None for an input whose channels are not padded: it is read as it lies.
+/// The elements of the two buffers in which one block is regrouped some rows at a time: the rows of X that those rows of dY
+/// meet, and these. None for an input whose channels are not padded: it is read as it lies.
 pub fn row_buffers(shape: &Conv2dShape) -> [usize; 2] {
     if shape.input.channel_stride.is_multiple_of(PANEL) {
-        [ring(shape) * shape.input.row(), shape.output.row()]
+        [ring(shape) * shape.input.row(), rows_at_once(shape) * shape.output.row()]
     } else {
         [0; 2]
     }
 }
 
-/// Rows of X that are kept at a time.
-fn ring(shape: &Conv2dShape) -> usize {
-    shape.kernel[0].min(shape.input.height)
+/// Rows of dY that are regrouped at a time: enough that sums over narrow images are not stored after a few products.
+fn rows_at_once(shape: &Conv2dShape) -> usize {
+    const PIXELS: usize = 28;
+    PIXELS.div_ceil(shape.output.width).min(shape.output.height)
 }
 
-/// Rows of pixels of blocks, of which `ring` are kept, each at its number modulo `ring`.
+/// Rows of X that are kept at a time: those that the rows of dY meet.
+fn ring(shape: &Conv2dShape) -> usize {
+    ((rows_at_once(shape) - 1) * shape.stride + shape.kernel[0]).min(shape.input.height)
+}
+
+/// Regrouped rows of pixels of blocks, of which `ring` are kept, each at its number modulo `ring`. The tiles of a row,
+/// 32 images × 16 channels each, follow each other.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a, E> {
     pub blocks: Blocks<'a, E>,
     pub ring: usize,
+    /// Elements from row to row.
+    pub row: usize,
+    /// Elements from 16 channels to the next.
+    pub panel: usize,
+}
+
+/// Elements of a tile.
+pub(super) const TILE: usize = BLOCK * PANEL;
+
+impl<'a, E> Rows<'a, E> {
+    /// Blocks that are regrouped as a whole.
+    fn of_blocks(blocks: Blocks<'a, E>, shape: &BlockShape) -> Self {
+        let row = shape.width * TILE;
+        Self { blocks, ring: shape.height, row, panel: shape.height * row }
+    }
+
+    /// Rows of one block that are regrouped one by one.
+    fn of_ring(data: &'a [E], shape: &BlockShape) -> Self {
+        let ring = data.len() / shape.row();
+        Self { blocks: Blocks::one(data), ring, row: shape.row(), panel: shape.width * TILE }
+    }
+
+    /// Where the first block's tile of pixel (`y`, `x`) lies.
+    pub(super) fn offset(&self, y: usize, x: usize, panel: usize) -> usize {
+        y % self.ring * self.row + panel * self.panel + x * TILE
+    }
 }
 
 /// Output pixels `columns` of row `y`, seen through tap (`ky`, `kx`), and the first panel and input channel of a tile of
@@ -102,15 +141,27 @@ pub(super) struct Tap {
     pub channel: usize,
 }
 
-/// Adds up one tap for a tile of the gradient.
+/// All taps of row `ky` of the kernel over all pixels of output rows `rows`, and the panel and the first input channel of a
+/// tile of the gradient.
+pub(super) struct TapRow {
+    pub rows: Range<usize>,
+    pub ky: usize,
+    pub panel: usize,
+    pub channel: usize,
+}
+
+/// Adds up one tap, or a row of taps, for a tile of the gradient.
 pub(super) trait TapSum {
     /// What it reads.
     type Element: Copy;
 
-    /// Pixels, times blocks, that a tile's sum runs over before it is stored.
+    /// Pixels, times blocks, that a tile's sum of one tap runs over before it is stored.
     const PIXELS: usize;
-    /// Input channels of a tile of the gradient.
+    /// Input channels of a tile of the gradient of one tap.
     const CHANNELS: usize;
+
+    /// Whether rows of taps are added up, and not one tap at a time.
+    fn by_rows(&self) -> bool;
 
     fn shape(&self) -> &Conv2dShape;
 
@@ -125,6 +176,12 @@ pub(super) trait TapSum {
     /// # Safety
     /// X and dY must have the lengths of the shape, as far as their rings go, and the taps' pixels lie on the input.
     unsafe fn add(&mut self, x: Rows<'_, Self::Element>, dy: Rows<'_, Self::Element>, tap: &Tap);
+
+    /// Adds the products of a row of taps over all its pixels and all images, for 16 channels and one panel.
+    ///
+    /// # Safety
+    /// As for `add`; the rows must lie in the rings.
+    unsafe fn add_row(&mut self, x: Rows<'_, Self::Element>, dy: Rows<'_, Self::Element>, taps: &TapRow);
 }
 
 /// Brings pixels of X, and of dY in elements of `D`, into the forms that a [`TapSum`] reads.
@@ -140,12 +197,25 @@ pub(super) trait Regroup<D>: TapSum {
 /// [`check_blocks`] must have compared the lengths with the shape.
 #[inline(always)]
 pub(super) unsafe fn add_blocks<K: TapSum>(sum: &mut K, x: Blocks<'_, K::Element>, dy: Blocks<'_, K::Element>) {
-    let (input, output) = (sum.shape().input.height, sum.shape().output.height);
-    for y in 0..output {
-        // SAFETY: the caller's promise.
-        unsafe { add_row(sum, y, Rows { blocks: x, ring: input }, Rows { blocks: dy, ring: output }) };
+    let shape = *sum.shape();
+    let rows_at_once = if sum.by_rows() { (TILES_AT_ONCE / shape.output.width).max(1) } else { 1 };
+    let blocks_at_once = match TILES_AT_ONCE / (shape.output.height * shape.output.width) {
+        at_once if sum.by_rows() => at_once.max(1),
+        _ => x.count,
+    };
+    for block in (0..x.count).step_by(blocks_at_once) {
+        let x = Rows::of_blocks(x.part(block, blocks_at_once), &shape.input);
+        let dy = Rows::of_blocks(dy.part(block, blocks_at_once), &shape.output);
+        for y in (0..shape.output.height).step_by(rows_at_once) {
+            // SAFETY: the caller's promise.
+            unsafe { add_rows(sum, y..(y + rows_at_once).min(shape.output.height), x, dy) };
+        }
     }
 }
+
+/// Tiles of each of X and dY for 16 channels that a sum by rows runs over at most: those of two panels and of 16 channels of
+/// X stay in the second cache while they meet.
+const TILES_AT_ONCE: usize = 196;
 
 /// Adds what one block brings, whose rows are regrouped in the buffers on the way.
 ///
@@ -155,26 +225,55 @@ pub(super) unsafe fn add_blocks<K: TapSum>(sum: &mut K, x: Blocks<'_, K::Element
 pub(super) unsafe fn add_block<D, K: Regroup<D>>(
     sum: &mut K,
     (x, dy): (&[K::Element], &[D]),
-    [x_rows, dy_row]: [&mut [K::Element]; 2],
+    [x_rows, dy_rows]: [&mut [K::Element]; 2],
 ) {
     let shape = *sum.shape();
-    let (x_row, dy_len, ring) = (shape.input.row(), shape.output.row(), ring(&shape));
+    let (x_row, dy_row_len, rows_at_once) = (shape.input.row(), shape.output.row(), rows_at_once(&shape));
+    let ring = ring(&shape);
     // The first row of X that is not regrouped yet.
     let mut next = 0;
-    for y in 0..shape.output.height {
-        let ys = shape.rows_of(y);
-        if ys.count == 0 {
-            continue;
+    for start in (0..shape.output.height).step_by(rows_at_once) {
+        let rows = start..(start + rows_at_once).min(shape.output.height);
+        for y in rows.clone() {
+            let ys = shape.rows_of(y);
+            if ys.count > 0 {
+                let first = y * shape.stride + ys.tap - shape.padding[0];
+                for row in first.max(next)..first + ys.count {
+                    sum.regroup_x(&x[row * x_row..][..x_row], &mut x_rows[row % ring * x_row..][..x_row]);
+                }
+                next = next.max(first + ys.count);
+            }
+            let to = &mut dy_rows[y % rows_at_once * dy_row_len..][..dy_row_len];
+            sum.regroup_dy(&dy[y * dy_row_len..][..dy_row_len], to);
         }
-        let first = y * shape.stride + ys.tap - shape.padding[0];
-        for row in first.max(next)..first + ys.count {
-            sum.regroup_x(&x[row * x_row..][..x_row], &mut x_rows[row % ring * x_row..][..x_row]);
-        }
-        next = first + ys.count;
-        sum.regroup_dy(&dy[y * dy_len..][..dy_len], dy_row);
-        let (x, dy) = (Rows { blocks: Blocks::one(x_rows), ring }, Rows { blocks: Blocks::one(dy_row), ring: 1 });
+        let (x, dy) = (Rows::of_ring(x_rows, &shape.input), Rows::of_ring(dy_rows, &shape.output));
         // SAFETY: the caller's promise.
-        unsafe { add_row(sum, y, x, dy) };
+        unsafe { add_rows(sum, rows, x, dy) };
+    }
+}
+
+/// Adds what output rows `rows` bring.
+///
+/// # Safety
+/// As for [`TapSum::add`] and [`TapSum::add_row`].
+#[inline(always)]
+unsafe fn add_rows<K: TapSum>(sum: &mut K, rows: Range<usize>, x: Rows<'_, K::Element>, dy: Rows<'_, K::Element>) {
+    if !sum.by_rows() {
+        for y in rows {
+            // SAFETY: the caller's promise.
+            unsafe { add_row(sum, y, x, dy) };
+        }
+        return;
+    }
+    let (shape, panels) = (*sum.shape(), sum.panels());
+    for channel in (0..shape.input.channel_stride).step_by(PANEL) {
+        for ky in 0..shape.kernel[0] {
+            let rows = shape.rows_seeing(ky, &rows);
+            for panel in panels.clone().filter(|_| !rows.is_empty()) {
+                // SAFETY: the caller's promise; `rows_seeing` leaves out the padding.
+                unsafe { sum.add_row(x, dy, &TapRow { rows: rows.clone(), ky, panel, channel }) };
+            }
+        }
     }
 }
 

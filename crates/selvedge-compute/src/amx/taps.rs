@@ -1,0 +1,175 @@
+//! [`Taps`]: the gradient of three taps in a row, summed over rows of pixels.
+
+use half::bf16;
+
+use super::{LEFT, RIGHT, Tiles};
+
+/// `C(tap) += Σ A(x + tap) · B(x)` for three taps, summed over the pixels of rows of blocks: A is X, 16 channels × 32
+/// images, B is dY, 16 pairs of images × 16 channels. Distances are in bytes; every tile is 1 KiB in one piece, and the
+/// tiles of a row of pixels follow each other.
+///
+/// For three products, one tile of A and one of B are loaded: A(x − 1) and A(x) were met before.
+///
+/// The fields are read by the assembly below, at the offsets of their order.
+#[repr(C)]
+#[derive(Clone, Debug)]
+pub(crate) struct Taps {
+    /// The A tile of the first pixel and tap, which is not read if it is outside.
+    pub a: *const bf16,
+    /// The B tile of the first pixel.
+    pub b: *const bf16,
+    /// The first tap's tile of C, to which the sum is added.
+    pub c: *mut f32,
+    /// From tap to tap of C. Rows of C lie 64 bytes apart.
+    pub c_tap: usize,
+    /// Blocks, rows of pixels, and pixels of a row: the last at least 2, the others at least 1.
+    pub count: [usize; 3],
+    /// What is added to A's position after a row, and after a block's last row.
+    pub a_step: [isize; 2],
+    /// The same for B.
+    pub b_step: [isize; 2],
+    /// [`LEFT`] if the first pixel's first tap lies left of the image, [`RIGHT`] if the last one's last tap lies right of
+    /// it; the sum leaves them out.
+    pub outside: usize,
+}
+
+impl Taps {
+    /// Runs the sum.
+    ///
+    /// # Safety
+    /// All elements that the fields name must be readable, those of C writable, and every tile of 16 rows of 64 bytes.
+    #[inline(always)]
+    pub(crate) unsafe fn run(&self, _: &Tiles) {
+        debug_assert!(self.count[0] > 0 && self.count[1] > 0 && self.count[2] > 1);
+        debug_assert!(self.outside & !(LEFT | RIGHT) == 0);
+        // SAFETY: the caller's promise; `Tiles` proves that AMX is there and its tiles are configured.
+        unsafe { run(self) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(never)]
+unsafe fn run(taps: &Taps) {
+    // SAFETY: the caller of `Taps::run` promises that everything the taps name may be accessed, and `Tiles` that tiles are
+    // configured; the registers used are outputs or clobbers.
+    unsafe {
+        std::arch::asm!(
+            "mov {s64}, 64",
+            "mov {c}, [{taps} + 16]",
+            "mov {tap}, [{taps} + 24]",
+            "tileloadd tmm0, [{c} + {s64}]",
+            "add {c}, {tap}",
+            "tileloadd tmm1, [{c} + {s64}]",
+            "add {c}, {tap}",
+            "tileloadd tmm2, [{c} + {s64}]",
+            "mov {a}, [{taps}]",
+            "mov {b}, [{taps} + 8]",
+            "mov {outside}, [{taps} + 88]",
+            "mov {block}, [{taps} + 32]",
+            "2:",
+            "mov {y}, [{taps} + 40]",
+            // A row: A(x − 1) and A(x) in tmm4 and tmm5.
+            "3:",
+            "mov {x}, [{taps} + 48]",
+            "mov {at}, {a}",
+            "mov {bt}, {b}",
+            "test {outside}, 1",
+            "jz 4f",
+            // The first pixel, whose left tap is outside.
+            "add {at}, 1024",
+            "tileloadd tmm7, [{bt} + {s64}]",
+            "tileloadd tmm4, [{at} + {s64}]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "add {at}, 1024",
+            "tileloadd tmm5, [{at} + {s64}]",
+            "tdpbf16ps tmm2, tmm5, tmm7",
+            "add {bt}, 1024",
+            "dec {x}",
+            "jmp 5f",
+            "4:",
+            "tileloadd tmm4, [{at} + {s64}]",
+            "add {at}, 1024",
+            "tileloadd tmm5, [{at} + {s64}]",
+            "5:",
+            // The last pixel is apart if its right tap is outside.
+            "bt {outside:e}, 1",
+            "sbb {x}, 0",
+            "jz 20f",
+            // Three pixels, after which the registers' turns begin again.
+            "6:",
+            "add {at}, 1024",
+            "tileloadd tmm7, [{bt} + {s64}]",
+            "tdpbf16ps tmm0, tmm4, tmm7",
+            "tdpbf16ps tmm1, tmm5, tmm7",
+            "tileloadd tmm6, [{at} + {s64}]",
+            "tdpbf16ps tmm2, tmm6, tmm7",
+            "add {bt}, 1024",
+            "dec {x}",
+            "jz 21f",
+            "add {at}, 1024",
+            "tileloadd tmm7, [{bt} + {s64}]",
+            "tdpbf16ps tmm0, tmm5, tmm7",
+            "tdpbf16ps tmm1, tmm6, tmm7",
+            "tileloadd tmm4, [{at} + {s64}]",
+            "tdpbf16ps tmm2, tmm4, tmm7",
+            "add {bt}, 1024",
+            "dec {x}",
+            "jz 22f",
+            "add {at}, 1024",
+            "tileloadd tmm7, [{bt} + {s64}]",
+            "tdpbf16ps tmm0, tmm6, tmm7",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tileloadd tmm5, [{at} + {s64}]",
+            "tdpbf16ps tmm2, tmm5, tmm7",
+            "add {bt}, 1024",
+            "dec {x}",
+            "jnz 6b",
+            // The last pixel, by whose turn it is.
+            "20:",
+            "test {outside}, 2",
+            "jz 7f",
+            "tileloadd tmm7, [{bt} + {s64}]",
+            "tdpbf16ps tmm0, tmm4, tmm7",
+            "tdpbf16ps tmm1, tmm5, tmm7",
+            "jmp 7f",
+            "21:",
+            "test {outside}, 2",
+            "jz 7f",
+            "tileloadd tmm7, [{bt} + {s64}]",
+            "tdpbf16ps tmm0, tmm5, tmm7",
+            "tdpbf16ps tmm1, tmm6, tmm7",
+            "jmp 7f",
+            "22:",
+            "test {outside}, 2",
+            "jz 7f",
+            "tileloadd tmm7, [{bt} + {s64}]",
+            "tdpbf16ps tmm0, tmm6, tmm7",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "7:",
+            "add {a}, [{taps} + 56]",
+            "add {b}, [{taps} + 72]",
+            "dec {y}",
+            "jnz 3b",
+            "add {a}, [{taps} + 64]",
+            "add {b}, [{taps} + 80]",
+            "dec {block}",
+            "jnz 2b",
+            "tilestored [{c} + {s64}], tmm2",
+            "sub {c}, {tap}",
+            "tilestored [{c} + {s64}], tmm1",
+            "sub {c}, {tap}",
+            "tilestored [{c} + {s64}], tmm0",
+            taps = in(reg) taps,
+            a = out(reg) _, b = out(reg) _, c = out(reg) _, at = out(reg) _, bt = out(reg) _, s64 = out(reg) _,
+            tap = out(reg) _, outside = out(reg) _, block = out(reg) _, y = out(reg) _, x = out(reg) _,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn run(_: &Taps) {
+    unreachable!("no Tiles exist without AMX")
+}

@@ -21,7 +21,7 @@ mod slide;
 mod taps;
 
 pub(crate) use job::Job;
-pub(crate) use slide::{LEFT, PIXELS, RIGHT, Slide};
+pub(crate) use slide::{Finish, LEFT, PIXELS, RIGHT, Slide};
 pub(crate) use taps::Taps;
 
 use crate::cpu::{Cpu, Isa};

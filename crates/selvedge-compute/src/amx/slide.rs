@@ -17,6 +17,9 @@ use super::Tiles;
 /// tap 2                      C0     C1     C2     C3
 /// ```
 ///
+/// Vectors have nothing to do while tiles multiply. So between the products, the sums of the slide before are finished
+/// ([`Finish`]), and the source's later rows are asked for, a few lines at a time.
+///
 /// The fields are read by the assembly below, at the offsets of their order.
 #[repr(C)]
 #[derive(Clone, Debug)]
@@ -46,6 +49,35 @@ pub(crate) struct Slide {
     /// [`LEFT`] if the first A tile lies left of the image, [`RIGHT`] if the last one lies right of it; the sum leaves them
     /// out.
     pub outside: usize,
+    /// Rows of taps and planes that are left, which the assembly keeps here.
+    pub left: [usize; 2],
+    /// What is finished on the way.
+    pub finish: Finish,
+    /// Where the memory that later slides read begins, and how many lines of 64 bytes are asked for with each plane.
+    pub ahead: *const bf16,
+    pub lines: usize,
+}
+
+/// Sums of up to 4 pixels, `[pixel][16 images][16]`, that get bias and ReLU and are rounded.
+#[repr(C)]
+#[derive(Clone, Debug)]
+pub(crate) struct Finish {
+    /// How many pixels, or none. The assembly counts them down.
+    pub pixels: usize,
+    pub sums: *const f32,
+    pub target: *mut bf16,
+    /// Images of each pixel, at least 1.
+    pub images: usize,
+    /// From image to image of the target.
+    pub target_row: usize,
+    /// From behind the last image of the target to the first of the next pixel.
+    pub target_skip: usize,
+    /// From behind the last image of the sums to the first of the next pixel.
+    pub sums_skip: usize,
+    /// 16 numbers.
+    pub bias: *const f32,
+    /// A bit for each channel of which negative sums become zero: all or none.
+    pub relu: usize,
 }
 
 /// The first pixel's first tap falls on the padding.
@@ -60,10 +92,12 @@ impl Slide {
     /// Runs the sum for `pixels`, from 2 to [`PIXELS`].
     ///
     /// # Safety
-    /// All elements that the fields name must be readable, and those of C writable.
+    /// All elements that the fields name must be readable, and those of C and of the target that is finished writable. C
+    /// must not be the sums that are finished.
     #[inline(always)]
-    pub(crate) unsafe fn run(&self, pixels: usize, _: &Tiles) {
-        // SAFETY: the caller's promise; `Tiles` proves that AMX is there and its tiles are configured.
+    pub(crate) unsafe fn run(&mut self, pixels: usize, _: &Tiles) {
+        // SAFETY: the caller's promise; `Tiles` proves that AMX is there, and AVX-512 with bf16 beside it
+        // (`cpu::detect`), and that its tiles are configured.
         unsafe {
             match pixels {
                 4 => slide_4(self),
@@ -75,12 +109,32 @@ impl Slide {
     }
 }
 
+/// Bias, ReLU and rounding of a pixel's images.
+macro_rules! finish_pixel {
+    () => {
+        "mov {n}, [{slide} + 160]
+        6:
+        vaddps zmm0, zmm1, [{sums}]
+        vmaxps zmm0 {{k1}}, zmm0, zmm2
+        vcvtneps2bf16 ymm0, zmm0
+        vmovdqu [{target}], ymm0
+        add {sums}, 64
+        add {target}, [{slide} + 168]
+        dec {n}
+        jnz 6b
+        add {target}, [{slide} + 176]
+        add {sums}, [{slide} + 184]
+        dec qword ptr [{slide} + 136]"
+    };
+}
+
 /// Defines the sum for a number of pixels: C at zero, the products of a row of taps in a plane, and the stores of C.
 macro_rules! slide {
     ($name:ident, [$($zero:literal),*], [$($product:literal),*], [$($store:literal),*]) => {
         #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
         #[inline(never)]
-        unsafe fn $name(slide: &Slide) {
+        unsafe fn $name(slide: &mut Slide) {
             // SAFETY: the caller of `Slide::run` promises that everything the slide names may be accessed, and `Tiles`
             // that tiles are configured; the registers used are outputs or clobbers.
             unsafe {
@@ -89,33 +143,61 @@ macro_rules! slide {
                     "mov {a}, [{slide}]",
                     "mov {b}, [{slide} + 8]",
                     "mov {row}, [{slide} + 24]",
-                    "mov {pixel}, [{slide} + 40]",
-                    "mov {tap}, [{slide} + 56]",
-                    "mov {outside}, [{slide} + 112]",
                     "mov {s64}, 64",
-                    "mov {y}, [{slide} + 64]",
+                    "mov {n}, [{slide} + 64]",
+                    "mov [{slide} + 120], {n}",
+                    "mov {n}, [{slide} + 192]",
+                    "vmovups zmm1, [{n}]",
+                    "vpxord zmm2, zmm2, zmm2",
+                    "mov {n}, [{slide} + 200]",
+                    "kmovd k1, {n:e}",
+                    "mov {sums}, [{slide} + 144]",
+                    "mov {target}, [{slide} + 152]",
+                    "mov {ahead}, [{slide} + 208]",
                     "2:",
-                    "mov {k}, [{slide} + 72]",
+                    "mov {n}, [{slide} + 72]",
+                    "mov [{slide} + 128], {n}",
                     "3:",
                     "mov {at}, {a}",
                     "tileloadd tmm7, [{b} + {s64}]",
                     $($product,)*
                     "add {a}, [{slide} + 80]",
                     "add {b}, [{slide} + 96]",
-                    "dec {k}",
+                    // Some lines ahead.
+                    "mov {n}, [{slide} + 216]",
+                    "test {n}, {n}",
+                    "jz 5f",
+                    "4:",
+                    "prefetcht1 [{ahead}]",
+                    "add {ahead}, 64",
+                    "dec {n}",
+                    "jnz 4b",
+                    "5:",
+                    // A pixel of the slide before.
+                    "cmp qword ptr [{slide} + 136], 0",
+                    "je 7f",
+                    finish_pixel!(),
+                    "7:",
+                    "dec qword ptr [{slide} + 128]",
                     "jnz 3b",
                     "add {a}, [{slide} + 88]",
                     "add {b}, [{slide} + 104]",
-                    "dec {y}",
+                    "dec qword ptr [{slide} + 120]",
                     "jnz 2b",
+                    // What is left of the slide before, if it had more pixels than this has planes.
+                    "8:",
+                    "cmp qword ptr [{slide} + 136], 0",
+                    "je 9f",
+                    finish_pixel!(),
+                    "jmp 8b",
+                    "9:",
                     "mov {at}, [{slide} + 16]",
                     "mov {row}, [{slide} + 32]",
-                    "mov {pixel}, [{slide} + 48]",
                     $($store,)*
-                    slide = in(reg) slide,
-                    a = out(reg) _, b = out(reg) _, at = out(reg) _, bt = out(reg) _, row = out(reg) _,
-                    pixel = out(reg) _, tap = out(reg) _, outside = out(reg) _, s64 = out(reg) _, y = out(reg) _,
-                    k = out(reg) _,
+                    slide = in(reg) std::ptr::from_mut(slide),
+                    a = out(reg) _, b = out(reg) _, at = out(reg) _, bt = out(reg) _, row = out(reg) _, s64 = out(reg) _,
+                    n = out(reg) _, sums = out(reg) _, target = out(reg) _, ahead = out(reg) _,
+                    out("zmm0") _, out("zmm1") _, out("zmm2") _, out("k1") _,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                     options(nostack),
@@ -124,7 +206,7 @@ macro_rules! slide {
         }
 
         #[cfg(not(target_arch = "x86_64"))]
-        unsafe fn $name(_: &Slide) {
+        unsafe fn $name(_: &mut Slide) {
             unreachable!("no Tiles exist without AMX")
         }
     };
@@ -134,47 +216,48 @@ slide!(
     slide_4,
     ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3"],
     [
-        "test {outside}, 1",
+        "test byte ptr [{slide} + 112], 1",
         "jnz 4f",
         "tileloadd tmm4, [{at} + {row}]",
         "tdpbf16ps tmm0, tmm4, tmm7",
         "4:",
-        "add {at}, {pixel}",
+        "add {at}, [{slide} + 40]",
         "tileloadd tmm5, [{at} + {row}]",
         "tdpbf16ps tmm1, tmm5, tmm7",
-        "add {at}, {pixel}",
+        "add {at}, [{slide} + 40]",
         "tileloadd tmm6, [{at} + {row}]",
         "tdpbf16ps tmm2, tmm6, tmm7",
-        "add {at}, {pixel}",
+        "add {at}, [{slide} + 40]",
         "tileloadd tmm4, [{at} + {row}]",
         "tdpbf16ps tmm3, tmm4, tmm7",
-        "lea {bt}, [{b} + {tap}]",
+        "mov {bt}, {b}",
+        "add {bt}, [{slide} + 56]",
         "tileloadd tmm7, [{bt} + {s64}]",
         "tdpbf16ps tmm0, tmm5, tmm7",
         "tdpbf16ps tmm1, tmm6, tmm7",
         "tdpbf16ps tmm2, tmm4, tmm7",
-        "add {at}, {pixel}",
+        "add {at}, [{slide} + 40]",
         "tileloadd tmm5, [{at} + {row}]",
         "tdpbf16ps tmm3, tmm5, tmm7",
-        "add {bt}, {tap}",
+        "add {bt}, [{slide} + 56]",
         "tileloadd tmm7, [{bt} + {s64}]",
         "tdpbf16ps tmm0, tmm6, tmm7",
         "tdpbf16ps tmm1, tmm4, tmm7",
         "tdpbf16ps tmm2, tmm5, tmm7",
-        "test {outside}, 2",
+        "test byte ptr [{slide} + 112], 2",
         "jnz 4f",
-        "add {at}, {pixel}",
+        "add {at}, [{slide} + 40]",
         "tileloadd tmm6, [{at} + {row}]",
         "tdpbf16ps tmm3, tmm6, tmm7",
         "4:"
     ],
     [
         "tilestored [{at} + {row}], tmm0",
-        "add {at}, {pixel}",
+        "add {at}, [{slide} + 48]",
         "tilestored [{at} + {row}], tmm1",
-        "add {at}, {pixel}",
+        "add {at}, [{slide} + 48]",
         "tilestored [{at} + {row}], tmm2",
-        "add {at}, {pixel}",
+        "add {at}, [{slide} + 48]",
         "tilestored [{at} + {row}], tmm3"
     ]
 );
@@ -183,40 +266,41 @@ slide!(
     slide_3,
     ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2"],
     [
-        "test {outside}, 1",
+        "test byte ptr [{slide} + 112], 1",
         "jnz 4f",
         "tileloadd tmm4, [{at} + {row}]",
         "tdpbf16ps tmm0, tmm4, tmm7",
         "4:",
-        "add {at}, {pixel}",
+        "add {at}, [{slide} + 40]",
         "tileloadd tmm5, [{at} + {row}]",
         "tdpbf16ps tmm1, tmm5, tmm7",
-        "add {at}, {pixel}",
+        "add {at}, [{slide} + 40]",
         "tileloadd tmm6, [{at} + {row}]",
         "tdpbf16ps tmm2, tmm6, tmm7",
-        "lea {bt}, [{b} + {tap}]",
+        "mov {bt}, {b}",
+        "add {bt}, [{slide} + 56]",
         "tileloadd tmm7, [{bt} + {s64}]",
         "tdpbf16ps tmm0, tmm5, tmm7",
         "tdpbf16ps tmm1, tmm6, tmm7",
-        "add {at}, {pixel}",
+        "add {at}, [{slide} + 40]",
         "tileloadd tmm4, [{at} + {row}]",
         "tdpbf16ps tmm2, tmm4, tmm7",
-        "add {bt}, {tap}",
+        "add {bt}, [{slide} + 56]",
         "tileloadd tmm7, [{bt} + {s64}]",
         "tdpbf16ps tmm0, tmm6, tmm7",
         "tdpbf16ps tmm1, tmm4, tmm7",
-        "test {outside}, 2",
+        "test byte ptr [{slide} + 112], 2",
         "jnz 4f",
-        "add {at}, {pixel}",
+        "add {at}, [{slide} + 40]",
         "tileloadd tmm5, [{at} + {row}]",
         "tdpbf16ps tmm2, tmm5, tmm7",
         "4:"
     ],
     [
         "tilestored [{at} + {row}], tmm0",
-        "add {at}, {pixel}",
+        "add {at}, [{slide} + 48]",
         "tilestored [{at} + {row}], tmm1",
-        "add {at}, {pixel}",
+        "add {at}, [{slide} + 48]",
         "tilestored [{at} + {row}], tmm2"
     ]
 );
@@ -225,29 +309,30 @@ slide!(
     slide_2,
     ["tilezero tmm0", "tilezero tmm1"],
     [
-        "test {outside}, 1",
+        "test byte ptr [{slide} + 112], 1",
         "jnz 4f",
         "tileloadd tmm4, [{at} + {row}]",
         "tdpbf16ps tmm0, tmm4, tmm7",
         "4:",
-        "add {at}, {pixel}",
+        "add {at}, [{slide} + 40]",
         "tileloadd tmm5, [{at} + {row}]",
         "tdpbf16ps tmm1, tmm5, tmm7",
-        "lea {bt}, [{b} + {tap}]",
+        "mov {bt}, {b}",
+        "add {bt}, [{slide} + 56]",
         "tileloadd tmm7, [{bt} + {s64}]",
         "tdpbf16ps tmm0, tmm5, tmm7",
-        "add {at}, {pixel}",
+        "add {at}, [{slide} + 40]",
         "tileloadd tmm6, [{at} + {row}]",
         "tdpbf16ps tmm1, tmm6, tmm7",
-        "add {bt}, {tap}",
+        "add {bt}, [{slide} + 56]",
         "tileloadd tmm7, [{bt} + {s64}]",
         "tdpbf16ps tmm0, tmm6, tmm7",
-        "test {outside}, 2",
+        "test byte ptr [{slide} + 112], 2",
         "jnz 4f",
-        "add {at}, {pixel}",
+        "add {at}, [{slide} + 40]",
         "tileloadd tmm4, [{at} + {row}]",
         "tdpbf16ps tmm1, tmm4, tmm7",
         "4:"
     ],
-    ["tilestored [{at} + {row}], tmm0", "add {at}, {pixel}", "tilestored [{at} + {row}], tmm1"]
+    ["tilestored [{at} + {row}], tmm0", "add {at}, [{slide} + 48]", "tilestored [{at} + {row}], tmm1"]
 );

@@ -173,7 +173,8 @@ fn run_tiles<Y: Element>(
         Direction::Forward => shape.input.channel_stride,
         Direction::Backward => shape.output.channel_stride,
     });
-    let slides = Slides::fit(shape, direction);
+    // What is written in f32 with bias or ReLU, logits at most, goes pixel by pixel.
+    let slides = Slides::fit(shape, direction) && (Y::IS_BF16 || epilogue.is_none());
     let registers = if slides { Registers::Slide } else { Registers::Square };
     with_tiles(cpu, depth, registers, images, |tiles| {
         let product = TileProduct { source, weights, depth, tiles };

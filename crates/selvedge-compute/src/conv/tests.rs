@@ -35,6 +35,9 @@ fn shapes() -> Vec<Conv2dShape> {
         (6, 6, 16, 16, [5, 4], 1, [0, 3]),
         (4, 4, 20, 30, [1, 1], 1, [0, 0]),
         (5, 5, 16, 32, [3, 3], 3, [2, 2]),
+        (2, 9, 64, 16, [3, 3], 1, [1, 1]),
+        (4, 3, 16, 64, [2, 3], 1, [0, 1]),
+        (3, 4, 16, 16, [3, 3], 1, [0, 2]),
     ] {
         shapes.push(Conv2dShape::new(BlockShape::new(height, width, input), filters, kernel, stride, padding));
     }
@@ -451,14 +454,25 @@ mod bf16_passes {
     use super::*;
     use crate::Isa;
 
-    /// Every shape of padded channels, all its numbers rounded to bf16, where the machine has AMX.
+    /// Every shape of padded channels and some whose rows are cut into several slides and whose rings of rows wrap around,
+    /// all numbers rounded to bf16, where the machine has AMX.
     fn cases() -> Option<(Cpu, Vec<Case>)> {
         let Ok(cpu) = Cpu::with(Isa::Amx) else {
             eprintln!("WARNING: bf16 convolution was NOT TESTED: this machine lacks amx");
             return None;
         };
         let padded = |shape: &Conv2dShape| shape.input.channel_stride.is_multiple_of(PANEL);
-        let cases = shapes().into_iter().filter(padded).enumerate().map(|(i, shape)| {
+        let larger = [
+            (5, 9, 64, 16, [3, 3], [1, 1]),
+            (9, 6, 32, 40, [3, 3], [1, 0]),
+            (7, 14, 16, 16, [5, 3], [2, 1]),
+            (6, 17, 48, 32, [3, 3], [1, 1]),
+        ];
+        let larger = larger.map(|(height, width, input, filters, kernel, padding)| {
+            Conv2dShape::new(BlockShape::new(height, width, input), filters, kernel, 1, padding)
+        });
+        let shapes = shapes().into_iter().filter(padded).chain(larger);
+        let cases = shapes.enumerate().map(|(i, shape)| {
             let mut case = Case::new(shape, 3, i as u64);
             for values in [&mut case.x, &mut case.dy, &mut case.weights] {
                 values.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32());

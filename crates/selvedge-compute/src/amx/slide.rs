@@ -54,7 +54,7 @@ pub(crate) struct Slide {
     /// What is finished on the way.
     pub finish: Finish,
     /// Where the memory that later slides read begins, and how many lines of 64 bytes are asked for with each plane.
-    pub ahead: *const bf16,
+    pub ahead: *const u8,
     pub lines: usize,
 }
 

@@ -31,15 +31,29 @@ pub(crate) struct Taps {
     /// [`LEFT`] if the first pixel's first tap lies left of the image, [`RIGHT`] if the last one's last tap lies right of
     /// it; the sum leaves them out.
     pub outside: usize,
+    /// The tile of C that a later sum begins with, which is asked for as far as there are [`points`](Self::points).
+    pub next_c: *const f32,
+    /// Where the memory that later sums read begins, and how many lines of 64 bytes are asked for at each point.
+    pub ahead: *const u8,
+    pub lines: usize,
+    /// Blocks that are left, which the assembly keeps here.
+    pub left: usize,
 }
 
 impl Taps {
+    /// How often a sum asks for memory: before each row and after three pixels of it.
+    pub(crate) fn points(count: [usize; 3], outside: usize) -> usize {
+        let [blocks, rows, pixels] = count;
+        let apart = [LEFT, RIGHT].iter().filter(|&side| outside & side > 0).count();
+        blocks * rows * (1 + (pixels - apart) / 3)
+    }
+
     /// Runs the sum.
     ///
     /// # Safety
     /// All elements that the fields name must be readable, those of C writable, and every tile of 16 rows of 64 bytes.
     #[inline(always)]
-    pub(crate) unsafe fn run(&self, _: &Tiles) {
+    pub(crate) unsafe fn run(&mut self, _: &Tiles) {
         debug_assert!(self.count[0] > 0 && self.count[1] > 0 && self.count[2] > 1);
         debug_assert!(self.outside & !(LEFT | RIGHT) == 0);
         // SAFETY: the caller's promise; `Tiles` proves that AMX is there and its tiles are configured.
@@ -47,9 +61,33 @@ impl Taps {
     }
 }
 
+/// Two lines of each tile of the next C, and some of the memory ahead.
+#[cfg(target_arch = "x86_64")]
+macro_rules! ask_for_lines {
+    () => {
+        "lea {n}, [{next} + 2 * {tap}]
+        prefetcht1 [{next}]
+        prefetcht1 [{next} + 64]
+        prefetcht1 [{next} + {tap}]
+        prefetcht1 [{next} + {tap} + 64]
+        prefetcht1 [{n}]
+        prefetcht1 [{n} + 64]
+        add {next}, 128
+        mov {n}, [{taps} + 112]
+        test {n}, {n}
+        jz 9f
+        8:
+        prefetcht1 [{ahead}]
+        add {ahead}, 64
+        dec {n}
+        jnz 8b
+        9:"
+    };
+}
+
 #[cfg(target_arch = "x86_64")]
 #[inline(never)]
-unsafe fn run(taps: &Taps) {
+unsafe fn run(taps: &mut Taps) {
     // SAFETY: the caller of `Taps::run` promises that everything the taps name may be accessed, and `Tiles` that tiles are
     // configured; the registers used are outputs or clobbers.
     unsafe {
@@ -64,16 +102,19 @@ unsafe fn run(taps: &Taps) {
             "tileloadd tmm2, [{c} + {s64}]",
             "mov {a}, [{taps}]",
             "mov {b}, [{taps} + 8]",
-            "mov {outside}, [{taps} + 88]",
-            "mov {block}, [{taps} + 32]",
+            "mov {next}, [{taps} + 96]",
+            "mov {ahead}, [{taps} + 104]",
+            "mov {n}, [{taps} + 32]",
+            "mov [{taps} + 120], {n}",
             "2:",
             "mov {y}, [{taps} + 40]",
             // A row: A(x − 1) and A(x) in tmm4 and tmm5.
             "3:",
+            ask_for_lines!(),
             "mov {x}, [{taps} + 48]",
             "mov {at}, {a}",
             "mov {bt}, {b}",
-            "test {outside}, 1",
+            "test byte ptr [{taps} + 88], 1",
             "jz 4f",
             // The first pixel, whose left tap is outside.
             "add {at}, 1024",
@@ -92,7 +133,7 @@ unsafe fn run(taps: &Taps) {
             "tileloadd tmm5, [{at} + {s64}]",
             "5:",
             // The last pixel is apart if its right tap is outside.
-            "bt {outside:e}, 1",
+            "bt dword ptr [{taps} + 88], 1",
             "sbb {x}, 0",
             "jz 20f",
             // Three pixels, after which the registers' turns begin again.
@@ -122,25 +163,26 @@ unsafe fn run(taps: &Taps) {
             "tileloadd tmm5, [{at} + {s64}]",
             "tdpbf16ps tmm2, tmm5, tmm7",
             "add {bt}, 1024",
+            ask_for_lines!(),
             "dec {x}",
             "jnz 6b",
             // The last pixel, by whose turn it is.
             "20:",
-            "test {outside}, 2",
+            "test byte ptr [{taps} + 88], 2",
             "jz 7f",
             "tileloadd tmm7, [{bt} + {s64}]",
             "tdpbf16ps tmm0, tmm4, tmm7",
             "tdpbf16ps tmm1, tmm5, tmm7",
             "jmp 7f",
             "21:",
-            "test {outside}, 2",
+            "test byte ptr [{taps} + 88], 2",
             "jz 7f",
             "tileloadd tmm7, [{bt} + {s64}]",
             "tdpbf16ps tmm0, tmm5, tmm7",
             "tdpbf16ps tmm1, tmm6, tmm7",
             "jmp 7f",
             "22:",
-            "test {outside}, 2",
+            "test byte ptr [{taps} + 88], 2",
             "jz 7f",
             "tileloadd tmm7, [{bt} + {s64}]",
             "tdpbf16ps tmm0, tmm6, tmm7",
@@ -152,16 +194,17 @@ unsafe fn run(taps: &Taps) {
             "jnz 3b",
             "add {a}, [{taps} + 64]",
             "add {b}, [{taps} + 80]",
-            "dec {block}",
+            "dec qword ptr [{taps} + 120]",
             "jnz 2b",
             "tilestored [{c} + {s64}], tmm2",
             "sub {c}, {tap}",
             "tilestored [{c} + {s64}], tmm1",
             "sub {c}, {tap}",
             "tilestored [{c} + {s64}], tmm0",
-            taps = in(reg) taps,
+            taps = in(reg) std::ptr::from_mut(taps),
             a = out(reg) _, b = out(reg) _, c = out(reg) _, at = out(reg) _, bt = out(reg) _, s64 = out(reg) _,
-            tap = out(reg) _, outside = out(reg) _, block = out(reg) _, y = out(reg) _, x = out(reg) _,
+            tap = out(reg) _, y = out(reg) _, x = out(reg) _,
+            n = out(reg) _, next = out(reg) _, ahead = out(reg) _,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack),
@@ -170,6 +213,6 @@ unsafe fn run(taps: &Taps) {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-unsafe fn run(_: &Taps) {
+unsafe fn run(_: &mut Taps) {
     unreachable!("no Tiles exist without AMX")
 }

@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use super::ahead::Ahead;
 use super::input_weights::InputSum;
 use super::regroup::store_planes;
 use super::tile::{Walk, accumulate, column};
@@ -156,7 +157,7 @@ impl<S: Simd> TapSum for VectorSum<'_, S> {
         }
     }
 
-    unsafe fn add_row(&mut self, _: Rows<'_, f32>, _: Rows<'_, f32>, _: &TapRow) {
+    unsafe fn add_row(&mut self, _: Rows<'_, f32>, _: Rows<'_, f32>, _: &TapRow, _: &mut Ahead) {
         unreachable!("vectors add up one tap at a time")
     }
 }

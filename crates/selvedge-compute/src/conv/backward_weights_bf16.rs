@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use half::bf16;
 
+use super::ahead::Ahead;
 use super::gather::Direction;
 use super::regroup::{pair_pixels, transpose_pixels};
 use super::slides::Slides;
@@ -160,11 +161,13 @@ impl TapSum for TileSum<'_> {
     }
 
     #[inline(always)]
-    unsafe fn add_row(&mut self, x: Rows<'_, bf16>, dy: Rows<'_, bf16>, taps: &TapRow) {
-        let &TapRow { ref rows, ky, panel, channel } = taps;
-        let (shape, panel_len) = (self.shape, self.shape.panel_len());
+    unsafe fn add_row(&mut self, x: Rows<'_, bf16>, dy: Rows<'_, bf16>, taps: &TapRow, ahead: &mut Ahead) {
+        let &TapRow { ref rows, tile, next } = taps;
+        let ([ky, panel, channel], shape) = (tile, self.shape);
         let tap = shape.input.channel_stride * PANEL;
-        let weight = (panel - self.panels.start) * panel_len + ky * shape.kernel[1] * tap + channel * PANEL;
+        let weight = |[ky, panel, channel]: [usize; 3]| {
+            (panel - self.panels.start) * shape.panel_len() + ky * shape.kernel[1] * tap + channel * PANEL
+        };
         let first = -(shape.padding[1] as isize);
         let last = first + (shape.output.width + shape.kernel[1]) as isize - 2;
         let outside = if first < 0 { LEFT } else { 0 } | if last >= shape.input.width as isize { RIGHT } else { 0 };
@@ -176,20 +179,26 @@ impl TapSum for TileSum<'_> {
             let count = (rows.end - y).min(x.ring - x_row % x.ring).min(dy.ring - y % dy.ring);
             let block_step = |of: &Rows<'_, bf16>| bytes(of.blocks.stride) - count as isize * bytes(of.row);
             let a = x.offset(x_row, 0, channel / PANEL) as isize + first * TILE as isize;
-            let taps = Taps {
+            let count = [x.blocks.count, count, shape.output.width];
+            let (ahead, lines) = ahead.next(Taps::points(count, outside));
+            let mut taps = Taps {
                 a: x.blocks.data.as_ptr().wrapping_offset(a),
                 b: dy.blocks.data.as_ptr().wrapping_add(dy.offset(y, 0, panel)),
-                c: self.dweights.as_mut_ptr().wrapping_add(weight),
+                c: self.dweights.as_mut_ptr().wrapping_add(weight(tile)),
                 c_tap: tap * size_of::<f32>(),
-                count: [x.blocks.count, count, shape.output.width],
+                count,
                 a_step: [bytes(x.row), block_step(&x)],
                 b_step: [bytes(dy.row), block_step(&dy)],
                 outside,
+                next_c: self.dweights.as_ptr().wrapping_add(weight(next)),
+                ahead,
+                lines,
+                left: 0,
             };
             // SAFETY: the caller's promise; of the columns' taps at most one falls on the padding on either side
             // (`Slides::fit`), and that is left out. The gradient has the three taps of a panel.
             unsafe { taps.run(self.tiles) }
-            y += count;
+            y += count[1];
         }
     }
 }

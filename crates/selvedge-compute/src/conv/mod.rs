@@ -17,6 +17,7 @@
 //! Weights are stored in panels of [`PANEL`] columns, `[out/16][ky][kx][in][16]`, so that a microkernel reads them from
 //! beginning to end; see [`pack`].
 
+mod ahead;
 mod backward_bias;
 mod backward_weights;
 mod backward_weights_bf16;

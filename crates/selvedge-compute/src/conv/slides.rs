@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use half::bf16;
 
+use super::ahead::{Ahead, Piece};
 use super::gather::{Direction, Gather, PIXELS_AT_ONCE};
 use super::tiles::TileProduct;
 use super::{Conv2dShape, PANEL, Span};
@@ -164,48 +165,18 @@ impl Finish {
     }
 }
 
-/// The rows of the source that the part after this one reads and this one does not, asked for a few lines at a time.
-///
-/// The second cache's own prefetching does not see the steps from row to row. Spread over all products, lines of a tensor
-/// that lies beyond come for nothing, and tensors of 28x28 pixels go through a fifth faster; asked for at once, they hold
-/// up the loads of tiles.
-struct Ahead {
-    at: *const bf16,
-    /// Lines left, and lines with each plane of a row of taps.
-    left: usize,
-    step: usize,
-    planes: usize,
-}
-
-impl Ahead {
-    const LINE: usize = 64;
-
-    fn new(gather: &Gather<'_, TileProduct<'_>>, part: &Range<usize>, rows: &Range<usize>, slides: usize) -> Self {
-        let (from, planes) = (gather.from(), gather.from().channel_stride / gather.from().plane());
-        let lowest = |y: usize| {
-            let ys = gather.rows_of(y);
-            ys.position.max(ys.position.saturating_add_signed(ys.position_step * (ys.count as isize - 1)))
-        };
-        let next = (part.end + part.len()).min(rows.end);
-        let (first, end) = (lowest(part.end - 1) + 1, lowest(next - 1) + 1);
-        let left = end.saturating_sub(first) * from.row() * BYTES / Self::LINE;
-        let steps = gather.shape.kernel[0] * planes * slides;
-        Self {
-            at: gather.product.source.as_ptr().wrapping_add(first * from.row()),
-            left,
-            step: left.div_ceil(steps),
-            planes,
-        }
-    }
-
-    /// What a slide of `rows` rows of taps asks for: where it begins, and how many lines with each plane.
-    fn next(&mut self, rows: usize) -> (*const bf16, usize) {
-        let (at, step) = (self.at, self.step.min(self.left));
-        let lines = step * rows * self.planes;
-        self.at = at.wrapping_add(lines * Self::LINE / BYTES);
-        self.left = self.left.saturating_sub(lines);
-        (at, step)
-    }
+/// The rows of the source that the part after this one reads and this one does not, spread over this one's slides.
+fn rows_ahead(gather: &Gather<'_, TileProduct<'_>>, part: &Range<usize>, rows: &Range<usize>, slides: usize) -> Ahead {
+    let from = gather.from();
+    let lowest = |y: usize| {
+        let ys = gather.rows_of(y);
+        ys.position.max(ys.position.saturating_add_signed(ys.position_step * (ys.count as isize - 1)))
+    };
+    let next = (part.end + part.len()).min(rows.end);
+    let (first, end) = (lowest(part.end - 1) + 1, lowest(next - 1) + 1);
+    let at = gather.product.source.as_ptr().wrapping_add(first * from.row());
+    let piece = Piece::new(at, end.saturating_sub(first) * from.row(), 0, 1);
+    Ahead::new([piece, Piece::NONE], slides * gather.shape.kernel[0] * (from.channel_stride / from.plane()))
 }
 
 impl<Y: Element> Kernel for Slides<'_, Y> {
@@ -222,7 +193,7 @@ impl<Y: Element> Kernel for Slides<'_, Y> {
         for start in rows.clone().step_by(rows_at_once) {
             let part = start..(start + rows_at_once).min(rows.end);
             let all_slides = panels * gather.images.div_ceil(ROWS) * part.len() * slides;
-            let mut ahead = Ahead::new(&gather, &part, &rows, all_slides);
+            let mut ahead = rows_ahead(&gather, &part, &rows, all_slides);
             for (panel, first_image) in (0..panels).flat_map(|panel| [(panel, 0), (panel, ROWS)]) {
                 if first_image >= gather.images {
                     continue;
@@ -239,7 +210,7 @@ impl<Y: Element> Kernel for Slides<'_, Y> {
                         // SAFETY: `new` saw the target hold the rows, of which this is a pixel.
                         let first = unsafe { target.as_mut_ptr().add(at) };
                         let mut slide = gather.slide([x, pixels], &ys, first_image, panel);
-                        (slide.ahead, slide.lines) = ahead.next(ys.count);
+                        (slide.ahead, slide.lines) = ahead.next(slide.count[0] * slide.count[1]);
                         if Y::IS_BF16 {
                             let finish = gather.finish(pixels, sums[turn], first.cast(), images, panel);
                             slide.finish = std::mem::replace(&mut pending, finish);

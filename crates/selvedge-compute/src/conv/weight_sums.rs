@@ -6,7 +6,9 @@
 
 use std::ops::Range;
 
+use super::ahead::{Ahead, Piece};
 use super::{Conv2dShape, PANEL};
+use crate::amx::Taps;
 use crate::layout::{BLOCK, BlockShape};
 
 /// Several blocks of one tensor, as they lie in the memory of a network: one every `stride` elements.
@@ -141,13 +143,13 @@ pub(super) struct Tap {
     pub channel: usize,
 }
 
-/// All taps of row `ky` of the kernel over all pixels of output rows `rows`, and the panel and the first input channel of a
-/// tile of the gradient.
+/// All taps of a row of the kernel over all pixels of output rows `rows`.
 pub(super) struct TapRow {
     pub rows: Range<usize>,
-    pub ky: usize,
-    pub panel: usize,
-    pub channel: usize,
+    /// The row of taps, the panel, and the first input channel of the tiles of the gradient.
+    pub tile: [usize; 3],
+    /// The same of those that are summed after these.
+    pub next: [usize; 3],
 }
 
 /// Adds up one tap, or a row of taps, for a tile of the gradient.
@@ -181,7 +183,13 @@ pub(super) trait TapSum {
     ///
     /// # Safety
     /// As for `add`; the rows must lie in the rings.
-    unsafe fn add_row(&mut self, x: Rows<'_, Self::Element>, dy: Rows<'_, Self::Element>, taps: &TapRow);
+    unsafe fn add_row(
+        &mut self,
+        x: Rows<'_, Self::Element>,
+        dy: Rows<'_, Self::Element>,
+        taps: &TapRow,
+        ahead: &mut Ahead,
+    );
 }
 
 /// Brings pixels of X, and of dY in elements of `D`, into the forms that a [`TapSum`] reads.
@@ -208,7 +216,7 @@ pub(super) unsafe fn add_blocks<K: TapSum>(sum: &mut K, x: Blocks<'_, K::Element
         let dy = Rows::of_blocks(dy.part(block, blocks_at_once), &shape.output);
         for y in (0..shape.output.height).step_by(rows_at_once) {
             // SAFETY: the caller's promise.
-            unsafe { add_rows(sum, y..(y + rows_at_once).min(shape.output.height), x, dy) };
+            unsafe { add_rows(sum, y..(y + rows_at_once).min(shape.output.height), x, dy, Later::Channels) };
         }
     }
 }
@@ -246,10 +254,25 @@ pub(super) unsafe fn add_block<D, K: Regroup<D>>(
             let to = &mut dy_rows[y % rows_at_once * dy_row_len..][..dy_row_len];
             sum.regroup_dy(&dy[y * dy_row_len..][..dy_row_len], to);
         }
+        let x_later = x.len().min((next + rows_at_once * shape.stride) * x_row).saturating_sub(next * x_row);
+        let dy_later = dy.len().min((rows.end + rows_at_once) * dy_row_len) - rows.end * dy_row_len;
+        let later = Later::Pieces([
+            Piece::new(x.as_ptr().wrapping_add(next * x_row), x_later, 0, 1),
+            Piece::new(dy.as_ptr().wrapping_add(rows.end * dy_row_len), dy_later, 0, 1),
+        ]);
         let (x, dy) = (Rows::of_ring(x_rows, &shape.input), Rows::of_ring(dy_rows, &shape.output));
         // SAFETY: the caller's promise.
-        unsafe { add_rows(sum, rows, x, dy) };
+        unsafe { add_rows(sum, rows, x, dy, later) };
     }
+}
+
+/// What is read after some rows, and asked for meanwhile.
+#[derive(Clone, Copy)]
+enum Later {
+    /// Rows that are regrouped next.
+    Pieces([Piece; 2]),
+    /// X's next channels of the same rows.
+    Channels,
 }
 
 /// Adds what output rows `rows` bring.
@@ -257,7 +280,13 @@ pub(super) unsafe fn add_block<D, K: Regroup<D>>(
 /// # Safety
 /// As for [`TapSum::add`] and [`TapSum::add_row`].
 #[inline(always)]
-unsafe fn add_rows<K: TapSum>(sum: &mut K, rows: Range<usize>, x: Rows<'_, K::Element>, dy: Rows<'_, K::Element>) {
+unsafe fn add_rows<K: TapSum>(
+    sum: &mut K,
+    rows: Range<usize>,
+    x: Rows<'_, K::Element>,
+    dy: Rows<'_, K::Element>,
+    later: Later,
+) {
     if !sum.by_rows() {
         for y in rows {
             // SAFETY: the caller's promise.
@@ -266,13 +295,27 @@ unsafe fn add_rows<K: TapSum>(sum: &mut K, rows: Range<usize>, x: Rows<'_, K::El
         return;
     }
     let (shape, panels) = (*sum.shape(), sum.panels());
-    for channel in (0..shape.input.channel_stride).step_by(PANEL) {
-        for ky in 0..shape.kernel[0] {
-            let rows = shape.rows_seeing(ky, &rows);
-            for panel in panels.clone().filter(|_| !rows.is_empty()) {
-                // SAFETY: the caller's promise; `rows_seeing` leaves out the padding.
-                unsafe { sum.add_row(x, dy, &TapRow { rows: rows.clone(), ky, panel, channel }) };
-            }
+    let points = shape.kernel[0] * panels.len() * Taps::points([x.blocks.count, rows.len(), shape.output.width], 0);
+    let panels_of_x = shape.input.channel_stride / PANEL;
+    let mut ahead = match later {
+        Later::Pieces(pieces) => Ahead::new(pieces, panels_of_x * points),
+        Later::Channels => Ahead::new([Piece::NONE; 2], 0),
+    };
+    let channels = (0..shape.input.channel_stride).step_by(PANEL);
+    let tiles = channels.flat_map(|channel| (0..shape.kernel[0]).map(move |ky| (ky, channel)));
+    let mut tiles = tiles.flat_map(|(ky, channel)| panels.clone().map(move |panel| [ky, panel, channel])).peekable();
+    while let Some(tile) = tiles.next() {
+        let next_panel = tile[2] / PANEL + 1;
+        if matches!(later, Later::Channels) && tile[..2] == [0, panels.start] && next_panel < panels_of_x {
+            let at = x.blocks.data.as_ptr().wrapping_add(x.offset(rows.start, 0, next_panel));
+            let piece = Piece::new(at, rows.len() * x.row, x.blocks.stride, x.blocks.count);
+            ahead = Ahead::new([piece, Piece::NONE], points);
+        }
+        let rows = shape.rows_seeing(tile[0], &rows);
+        if !rows.is_empty() {
+            let next = *tiles.peek().unwrap_or(&tile);
+            // SAFETY: the caller's promise; `rows_seeing` leaves out the padding.
+            unsafe { sum.add_row(x, dy, &TapRow { rows, tile, next }, &mut ahead) };
         }
     }
 }

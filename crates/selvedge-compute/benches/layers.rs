@@ -86,7 +86,7 @@ fn pooling<E: Element>(criterion: &mut Criterion) {
         pool::max_backward(cpu, &shape, 0..all_rows, &y, &winners, &mut x);
     });
     measure(criterion, "pool/spread", name, elements + winner_bytes, |cpu| {
-        pool::spread(cpu, &shape, &y, &winners, &mut x, None);
+        pool::spread(cpu, &shape, &y, &winners, 1.0, &mut x, None);
     });
     measure(criterion, "pool/average_backward", name, elements, |cpu| {
         pool::average_backward(cpu, &shape, 0..all_rows, &y, &mut x);

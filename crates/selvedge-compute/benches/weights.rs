@@ -26,7 +26,7 @@ fn first_layer<E: Element>(criterion: &mut Criterion) {
     for cpu in common::vector_cpus() {
         group.bench_function(BenchmarkId::new(element, cpu.isa()), |bencher| {
             bencher.iter(|| {
-                conv::backward_first_layer(cpu, &shape, &x, &dy, &winners, &mut dweights, Some(&mut dbias));
+                conv::backward_first_layer(cpu, &shape, &x, &dy, &winners, 1.0, &mut dweights, Some(&mut dbias));
             });
         });
     }

@@ -2,7 +2,8 @@
 //!
 //! Whether an element is kept is a function of a key, the image's number and the element's position in its image, so no
 //! mask is stored, the backward pass repeats the forward pass on the gradient, and neither the size of blocks nor the
-//! count of threads changes a bit.
+//! count of threads changes a bit. Behind a max pooling that keeps its winners, dropout runs in the pooling's pass
+//! ([`crate::conv::forward_pooled`]): there a dropped element has no winner, and the backward pass draws nothing.
 
 use std::ops::Range;
 
@@ -57,6 +58,56 @@ pub fn apply_in_place<E: Element>(cpu: Cpu, shape: &BlockShape, rows: Range<usiz
     dispatch(cpu, unsafe { Dropout::new(shape, rows, mask, at, at) });
 }
 
+impl DropoutMask {
+    /// What a kept element is multiplied by.
+    pub fn scale(&self) -> f32 {
+        (1.0 / (1.0 - f64::from(self.rate))) as f32
+    }
+
+    #[track_caller]
+    pub(crate) fn check(&self) {
+        assert!(self.first_image.is_multiple_of(2), "the first image's number {} is odd", self.first_image);
+        assert!((0.0..1.0).contains(&self.rate), "the dropout rate must be at least 0 and below 1, not {}", self.rate);
+    }
+}
+
+/// The draws of a mask, for vectors of elements.
+pub(crate) struct Draws<S: Simd> {
+    keys: [u32; BLOCK / 2],
+    threshold: S::U,
+    scale: S::V,
+}
+
+impl<S: Simd> Draws<S> {
+    #[inline(always)]
+    pub(crate) fn new(s: S, mask: &DropoutMask) -> Self {
+        let keys = std::array::from_fn(|pair| pair_key(mask.key, mask.first_image / 2 + pair as u64));
+        // Of the 2¹⁶ numbers these many, the lowest, drop an element.
+        let threshold = s.splat_u(((f64::from(mask.rate) * 2f64.powi(16)) as u32) << 16);
+        Self { keys, threshold, scale: s.splat(mask.scale()) }
+    }
+
+    /// What decides the elements at `positions` of their images for images 2·`pair` and 2·`pair` + 1.
+    #[inline(always)]
+    pub(crate) fn of_pair(&self, s: S, pair: usize, positions: S::U) -> [S::U; 2] {
+        // One draw serves two images: the low half of it the first, the high half the second.
+        let random = math::random_u32(s, self.keys[pair], positions);
+        [s.shl_u::<16>(random), random]
+    }
+
+    /// Which elements are dropped.
+    #[inline(always)]
+    pub(crate) fn drops(&self, s: S, draw: S::U) -> S::M {
+        s.lt_u(draw, self.threshold)
+    }
+
+    /// `x` for elements that are kept.
+    #[inline(always)]
+    pub(crate) fn keep(&self, s: S, dropped: S::M, x: S::V) -> S::V {
+        s.select(dropped, s.zero(), s.mul(x, self.scale))
+    }
+}
+
 #[track_caller]
 fn assert_arguments(shape: &BlockShape, rows: &Range<usize>, mask: &DropoutMask, len: usize) {
     let stride = shape.channel_stride;
@@ -68,8 +119,7 @@ fn assert_arguments(shape: &BlockShape, rows: &Range<usize>, mask: &DropoutMask,
     );
     let need = rows.len() * shape.row();
     assert_eq!(len, need, "{len} elements, and rows {rows:?} have {need}");
-    assert!(mask.first_image.is_multiple_of(2), "the first image's number {} is odd", mask.first_image);
-    assert!((0.0..1.0).contains(&mask.rate), "the dropout rate must be at least 0 and below 1, not {}", mask.rate);
+    mask.check();
 }
 
 struct Dropout<'a, E> {
@@ -94,28 +144,19 @@ impl<E: Element> Kernel for Dropout<'_, E> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let BlockShape { width, channels, channel_stride, .. } = *self.shape;
-        let mut keys = [0; BLOCK / 2];
-        for (pair, key) in keys.iter_mut().enumerate() {
-            *key = pair_key(self.mask.key, self.mask.first_image / 2 + pair as u64);
-        }
-        // Of the 2¹⁶ numbers these many, the lowest, drop an element.
-        let threshold = s.splat_u(((f64::from(self.mask.rate) * 2f64.powi(16)) as u32) << 16);
-        let scale = s.splat((1.0 / (1.0 - f64::from(self.mask.rate))) as f32);
+        let draws = Draws::new(s, self.mask);
         for (row, pixel) in (self.rows.start * width..self.rows.end * width).enumerate() {
             for c in (0..channel_stride).step_by(S::LANES) {
                 let positions = math::positions(s, (pixel * channels + c) as u32);
                 let first = self.shape.channel(c);
-                for (pair, key) in keys.into_iter().enumerate() {
-                    // One draw serves two images: the low half of it the first, the high half the second.
-                    let random = math::random_u32(s, key, positions);
-                    for (image, half) in [s.shl_u::<16>(random), random].into_iter().enumerate() {
+                for pair in 0..BLOCK / 2 {
+                    for (image, draw) in draws.of_pair(s, pair, positions).into_iter().enumerate() {
                         let at = row * self.shape.pixel() + first + (2 * pair + image) * self.shape.plane();
                         // SAFETY: `new`'s promise; `at` lies in one of `rows`, in steps of LANES, which divides the
                         // channels of a plane.
                         unsafe {
                             let x = E::load(s, self.x.add(at));
-                            let y = s.select(s.lt_u(half, threshold), s.zero(), s.mul(x, scale));
-                            E::store(s, self.y.add(at), y);
+                            E::store(s, self.y.add(at), draws.keep(s, draws.drops(s, draw), x));
                         }
                     }
                 }

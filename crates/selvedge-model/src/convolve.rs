@@ -8,7 +8,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 use selvedge_compute::activation::{self, Activation};
 use selvedge_compute::aligned::{view, view_mut};
-use selvedge_compute::conv::{self, Blocks, ConvElement, Epilogue, Onto, PANEL, Part, pack, regroup};
+use selvedge_compute::conv::{self, Blocks, ConvElement, Epilogue, Onto, PANEL, Part, Training, pack, regroup};
 use selvedge_compute::simd::Element;
 use selvedge_compute::{BLOCK, Cpu, Precision, bf16, pool};
 
@@ -57,13 +57,15 @@ fn forward_to<Y: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>)
     match pool {
         Some(pool) => {
             let (height, window) = (pool.shape.output().height, pool.window);
+            let mask = pool.dropout.and_then(|dropout| ctx.mask(dropout, block));
             let ([x], [y, winners]) = split(block.arena, [x], [y, &pool.winners]);
             let run = |rows, y: &mut [Y], winners: Option<&mut [u16]>| {
+                let training = winners.map(|winners| Training { winners, dropout: mask.as_ref() });
                 let part = Part { rows, images };
                 if conv.precision == Precision::Bf16 {
-                    conv::forward_pooled_bf16(cpu, shape, window, view(x), packed, bias, part, y, winners);
+                    conv::forward_pooled_bf16(cpu, shape, window, view(x), packed, bias, part, y, training);
                 } else {
-                    conv::forward_pooled(cpu, shape, window, view(x), weights, bias, part, y, winners);
+                    conv::forward_pooled(cpu, shape, window, view(x), weights, bias, part, y, training);
                 }
             };
             let cut = RowCut::new(ctx, conv, height, images);
@@ -132,6 +134,8 @@ impl RowCut {
 /// The backward pass of one block. Gradients that each group sums apart are added to `sums`.
 pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>, sums: &mut [f32]) {
     let (cpu, shape) = (ctx.cpu, &conv.shape);
+    let dropout = conv.pool.as_ref().and_then(|pool| pool.dropout);
+    let scale = dropout.and_then(|dropout| ctx.mask(dropout, block)).map_or(1.0, |mask| mask.scale());
     match &conv.pool {
         Some(pool) if pool.is_first_layer => {
             let part = |place: &Range<usize>| &block.arena[place.clone()];
@@ -141,13 +145,13 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
             let [dweights, dbias] =
                 sums.get_disjoint_mut([weight, bias]).expect("the sums of different parameters do not overlap");
             let dbias = conv.bias.map(|_| dbias);
-            conv::backward_first_layer::<E>(cpu, shape, view(x), view(dy), view(winners), dweights, dbias);
+            conv::backward_first_layer::<E>(cpu, shape, view(x), view(dy), view(winners), scale, dweights, dbias);
             return;
         }
         Some(pool) => {
             let ([dy, winners], [full]) = split(block.arena, [ctx.grad(conv.y), &pool.winners], [ctx.grad(pool.full)]);
             let dbias = conv.bias.map(|bias| &mut sums[ctx.sum_ranges[bias].clone()]);
-            pool::spread::<E>(cpu, &pool.shape, view(dy), view(winners), view_mut(full), dbias);
+            pool::spread::<E>(cpu, &pool.shape, view(dy), view(winners), scale, view_mut(full), dbias);
         }
         None if conv.relu => {
             let ([y], [dy]) = split(block.arena, [ctx.data(conv.y)], [ctx.grad(conv.y)]);

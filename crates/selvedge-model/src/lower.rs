@@ -1,7 +1,7 @@
 //! From layers to operations: [`lower`] turns a specification into a [`Plan`].
 //!
-//! A convolution or dense layer takes the ReLU behind it into its own pass, and a max pooling behind that, if its windows
-//! do not overlap; a batch normalisation takes the activation behind it. `Flatten` is no operation: a dense layer behind
+//! A convolution or dense layer takes the ReLU behind it into its own pass, a max pooling behind that, if its windows do
+//! not overlap, and a dropout behind that; a batch normalisation takes the activation behind it. `Flatten` is no operation: a dense layer behind
 //! it is the convolution whose kernel is the whole image.
 
 use selvedge_compute::activation::Activation;
@@ -10,13 +10,13 @@ use selvedge_compute::conv::{Conv2dShape, MAX_WINDOW, is_first_layer};
 use selvedge_compute::pool::Pool2dShape;
 use selvedge_compute::{BlockShape, Precision};
 
-use crate::plan::{Conv, FusedPool, Norm, Op, Plan, Value, ValueId, WeightGradient};
+use crate::plan::{Conv, Dropout, FusedPool, Norm, Op, Plan, Value, ValueId, WeightGradient};
 use crate::shape::{LayerShape, NetworkShape};
 use crate::spec::{LayerSpec, ModelSpec};
 
 /// The plan of a specification and its shapes.
 pub(crate) fn lower(spec: &ModelSpec, shape: &NetworkShape, precision: Precision) -> Plan {
-    let mut lowering = Lowering { plan: Plan::default(), precision };
+    let mut lowering = Lowering { plan: Plan::default(), precision, fused_dropouts: 0 };
     let input = lowering.value(shape.input.block, None);
     let first = spec.layers.iter().find(|layer| !matches!(layer, LayerSpec::Flatten));
     let x = match first {
@@ -43,6 +43,7 @@ pub(crate) fn lower(spec: &ModelSpec, shape: &NetworkShape, precision: Precision
 struct Lowering {
     plan: Plan,
     precision: Precision,
+    fused_dropouts: usize,
 }
 
 impl Lowering {
@@ -87,9 +88,9 @@ impl Lowering {
                 LayerSpec::GlobalMaxPool => x = self.max_pool(Pool2dShape::global(input), x),
                 LayerSpec::GlobalAvgPool => x = self.avg_pool(Pool2dShape::global(input), x),
                 LayerSpec::Dropout { rate } => {
+                    let dropout = Dropout { rate: *rate, key: self.dropout_key() };
                     let y = self.value(input, None);
-                    let key = self.plan.ops.len() as u32;
-                    self.plan.ops.push(Op::Dropout { rate: *rate, key, x, y });
+                    self.plan.ops.push(Op::Dropout { dropout, x, y });
                     x = y;
                 }
                 LayerSpec::BatchNorm { momentum, epsilon, scale } => {
@@ -131,6 +132,10 @@ impl Lowering {
         let packed = if precision == Precision::Bf16 { pack(shape.weights_len()) } else { 0..0 };
         let transposed = if reads_input { 0..0 } else { pack(shape.transposed_len()) };
         let full = self.value(shape.output, None);
+        let dropout = fused.dropout.map(|rate| {
+            self.fused_dropouts += 1;
+            Dropout { rate, key: self.dropout_key() }
+        });
         let pool = fused.window.map(|size| {
             let window = [size; 2];
             let is_first_layer = reads_input && is_first_layer(&shape, window);
@@ -140,6 +145,7 @@ impl Lowering {
                 winners: 0..0,
                 full,
                 is_first_layer,
+                dropout,
             }
         });
         let pooled = pool.as_ref().map(|pool| pool.shape.output());
@@ -149,6 +155,11 @@ impl Lowering {
         let conv = Conv { shape, weight, bias, relu, pool, x, y, gradient, packed, transposed, precision, regrouped };
         self.plan.ops.push(Op::Conv(Box::new(conv)));
         y
+    }
+
+    /// The number of a dropout among the operations, if each were one of its own: fusing it changes no mask.
+    fn dropout_key(&self) -> u32 {
+        (self.plan.ops.len() + self.fused_dropouts) as u32
     }
 
     fn max_pool(&mut self, shape: Pool2dShape, x: ValueId) -> ValueId {
@@ -193,6 +204,8 @@ struct Fused {
     relu: bool,
     /// Height and width of the pooling window.
     window: Option<usize>,
+    /// The rate of a dropout behind the pooling.
+    dropout: Option<f32>,
 }
 
 impl Fused {
@@ -209,12 +222,16 @@ impl Fused {
             }
             _ => None,
         };
-        Self { relu, window }
+        let dropout = match behind.get(2) {
+            Some(LayerSpec::Dropout { rate }) if window.is_some() => Some(*rate),
+            _ => None,
+        };
+        Self { relu, window, dropout }
     }
 
     /// How many layers these are.
     fn layers(self) -> usize {
-        usize::from(self.relu) + usize::from(self.window.is_some())
+        usize::from(self.relu) + usize::from(self.window.is_some()) + usize::from(self.dropout.is_some())
     }
 }
 

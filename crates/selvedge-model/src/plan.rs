@@ -47,7 +47,7 @@ pub(crate) enum WeightGradient {
 /// An operation on values.
 #[derive(Debug)]
 pub(crate) enum Op {
-    /// Convolution or dense layer, with bias, ReLU and max pooling in the same pass.
+    /// Convolution or dense layer, with bias, ReLU, max pooling and dropout in the same pass.
     Conv(Box<Conv>),
     /// The input's f32 pixels in the precision of the other values: where the first layer is no convolution.
     Round {
@@ -77,8 +77,7 @@ pub(crate) enum Op {
         partial: Range<usize>,
     },
     Dropout {
-        rate: f32,
-        key: u32,
+        dropout: Dropout,
         x: ValueId,
         y: ValueId,
     },
@@ -137,6 +136,14 @@ pub(crate) struct FusedPool {
     /// taken from the pooled one.
     pub full: ValueId,
     pub is_first_layer: bool,
+    pub dropout: Option<Dropout>,
+}
+
+/// A dropout layer: its rate, and what tells its masks from those of others.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dropout {
+    pub rate: f32,
+    pub key: u32,
 }
 
 /// A batch normalisation's constants and what belongs to it.

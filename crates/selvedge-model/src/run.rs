@@ -10,7 +10,7 @@ use selvedge_compute::{Cpu, pool, sum};
 
 use crate::norms::Norms;
 use crate::param::ParamEntry;
-use crate::plan::{Op, Plan, ValueId};
+use crate::plan::{Dropout, Op, Plan, ValueId};
 
 /// What operations read beside the block's arena.
 #[derive(Clone, Copy)]
@@ -45,7 +45,9 @@ impl<'a> Context<'a> {
         &self.plan.values[id].grad
     }
 
-    fn dropout(&self, key: u32, rate: f32, block: &Block<'_>) -> Option<DropoutMask> {
+    /// The mask of a dropout layer in a training pass.
+    pub(crate) fn mask(&self, dropout: Dropout, block: &Block<'_>) -> Option<DropoutMask> {
+        let Dropout { rate, key } = dropout;
         // The operation's key is spread, so that masks of neighbouring steps and operations have nothing in common.
         let mask = |step: u32| DropoutMask {
             key: step ^ (key + 1).wrapping_mul(0x9e37_79b9),
@@ -130,9 +132,9 @@ pub(crate) fn forward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block<
             let ([x], [y]) = split(block.arena, [ctx.data(*x)], [ctx.data(*y)]);
             ctx.norms.forward::<E>(ctx, *norm, view(x), view_mut(y));
         }
-        Op::Dropout { rate, key, x, y } => {
+        Op::Dropout { dropout, x, y } => {
             let shape = &ctx.plan.values[*x].shape;
-            let mask = ctx.dropout(*key, *rate, block);
+            let mask = ctx.mask(*dropout, block);
             let ([x], [y]) = split(block.arena, [ctx.data(*x)], [ctx.data(*y)]);
             match mask {
                 Some(mask) => dropout::apply::<E>(cpu, shape, 0..shape.height, &mask, view(x), view_mut(y)),
@@ -174,9 +176,9 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block
             let ([x, dy], [dx]) = split(block.arena, [ctx.data(*x), ctx.grad(*y)], [ctx.grad(*x)]);
             ctx.norms.backward::<E>(ctx, *norm, block.valid, view(x), view(dy), view_mut(dx));
         }
-        Op::Dropout { rate, key, x, y } => {
+        Op::Dropout { dropout, x, y } => {
             let shape = &ctx.plan.values[*x].shape;
-            let mask = ctx.dropout(*key, *rate, block).expect("only training passes run backward");
+            let mask = ctx.mask(*dropout, block).expect("only training passes run backward");
             let ([dy], [dx]) = split(block.arena, [ctx.grad(*y)], [ctx.grad(*x)]);
             dropout::apply::<E>(cpu, shape, 0..shape.height, &mask, view(dy), view_mut(dx));
         }

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::{Blocks, Conv2dShape, Epilogue, Onto, regroup};
+use super::{Blocks, Conv2dShape, Epilogue, Onto, Training, regroup};
 use crate::cpu::{Cpu, Precision};
 use crate::simd::Element;
 
@@ -111,7 +111,7 @@ macro_rules! passes_of {
             y: &mut [$element],
             winners: &mut [u16],
         ) {
-            $forward_pooled(cpu, shape, window, x, weights, None, rows, y, Some(winners));
+            $forward_pooled(cpu, shape, window, x, weights, None, rows, y, Some(Training { winners, dropout: None }));
         }
 
         fn backward_data(

@@ -8,10 +8,11 @@
 
 use std::ops::Range;
 
-use super::{Conv2dShape, NO_WINNER, PANEL};
+use super::pooled::{Training, store};
+use super::{Conv2dShape, PANEL};
 use crate::cpu::Cpu;
 use crate::layout::{BLOCK, BlockShape};
-use crate::simd::{Element, Kernel, Simd, dispatch};
+use crate::simd::{Element, Kernel, Simd, dispatch, math};
 
 /// The widest image that [`Rows`] holds.
 const MAX_WIDTH: usize = 62;
@@ -72,7 +73,7 @@ pub(super) struct ForwardFirst<'a, Y> {
     pub rows: Range<usize>,
     pub images: usize,
     pub y: &'a mut [Y],
-    pub winners: Option<&'a mut [u16]>,
+    pub training: Option<Training<'a>>,
 }
 
 impl<Y: Element> ForwardFirst<'_, Y> {
@@ -85,8 +86,8 @@ impl<Y: Element> ForwardFirst<'_, Y> {
         assert!(rows.start <= rows.end && rows.end <= pooled.height, "rows {rows:?} of {pooled:?}");
         assert!((1..=BLOCK).contains(&self.images), "{} images of a block of {BLOCK}", self.images);
         assert_eq!(self.y.len(), rows.len() * pooled.row(), "the length of y and that of rows {rows:?} of {pooled:?}");
-        if let Some(winners) = &self.winners {
-            assert_eq!(winners.len(), self.y.len(), "the lengths of winners and y");
+        if let Some(training) = &self.training {
+            training.check(self.y.len());
         }
         if let Some(bias) = self.bias {
             assert_eq!(bias.len(), pooled.channel_stride, "the bias' length and the channel stride");
@@ -99,6 +100,7 @@ impl<Y: Element> Kernel for ForwardFirst<'_, Y> {
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
         let pooled = pooled(self.shape);
+        let draws = Training::draws(&self.training, s);
         let mut rows = Rows::new();
         for y in self.rows.clone() {
             rows.fill(&self.shape.input, self.x, y);
@@ -112,7 +114,12 @@ impl<Y: Element> Kernel for ForwardFirst<'_, Y> {
                 };
                 for x in 0..pooled.width {
                     let to = ((y - self.rows.start) * pooled.width + x) * pooled.pixel() + pooled.channel(channel);
+                    let positions = math::positions(s, ((y * pooled.width + x) * pooled.channels + channel) as u32);
+                    let mut of_pair = [positions; 2];
                     for image in 0..self.images {
+                        if let (Some(draws), 0) = (&draws, image % 2) {
+                            of_pair = draws.of_pair(s, image / 2, positions);
+                        }
                         let to = to + image * pooled.plane();
                         debug_assert!(to + S::LANES <= self.y.len());
                         // SAFETY: column 2x + 3 is at most the width + 1, which `Rows` holds; `check` saw `y` and
@@ -127,12 +134,7 @@ impl<Y: Element> Kernel for ForwardFirst<'_, Y> {
                                 winner = s.select_u(larger, s.splat_u(pixel as u32), winner);
                             }
                             let largest = s.add(largest, bias);
-                            let alive = s.gt(largest, s.zero());
-                            Y::store(s, self.y.as_mut_ptr().add(to), s.select(alive, largest, s.zero()));
-                            if let Some(winners) = &mut self.winners {
-                                let winner = s.select_u(alive, winner, s.splat_u(NO_WINNER.into()));
-                                s.store_u16(winners.as_mut_ptr().add(to), winner);
-                            }
+                            store(s, self.y, &mut self.training, to, largest, winner, &draws, of_pair[image % 2]);
                         }
                     }
                 }
@@ -164,7 +166,8 @@ unsafe fn window_sums<S: Simd>(s: S, rows: &Rows, at: usize, taps: &[S::V; 9]) -
 /// Adds the gradients of weights and bias of a first layer ([`is_first_layer`]) over one block, from the gradient of its
 /// pooled output.
 ///
-/// `dy` and `winners` have the pooled shape, `winners` as [`super::forward_pooled`] left it; `dweights` is in the layout of
+/// `dy` and `winners` have the pooled shape, `winners` as [`super::forward_pooled`] left it; `scale` is what dropout
+/// multiplied in that pass ([`crate::dropout::DropoutMask::scale`]), or 1; `dweights` is in the layout of
 /// the packed weights, `dbias` one number a channel.
 ///
 /// # Panics
@@ -175,6 +178,7 @@ pub fn backward_first_layer<E: Element>(
     x: &[f32],
     dy: &[E],
     winners: &[u16],
+    scale: f32,
     dweights: &mut [f32],
     dbias: Option<&mut [f32]>,
 ) {
@@ -187,7 +191,7 @@ pub fn backward_first_layer<E: Element>(
     if let Some(dbias) = &dbias {
         assert_eq!(dbias.len(), pooled.channel_stride, "the length of dbias and the channel stride");
     }
-    dispatch(cpu, BackwardFirst { shape, x, dy, winners, dweights, dbias });
+    dispatch(cpu, BackwardFirst { shape, x, dy, winners, scale, dweights, dbias });
 }
 
 struct BackwardFirst<'a, E> {
@@ -195,6 +199,7 @@ struct BackwardFirst<'a, E> {
     x: &'a [f32],
     dy: &'a [E],
     winners: &'a [u16],
+    scale: f32,
     dweights: &'a mut [f32],
     dbias: Option<&'a mut [f32]>,
 }
@@ -205,6 +210,7 @@ impl<E: Element> Kernel for BackwardFirst<'_, E> {
     fn run<S: Simd>(mut self, s: S) {
         let pooled = pooled(self.shape);
         let mut rows = Rows::new();
+        let scale = s.splat(self.scale);
         for y in 0..pooled.height {
             rows.fill(&self.shape.input, self.x, y);
             for channel in (0..pooled.channel_stride).step_by(S::LANES) {
@@ -218,7 +224,7 @@ impl<E: Element> Kernel for BackwardFirst<'_, E> {
                         // at most the width + 1, which `Rows` holds.
                         unsafe {
                             let winner = s.load_u16(self.winners.as_ptr().add(from));
-                            let dy = E::load(s, self.dy.as_ptr().add(from));
+                            let dy = s.mul(E::load(s, self.dy.as_ptr().add(from)), scale);
                             for pixel in 0..4 {
                                 let (py, px) = (pixel / 2, pixel % 2);
                                 let dy = s.select(s.eq_u(winner, s.splat_u(pixel as u32)), dy, s.zero());

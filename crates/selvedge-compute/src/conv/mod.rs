@@ -48,7 +48,7 @@ pub use first::{backward_first_layer, is_first_layer};
 pub use gather::{Epilogue, Part};
 pub use passes::{backward_data, backward_data_bf16, forward, forward_bf16, forward_pooled, forward_pooled_bf16};
 pub use path::Path;
-pub use pooled::{MAX_WINDOW, NO_WINNER};
+pub use pooled::{MAX_WINDOW, NO_WINNER, Training};
 pub use weight_sums::{Blocks, Onto, row_buffers};
 
 use std::ops::Range;

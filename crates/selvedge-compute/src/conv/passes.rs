@@ -6,7 +6,7 @@ use half::bf16;
 
 use super::first::{ForwardFirst, is_first_layer};
 use super::gather::{Direction, Epilogue, Gather, Part, Pixels};
-use super::pooled::ForwardPooled;
+use super::pooled::{ForwardPooled, Training};
 use super::slides::Slides;
 use super::tiles::TileProduct;
 use super::vectors::Vectors;
@@ -69,9 +69,7 @@ pub fn forward_bf16<Y: Element>(
 /// The output rows of `part`, a range of rows or a [`Part`], of a convolution followed by bias, ReLU and max pooling over
 /// windows of `window` (non-overlapping), in one pass: what is pooled away is never written.
 ///
-/// `y` has the pooled shape: `[rows][output.width / window[1]][32][channels]`. `winners`, as long as `y`, gets the
-/// number of each maximum's pixel in its window, row by row, the first if several are equal, or [`super::NO_WINNER`]
-/// where ReLU made it zero: what [`crate::pool::max_backward`] needs to spread the gradient.
+/// `y` has the pooled shape. In training the pass also keeps the winners and may have dropout behind it ([`Training`]).
 ///
 /// # Panics
 /// If a slice is not as long as the shape says, with both lengths, or the window has more than [`super::MAX_WINDOW`]
@@ -85,17 +83,17 @@ pub fn forward_pooled<Y: Element>(
     bias: Option<&[f32]>,
     part: impl Into<Part>,
     y: &mut [Y],
-    winners: Option<&mut [u16]>,
+    training: Option<Training<'_>>,
 ) {
     let Part { rows, images } = part.into();
     if is_first_layer(shape, window) {
-        let first = ForwardFirst { shape, x, weights, bias, rows, images, y, winners };
+        let first = ForwardFirst { shape, x, weights, bias, rows, images, y, training };
         first.check();
         return dispatch(cpu, first);
     }
     let (direction, product) = (Direction::Forward, Vectors { source: x, weights });
     let gather = Gather { shape, direction, product, images, epilogue: Epilogue::NONE };
-    dispatch(cpu, ForwardPooled::new(window, gather, bias, rows, y, winners));
+    dispatch(cpu, ForwardPooled::new(window, gather, bias, rows, y, training));
 }
 
 /// [`forward_pooled`] in bf16 on AMX; `weights` are packed by [`super::regroup::to_bf16`].
@@ -111,13 +109,13 @@ pub fn forward_pooled_bf16<Y: Element>(
     bias: Option<&[f32]>,
     part: impl Into<Part>,
     y: &mut [Y],
-    winners: Option<&mut [u16]>,
+    training: Option<Training<'_>>,
 ) {
     let (depth, Part { rows, images }) = (depth_of(shape.input.channel_stride), part.into());
     with_tiles(cpu, depth, Registers::Square, images, |tiles| {
         let (direction, product) = (Direction::Forward, TileProduct { source: x, weights, depth, tiles });
         let gather = Gather { shape, direction, product, images, epilogue: Epilogue::NONE };
-        dispatch(cpu, ForwardPooled::new(window, gather, bias, rows, y, winners));
+        dispatch(cpu, ForwardPooled::new(window, gather, bias, rows, y, training));
     });
 }
 

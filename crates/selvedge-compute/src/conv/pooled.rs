@@ -4,14 +4,73 @@ use std::ops::Range;
 
 use super::gather::{Gather, Product, Target};
 use super::{Conv2dShape, PANEL};
+use crate::dropout::{Draws, DropoutMask};
 use crate::layout::{BLOCK, BlockShape};
-use crate::simd::{Element, Kernel, Simd};
+use crate::simd::{Element, Kernel, Simd, math};
 
 /// The most pixels of a window that [`super::forward_pooled`] takes.
 pub const MAX_WINDOW: usize = 9;
 
 /// In place of a winner: no pixel of the window has a gradient.
 pub const NO_WINNER: u16 = u16::MAX;
+
+/// What a training pass keeps of a pooled convolution, and does to it.
+pub struct Training<'a> {
+    /// As long as y: gets the number of each maximum's pixel in its window, row by row, the first if several are equal, or
+    /// [`NO_WINNER`] where ReLU or dropout made it zero: what [`crate::pool::max_backward`] needs to spread the gradient.
+    pub winners: &'a mut [u16],
+    /// Dropout behind the pooling, whose mask counts the elements of the pooled shape.
+    pub dropout: Option<&'a DropoutMask>,
+}
+
+impl Training<'_> {
+    /// Compares the length with that of y.
+    #[track_caller]
+    pub(super) fn check(&self, y: usize) {
+        assert_eq!(self.winners.len(), y, "the lengths of winners and y");
+        if let Some(mask) = self.dropout {
+            mask.check();
+        }
+    }
+
+    /// The draws of its dropout.
+    #[inline(always)]
+    pub(super) fn draws<S: Simd>(training: &Option<Self>, s: S) -> Option<Draws<S>> {
+        training.as_ref().and_then(|training| training.dropout).map(|mask| Draws::new(s, mask))
+    }
+}
+
+/// ReLU and dropout on a vector of maxima, and their winners, to element `to`.
+///
+/// # Safety
+/// A vector must have room at `to` in `y`, and in the winners.
+#[inline(always)]
+pub(super) unsafe fn store<S: Simd, Y: Element>(
+    s: S,
+    y: &mut [Y],
+    training: &mut Option<Training<'_>>,
+    to: usize,
+    largest: S::V,
+    winner: S::U,
+    draws: &Option<Draws<S>>,
+    draw: S::U,
+) {
+    let alive = s.gt(largest, s.zero());
+    let mut kept = s.select(alive, largest, s.zero());
+    let mut winner = s.select_u(alive, winner, s.splat_u(NO_WINNER.into()));
+    if let Some(draws) = draws {
+        let dropped = draws.drops(s, draw);
+        kept = draws.keep(s, dropped, kept);
+        winner = s.select_u(dropped, s.splat_u(NO_WINNER.into()), winner);
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        Y::store(s, y.as_mut_ptr().add(to), kept);
+        if let Some(training) = training {
+            s.store_u16(training.winners.as_mut_ptr().add(to), winner);
+        }
+    }
+}
 
 /// The shape that pooling over windows of `window` pixels leaves of a convolution's output.
 fn pooled_shape(shape: &Conv2dShape, window: [usize; 2]) -> BlockShape {
@@ -27,7 +86,7 @@ pub(super) struct ForwardPooled<'a, P, Y> {
     pooled: BlockShape,
     rows: Range<usize>,
     y: &'a mut [Y],
-    winners: Option<&'a mut [u16]>,
+    training: Option<Training<'a>>,
 }
 
 /// The convolution's results for one window: `[pixel][two panels][image][16]`, in the first cache.
@@ -42,26 +101,35 @@ impl<'a, P: Product, Y: Element> ForwardPooled<'a, P, Y> {
         bias: Option<&'a [f32]>,
         rows: Range<usize>,
         y: &'a mut [Y],
-        winners: Option<&'a mut [u16]>,
+        training: Option<Training<'a>>,
     ) -> Self {
         assert!((1..=MAX_WINDOW).contains(&(window[0] * window[1])), "a window of {window:?}");
         let shape = gather.shape;
         let pooled = pooled_shape(shape, window);
         assert!(rows.start <= rows.end && rows.end <= pooled.height, "rows {rows:?} of {pooled:?}");
         assert_eq!(y.len(), rows.len() * pooled.row(), "the length of y and that of rows {rows:?} of {pooled:?}");
-        if let Some(winners) = &winners {
-            assert_eq!(winners.len(), y.len(), "the lengths of winners and y");
+        if let Some(training) = &training {
+            training.check(y.len());
         }
         if let Some(bias) = bias {
             assert_eq!(bias.len(), shape.output.channel_stride, "the bias' length and the channel stride");
         }
         gather.check(&(0..shape.output.height), shape.output.len());
-        Self { window, gather, bias, pooled, rows, y, winners }
+        Self { window, gather, bias, pooled, rows, y, training }
     }
 
-    /// The maxima over the window of the channels from `channel` on, `columns` of them, of the pixel at element `at` of y.
+    /// The maxima over window `number` of the channels from `channel` on, `columns` of them.
     #[inline(always)]
-    fn pool<S: Simd>(&mut self, s: S, results: &Window, channel: usize, columns: usize, at: usize) {
+    fn pool<S: Simd>(
+        &mut self,
+        s: S,
+        results: &Window,
+        channel: usize,
+        columns: usize,
+        number: usize,
+        draws: &Option<Draws<S>>,
+    ) {
+        let pixel = (number - self.rows.start * self.pooled.width) * self.pooled.pixel();
         let pixels = self.window[0] * self.window[1];
         for column in (0..columns).step_by(S::LANES) {
             let bias = match self.bias {
@@ -69,9 +137,14 @@ impl<'a, P: Product, Y: Element> ForwardPooled<'a, P, Y> {
                 Some(bias) => unsafe { s.load(bias.as_ptr().add(channel + column)) },
                 None => s.zero(),
             };
+            let positions = math::positions(s, (number * self.pooled.channels + channel + column) as u32);
+            let mut of_pair = [positions; 2];
             for image in 0..self.gather.images {
+                if let (Some(draws), 0) = (draws, image % 2) {
+                    of_pair = draws.of_pair(s, image / 2, positions);
+                }
                 let from = column / PANEL * BLOCK * PANEL + image * PANEL + column % PANEL;
-                let to = at + self.pooled.channel(channel + column) + image * self.pooled.plane();
+                let to = pixel + self.pooled.channel(channel + column) + image * self.pooled.plane();
                 debug_assert!(to + S::LANES <= self.y.len() && pixels * BLOCK * columns <= results.0.len());
                 // SAFETY: `results` holds `pixels` times BLOCK rows of `columns`, and `run` keeps `to` inside of the
                 // pooled pixel, whose room `new` asserted.
@@ -86,12 +159,7 @@ impl<'a, P: Product, Y: Element> ForwardPooled<'a, P, Y> {
                         winner = s.select_u(larger, s.splat_u(pixel as u32), winner);
                     }
                     let largest = s.add(largest, bias);
-                    let alive = s.gt(largest, s.zero());
-                    Y::store(s, self.y.as_mut_ptr().add(to), s.select(alive, largest, s.zero()));
-                    if let Some(winners) = &mut self.winners {
-                        let winner = s.select_u(alive, winner, s.splat_u(NO_WINNER.into()));
-                        s.store_u16(winners.as_mut_ptr().add(to), winner);
-                    }
+                    store(s, self.y, &mut self.training, to, largest, winner, draws, of_pair[image % 2]);
                 }
             }
         }
@@ -104,6 +172,7 @@ impl<P: Product, Y: Element> Kernel for ForwardPooled<'_, P, Y> {
     fn run<S: Simd>(mut self, s: S) {
         let mut results = Window([0.0; MAX_WINDOW * BLOCK * 2 * PANEL]);
         let all_panels = self.pooled.channel_stride / PANEL;
+        let draws = Training::draws(&self.training, s);
         for y in self.rows.clone() {
             for x in 0..self.pooled.width {
                 let mut panel = 0;
@@ -121,8 +190,7 @@ impl<P: Product, Y: Element> Kernel for ForwardPooled<'_, P, Y> {
                             self.gather.product.columns(s, &place, panel, panels, target);
                         }
                     }
-                    let at = ((y - self.rows.start) * self.pooled.width + x) * self.pooled.pixel();
-                    self.pool(s, &results, panel * PANEL, columns, at);
+                    self.pool(s, &results, panel * PANEL, columns, y * self.pooled.width + x, &draws);
                     panel += panels;
                 }
             }

@@ -6,6 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use super::reference::for_each_product;
 use super::*;
 use crate::cpu::Cpu;
+use crate::dropout::{self, DropoutMask};
 use crate::layout::BLOCK;
 use crate::test_support::cpus;
 
@@ -173,7 +174,7 @@ fn forward_pooled_equals_the_passes_apart() {
                     Some(&bias),
                     0..height,
                     &mut y,
-                    Some(&mut winners),
+                    Some(Training { winners: &mut winners, dropout: None }),
                 );
                 for at in 0..pooled.len() {
                     let (pixel, lane) = (at / pooled.pixel(), at % pooled.pixel());
@@ -200,6 +201,56 @@ fn forward_pooled_equals_the_passes_apart() {
     }
 }
 
+/// What dropout makes of the pooled pass's result afterwards: kept elements, and no winner where it drops one.
+fn pooled_with_dropout<E: ConvElement>(
+    cpu: Cpu,
+    shape: &Conv2dShape,
+    run: impl Fn(Part, &mut [E], Option<Training<'_>>),
+    tolerance: f32,
+) {
+    let pooled = BlockShape::new(shape.output.height / 2, shape.output.width / 2, shape.output.channels);
+    let mask = DropoutMask { key: 5, first_image: 64, rate: 0.25 };
+    let pass = |images: usize, dropout: Option<&DropoutMask>| {
+        let (mut y, mut winners) = (vec![E::from_f32(7.0); pooled.len()], vec![77; pooled.len()]);
+        // In two calls, since the mask counts the rows of the whole image.
+        let cut = pooled.height / 2;
+        let (upper, lower) = y.split_at_mut(cut * pooled.row());
+        let (upper_winners, lower_winners) = winners.split_at_mut(cut * pooled.row());
+        run(Part { rows: 0..cut, images }, upper, Some(Training { winners: upper_winners, dropout }));
+        run(Part { rows: cut..pooled.height, images }, lower, Some(Training { winners: lower_winners, dropout }));
+        (y, winners)
+    };
+    let (plain, plain_winners) = pass(BLOCK, None);
+    let mut want = vec![E::default(); pooled.len()];
+    dropout::apply(cpu, &pooled, 0..pooled.height, &mask, &plain, &mut want);
+    let mut ones = vec![1.0f32; pooled.len()];
+    dropout::apply_in_place(cpu, &pooled, 0..pooled.height, &mask, &mut ones);
+    for images in [BLOCK, 7] {
+        let (y, winners) = pass(images, Some(&mask));
+        for at in (0..pooled.len()).filter(|&at| pooled.image_and_channel(at).0 < images) {
+            let (got, want) = (y[at].to_f32(), want[at].to_f32());
+            assert!((got - want).abs() <= tolerance * want, "{} {shape:?}: {got}, not {want}", cpu.isa());
+            let winner = if ones[at] == 0.0 { NO_WINNER } else { plain_winners[at] };
+            assert_eq!(winners[at], winner, "{} {shape:?}", cpu.isa());
+        }
+    }
+}
+
+#[test]
+fn dropout_in_the_pooled_pass_equals_dropout_behind_it() {
+    for (i, shape) in
+        shapes().into_iter().enumerate().filter(|(_, shape)| shape.output.height.min(shape.output.width) > 3)
+    {
+        let case = Case::new(shape, 1, i as u64);
+        for cpu in cpus() {
+            let run = |part: Part, y: &mut [f32], training: Option<Training<'_>>| {
+                forward_pooled(cpu, &shape, [2, 2], &case.x, &case.panels(), None, part, y, training);
+            };
+            pooled_with_dropout(cpu, &shape, run, 0.0);
+        }
+    }
+}
+
 #[test]
 fn the_gradient_of_a_first_layer_equals_the_passes_apart() {
     for (height, width, filters) in [(6, 6, 16), (7, 5, 20), (2, 3, 40), (28, 28, 16)] {
@@ -211,13 +262,23 @@ fn the_gradient_of_a_first_layer_equals_the_passes_apart() {
         for cpu in cpus() {
             let (mut y, mut winners) = (vec![0.0f32; pool.output().len()], vec![0; pool.output().len()]);
             let rows = 0..pool.output().height;
-            forward_pooled(cpu, &shape, [2, 2], &case.x, &case.panels(), None, rows, &mut y, Some(&mut winners));
+            forward_pooled(
+                cpu,
+                &shape,
+                [2, 2],
+                &case.x,
+                &case.panels(),
+                None,
+                rows,
+                &mut y,
+                Some(Training { winners: &mut winners, dropout: None }),
+            );
             let mut full = vec![0.0; shape.output.len()];
             let (mut want_bias, mut want) = (vec![0.5; shape.output.channel_stride], vec![0.5; shape.weights_len()]);
-            crate::pool::spread(cpu, &pool, &pooled.x, &winners, &mut full, Some(&mut want_bias));
+            crate::pool::spread(cpu, &pool, &pooled.x, &winners, 0.5, &mut full, Some(&mut want_bias));
             backward_weights_of_block(cpu, &shape, &case.x, &full, [&mut [], &mut []], Onto::Content, &mut want);
             let (mut dbias, mut dweights) = (vec![0.5; want_bias.len()], vec![0.5; want.len()]);
-            backward_first_layer(cpu, &shape, &case.x, &pooled.x, &winners, &mut dweights, Some(&mut dbias));
+            backward_first_layer(cpu, &shape, &case.x, &pooled.x, &winners, 0.5, &mut dweights, Some(&mut dbias));
             for (got, want) in dweights.iter().chain(&dbias).zip(want.iter().chain(&want_bias)) {
                 assert_close(cpu.isa().name(), *got, f64::from(*want), 4 * BLOCK * height * width);
             }
@@ -537,6 +598,19 @@ mod bf16_passes {
                 });
                 assert_eq!(small.to_f32(), window.map(bf16::to_f32).fold(0.0, f32::max), "{shape:?}");
             }
+        }
+    }
+
+    #[test]
+    fn dropout_in_the_pooled_pass() {
+        let Some((cpu, cases)) = cases() else { return };
+        for case in cases.iter().filter(|case| case.shape.output.height.min(case.shape.output.width) > 3) {
+            let (x, packed) = (case.one(&case.shape.input, &case.x), case.packed(cpu));
+            let run = |part: Part, y: &mut [bf16], training: Option<Training<'_>>| {
+                forward_pooled_bf16(cpu, &case.shape, [2, 2], &x, &packed, None, part, y, training);
+            };
+            // Apart, the result is rounded twice.
+            pooled_with_dropout(cpu, &case.shape, run, 1.0 / 128.0);
         }
     }
 

@@ -5,7 +5,7 @@ use crate::Cpu;
 use crate::layout::BLOCK;
 use crate::simd::{Element, Kernel, Simd, dispatch};
 
-/// Each window's `dy` goes to the pixel that `winners` names, or nowhere if it names none; all other pixels of `dx` become
+/// Each window's `dy`, times `scale`, goes to the pixel that `winners` names, or nowhere if it names none; all other pixels of `dx` become
 /// zero. What goes somewhere is also added to `dbias`, one number a channel.
 ///
 /// The general form, for windows that overlap, is [`super::max_backward`], which reads each gradient once for every pixel
@@ -18,6 +18,7 @@ pub fn spread<E: Element>(
     shape: &Pool2dShape,
     dy: &[E],
     winners: &[u16],
+    scale: f32,
     dx: &mut [E],
     dbias: Option<&mut [f32]>,
 ) {
@@ -31,13 +32,14 @@ pub fn spread<E: Element>(
     if let Some(dbias) = &dbias {
         assert_eq!(dbias.len(), channels, "the length of dbias and the channel stride");
     }
-    dispatch(cpu, Spread { shape, dy, winners, dx, dbias });
+    dispatch(cpu, Spread { shape, dy, winners, scale, dx, dbias });
 }
 
 struct Spread<'a, E> {
     shape: &'a Pool2dShape,
     dy: &'a [E],
     winners: &'a [u16],
+    scale: f32,
     dx: &'a mut [E],
     dbias: Option<&'a mut [f32]>,
 }
@@ -50,7 +52,7 @@ impl<E: Element> Spread<'_, E> {
         if stride != [height, width] || input.height % height + input.width % width > 0 {
             self.dx.fill(E::default());
         }
-        let window = s.splat_u((height * width) as u32);
+        let (window, scale) = (s.splat_u((height * width) as u32), s.splat(self.scale));
         for y in 0..output.height {
             for x in 0..output.width {
                 let corner = input.offset(y * stride[0], x * stride[1]);
@@ -63,7 +65,7 @@ impl<E: Element> Spread<'_, E> {
                         // which every window lies; `c` + LANES does not pass the channel stride.
                         unsafe {
                             let winner = s.load_u16(self.winners.as_ptr().add(from + at));
-                            let v = E::load(s, self.dy.as_ptr().add(from + at));
+                            let v = s.mul(E::load(s, self.dy.as_ptr().add(from + at)), scale);
                             let v = s.select(s.lt_u(winner, window), v, s.zero());
                             sum = s.add(sum, v);
                             for pixel in 0..height * width {
@@ -124,7 +126,7 @@ mod tests {
                 let (mut dx, mut want) =
                     (vec![E::from_f32(7.0); shape.input().len()], vec![E::default(); shape.input().len()]);
                 let mut dbias = vec![0.5; shape.input().channel_stride];
-                spread(cpu, &shape, &dy, &winners, &mut dx, Some(&mut dbias));
+                spread(cpu, &shape, &dy, &winners, 1.0, &mut dx, Some(&mut dbias));
                 max_backward(cpu, &shape, 0..height, &dy, &winners, &mut want);
                 assert_eq!(wide(&dx), wide(&want), "{shape:?} on {}", cpu.isa());
                 for (c, dbias) in dbias.iter().enumerate() {

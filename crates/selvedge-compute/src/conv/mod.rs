@@ -29,6 +29,7 @@ pub mod pack;
 mod passes;
 mod path;
 mod pooled;
+mod pooled_slides;
 #[cfg(test)]
 mod reference;
 pub mod regroup;

@@ -7,6 +7,7 @@ use half::bf16;
 use super::first::{ForwardFirst, is_first_layer};
 use super::gather::{Direction, Epilogue, Gather, Part, Pixels};
 use super::pooled::{ForwardPooled, Training};
+use super::pooled_slides::PooledSlides;
 use super::slides::Slides;
 use super::tiles::TileProduct;
 use super::vectors::Vectors;
@@ -112,10 +113,13 @@ pub fn forward_pooled_bf16<Y: Element>(
     training: Option<Training<'_>>,
 ) {
     let (depth, Part { rows, images }) = (depth_of(shape.input.channel_stride), part.into());
-    with_tiles(cpu, depth, Registers::Square, images, |tiles| {
+    let slides = PooledSlides::fit(shape, window);
+    let registers = if slides { Registers::Slide } else { Registers::Square };
+    with_tiles(cpu, depth, registers, images, |tiles| {
         let (direction, product) = (Direction::Forward, TileProduct { source: x, weights, depth, tiles });
         let gather = Gather { shape, direction, product, images, epilogue: Epilogue::NONE };
-        dispatch(cpu, ForwardPooled::new(window, gather, bias, rows, y, training));
+        let pass = ForwardPooled::new(window, gather, bias, rows, y, training);
+        if slides { dispatch(cpu, PooledSlides::new(pass)) } else { dispatch(cpu, pass) }
     });
 }
 

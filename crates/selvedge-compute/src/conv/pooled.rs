@@ -80,13 +80,13 @@ fn pooled_shape(shape: &Conv2dShape, window: [usize; 2]) -> BlockShape {
 
 /// Rows `rows` of the pooled output.
 pub(super) struct ForwardPooled<'a, P, Y> {
-    window: [usize; 2],
-    gather: Gather<'a, P>,
-    bias: Option<&'a [f32]>,
-    pooled: BlockShape,
-    rows: Range<usize>,
-    y: &'a mut [Y],
-    training: Option<Training<'a>>,
+    pub window: [usize; 2],
+    pub gather: Gather<'a, P>,
+    pub bias: Option<&'a [f32]>,
+    pub pooled: BlockShape,
+    pub rows: Range<usize>,
+    pub y: &'a mut [Y],
+    pub training: Option<Training<'a>>,
 }
 
 /// The convolution's results for one window: `[pixel][two panels][image][16]`, in the first cache.

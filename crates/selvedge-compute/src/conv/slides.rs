@@ -75,7 +75,7 @@ impl Gather<'_, TileProduct<'_>> {
     /// The slide whose pixels begin at column `x` of a row with taps `ys`, but for what depends on the slides before it.
     /// `first_image` is 0 or 16.
     #[inline(always)]
-    fn slide(&self, [x, pixels]: [usize; 2], ys: &Span, first_image: usize, panel: usize) -> Slide {
+    pub(super) fn slide(&self, [x, pixels]: [usize; 2], ys: &Span, first_image: usize, panel: usize) -> Slide {
         let Gather { shape, direction, product, .. } = self;
         let from = self.from();
         let first = x as isize + first_position(shape, *direction);

@@ -22,6 +22,7 @@ mod backward_bias;
 mod backward_weights;
 mod backward_weights_bf16;
 mod element;
+mod few_images;
 mod first;
 mod gather;
 mod input_weights;

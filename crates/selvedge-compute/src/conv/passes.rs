@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use half::bf16;
 
+use super::few_images::{self, FewImages, FewImagesPooled, rows_of_tiles};
 use super::first::{ForwardFirst, is_first_layer};
 use super::gather::{Direction, Epilogue, Gather, Part, Pixels};
 use super::pooled::{ForwardPooled, Training};
@@ -113,6 +114,13 @@ pub fn forward_pooled_bf16<Y: Element>(
     training: Option<Training<'_>>,
 ) {
     let (depth, Part { rows, images }) = (depth_of(shape.input.channel_stride), part.into());
+    if training.is_none() && few_images::fit(shape, images) {
+        return with_tiles(cpu, depth, Registers::Square, rows_of_tiles(shape), |tiles| {
+            let (direction, product) = (Direction::Forward, TileProduct { source: x, weights, depth, tiles });
+            let gather = Gather { shape, direction, product, images, epilogue: Epilogue::NONE };
+            dispatch(cpu, FewImagesPooled(ForwardPooled::new(window, gather, bias, rows, y, None)));
+        });
+    }
     let slides = PooledSlides::fit(shape, window);
     let registers = if slides { Registers::Slide } else { Registers::Square };
     with_tiles(cpu, depth, registers, images, |tiles| {
@@ -175,6 +183,13 @@ fn run_tiles<Y: Element>(
         Direction::Forward => shape.input.channel_stride,
         Direction::Backward => shape.output.channel_stride,
     });
+    if direction == Direction::Forward && few_images::fit(shape, images) {
+        return with_tiles(cpu, depth, Registers::Square, rows_of_tiles(shape), |tiles| {
+            let product = TileProduct { source, weights, depth, tiles };
+            let gather = Gather { shape, direction, product, images, epilogue };
+            dispatch(cpu, FewImages { gather, rows, target });
+        });
+    }
     // What is written in f32 with bias or ReLU, logits at most, goes pixel by pixel.
     let slides = Slides::fit(shape, direction) && (Y::IS_BF16 || epilogue.is_none());
     let registers = if slides { Registers::Slide } else { Registers::Square };

@@ -653,9 +653,19 @@ mod bf16_passes {
                 y
             };
             let all = run(BLOCK);
-            for images in [1, 7, 16, 17, 31] {
+            let pooled = BlockShape::new(shape.output.height / 2, shape.output.width / 2, shape.output.channels);
+            let run_pooled = |images| {
+                let mut y = vec![bf16::NAN; pooled.len()];
+                let part = Part { rows: 0..pooled.height, images };
+                forward_pooled_bf16(cpu, &shape, [2, 2], &x, &packed, None, part, &mut y, None);
+                y
+            };
+            let all_pooled = run_pooled(BLOCK);
+            for images in [1, 4, 7, 16, 17, 31] {
                 let want = first_images(&shape.output, &all, images);
                 assert!(first_images(&shape.output, &run(images), images) == want, "{images} images of {shape:?}");
+                let want = first_images(&pooled, &all_pooled, images);
+                assert!(first_images(&pooled, &run_pooled(images), images) == want, "{images} images of {shape:?}");
             }
         }
     }

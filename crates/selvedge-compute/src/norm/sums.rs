@@ -58,7 +58,7 @@ pub fn block_gradient_sums<E: Element>(
 }
 
 /// Two numbers for each element of a block, to be summed over each channel.
-trait Terms {
+pub(super) trait Terms {
     /// What they need of a vector of channels.
     type Channels<S: Simd>: Copy;
 
@@ -73,7 +73,13 @@ trait Terms {
 
 /// Adds the sums over all valid elements to `sums`, two slices of the channel stride's length.
 #[inline(always)]
-fn add_up<S: Simd, T: Terms>(s: S, shape: &BlockShape, valid: usize, terms: &T, sums: [&mut [f64]; 2]) {
+pub(super) fn add_up<S: Simd, T: Terms>(
+    s: S,
+    shape: &BlockShape,
+    valid: usize,
+    terms: &T,
+    sums: [&mut [f64]; 2],
+) {
     let [first, second] = sums;
     let rows_at_once = (ELEMENTS_AT_ONCE / shape.row()).max(1);
     for start in (0..shape.height).step_by(rows_at_once) {

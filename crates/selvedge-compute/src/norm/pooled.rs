@@ -179,12 +179,12 @@ impl<E: Element> NormalisePooled<'_, E> {
                         let b = s.load(self.offset.as_ptr().add(channel));
                         let from = self.x.as_ptr().add(corner + at);
                         let mut kept = E::load(s, from);
-                        let mut best = s.mul_add(kept, a, b);
+                        let mut best = E::round(s, s.mul_add(kept, a, b));
                         let mut winner = s.splat_u(0);
                         for k in 1..height * width {
                             let pixel = k / width * input.row() + k % width * input.pixel();
                             let v = E::load(s, from.add(pixel));
-                            let z = s.mul_add(v, a, b);
+                            let z = E::round(s, s.mul_add(v, a, b));
                             // `min` gives its second argument for a NaN, which so counts as an infinity.
                             let larger = s.gt(s.min(z, infinity), best);
                             best = s.select(larger, z, best);
@@ -344,3 +344,6 @@ impl<E: Element> Kernel for PooledInputGradient<'_, E> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

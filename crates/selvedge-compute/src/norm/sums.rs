@@ -73,13 +73,7 @@ pub(super) trait Terms {
 
 /// Adds the sums over all valid elements to `sums`, two slices of the channel stride's length.
 #[inline(always)]
-pub(super) fn add_up<S: Simd, T: Terms>(
-    s: S,
-    shape: &BlockShape,
-    valid: usize,
-    terms: &T,
-    sums: [&mut [f64]; 2],
-) {
+pub(super) fn add_up<S: Simd, T: Terms>(s: S, shape: &BlockShape, valid: usize, terms: &T, sums: [&mut [f64]; 2]) {
     let [first, second] = sums;
     let rows_at_once = (ELEMENTS_AT_ONCE / shape.row()).max(1);
     for start in (0..shape.height).step_by(rows_at_once) {

@@ -57,6 +57,10 @@ impl Simd for Portable {
         // SAFETY: the caller promises `LANES` writable numbers.
         unsafe { to.cast::<[bf16; LANES]>().write_unaligned(v.map(bf16::from_f32)) }
     }
+    #[inline(always)]
+    fn round_to_bf16(self, v: Self::V) -> Self::V {
+        v.map(|v| bf16::from_f32(v).to_f32())
+    }
 
     #[inline(always)]
     fn add(self, a: Self::V, b: Self::V) -> Self::V {

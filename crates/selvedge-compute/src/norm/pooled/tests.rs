@@ -8,7 +8,9 @@ use crate::pool::{max_backward, max_forward};
 use crate::test_support::{Numbers, assert_close, cpus, wide};
 
 /// Height, width and channels; size and stride of the windows; valid images.
-const SHAPES: [([usize; 3], [usize; 2], [usize; 2], usize); 8] = [
+type Case = ([usize; 3], [usize; 2], [usize; 2], usize);
+
+const SHAPES: [Case; 8] = [
     ([4, 6, 16], [2, 2], [2, 2], 32),
     ([7, 7, 70], [2, 2], [2, 2], 31),
     ([5, 4, 33], [2, 2], [2, 2], 1),

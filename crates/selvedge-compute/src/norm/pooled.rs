@@ -229,8 +229,6 @@ struct PooledGradients<'a, E> {
 
 impl<E: Element> Terms for PooledGradients<'_, E> {
     /// The mean.
-    type Channels<S: Simd> = S::V;
-
     #[inline(always)]
     unsafe fn channels<S: Simd>(&self, s: S, c: usize) -> S::V {
         // SAFETY: the caller's promise, and `Normalisation::check` saw `mean` hold the channel stride.
@@ -238,7 +236,7 @@ impl<E: Element> Terms for PooledGradients<'_, E> {
     }
 
     #[inline(always)]
-    unsafe fn at<S: Simd>(&self, s: S, mean: S::V, at: usize) -> [S::V; 2] {
+    unsafe fn at<S: Simd>(&self, s: S, mean: S::V, _: usize, at: usize) -> [S::V; 2] {
         // SAFETY: the caller's promise; `assert_block` and `Winners::check` saw `dy` and the winners hold the shape.
         unsafe {
             let x = E::load(s, self.winners.x.as_ptr().add(at));

@@ -73,6 +73,11 @@ impl Simd for Avx2 {
         unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast())))) }
     }
     #[inline(always)]
+    fn prefetch<T>(self, from: *const T) {
+        // SAFETY: every x86-64 processor has the instruction, and it accesses no memory that a program could tell.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
+    }
+    #[inline(always)]
     unsafe fn store_bf16(self, to: *mut bf16, v: Self::V) {
         // The pack works within 128-bit halves, so the halves are joined after it.
         // SAFETY: `self` proves AVX2 and FMA. The caller promises 8 writable numbers.

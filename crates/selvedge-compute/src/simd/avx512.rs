@@ -87,6 +87,11 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast())))) }
     }
     #[inline(always)]
+    fn prefetch<T>(self, from: *const T) {
+        // SAFETY: every x86-64 processor has the instruction, and it accesses no memory that a program could tell.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
+    }
+    #[inline(always)]
     unsafe fn store_bf16(self, to: *mut bf16, v: Self::V) {
         if BF16 {
             // SAFETY: `self` proves AVX512_BF16. The caller promises 16 writable numbers.

@@ -14,7 +14,7 @@ use selvedge_compute::activation::{self, Activation};
 use selvedge_compute::conv::{self, regroup};
 use selvedge_compute::dropout::{self, DropoutMask};
 use selvedge_compute::loss::{self, BlockTargets, Logits};
-use selvedge_compute::norm::{self, Normalisation};
+use selvedge_compute::norm::{self, Normalisation, Winners};
 use selvedge_compute::optim::{self, AdamParams, SgdParams};
 use selvedge_compute::pool::{self, Pool2dShape};
 use selvedge_compute::simd::Element;
@@ -129,6 +129,24 @@ fn normalisation<E: Element>(criterion: &mut Criterion) {
     });
     measure(criterion, "norm/input_gradient", name, 3 * bytes, |cpu| {
         norm::input_gradient(cpu, &SHAPE, BLOCK, &norm, [&per_channel; 2], &x, &dy, &mut y);
+    });
+    let shape = Pool2dShape::new(SHAPE, [2, 2], [2, 2]);
+    let (output, small) = (shape.output(), shape.output().len());
+    let (mut numbers_of_winners, mut kept) = (AlignedVec::<u16>::zeroed(small), numbers::<E>(small));
+    let small_bytes = small * (2 * size_of::<E>() + size_of::<u16>());
+    measure(criterion, "norm/normalise_pooled_relu", name, bytes + small_bytes, |cpu| {
+        let (channels, winners) = ([norm.factor, norm.offset], (&mut numbers_of_winners[..], &mut kept[..]));
+        norm::normalise_pooled(cpu, &shape, channels, norm.activation, &x, &mut y[..small], Some(winners));
+    });
+    let dy = &dy[..small];
+    measure(criterion, "norm/pooled_gradient_sums", name, small_bytes, |cpu| {
+        let winners = Winners { numbers: &numbers_of_winners, x: &kept };
+        norm::pooled_gradient_sums(cpu, &output, BLOCK, &norm, winners, dy, &mut first, &mut second);
+    });
+    let dy_bytes = small * (size_of::<E>() + size_of::<u16>());
+    measure(criterion, "norm/pooled_input_gradient", name, 2 * bytes + dy_bytes, |cpu| {
+        let coefficients: [&[f32]; 2] = [&per_channel; 2];
+        norm::pooled_input_gradient(cpu, &shape, BLOCK, &norm, coefficients, &x, &numbers_of_winners, dy, &mut y);
     });
 }
 

@@ -155,6 +155,17 @@ pub fn norm(shape: &BlockShape, images: usize, element: usize) -> Passes {
     each(shape, images, element, [3 + 2, 3], [4 + 5, 5])
 }
 
+/// Batch normalisation with max pooling in the same pass: forward the input is read twice, and the pooled tensor written with
+/// the winners' numbers and their elements of the input; backward those are read with the gradient, then the numbers, the
+/// gradient and the input, and a tensor is written.
+pub fn norm_pooled(shape: &Pool2dShape, images: usize, element: usize) -> Passes {
+    let (x, y) = (stored(&shape.input(), images), stored(&shape.output(), images));
+    let element = element as u64;
+    let forward = Cost::new((3 + 2) * x + (window(shape) - 1) * y, 2 * x * element + y * (2 * element + WINNER));
+    let backward = Cost::new((4 + 1) * y + 4 * x, 2 * x * element + y * (3 * element + 2 * WINNER));
+    Passes { forward, backward }
+}
+
 /// Dropout. Drawing the mask is arithmetic of whole numbers, which is not counted.
 pub fn dropout(shape: &BlockShape, images: usize, element: usize) -> Passes {
     each(shape, images, element, [1, 2], [1, 2])
@@ -244,6 +255,15 @@ mod tests {
         assert_eq!(max.forward, Cost::new(3 * 4 * 16 * 32, 2 * (16 + 4) * 16 * 32 + 2 * 4 * 16 * 32));
         assert_eq!((max.backward.flops, max.backward.bytes), (4 * 16 * 32, max.forward.bytes));
         assert_eq!(average_pool(&shape, 32, 4).forward, Cost::new(4 * 4 * 16 * 32, 4 * 20 * 16 * 32));
+    }
+
+    #[test]
+    fn normalisation_with_pooling_by_hand() {
+        // 5x4 pixels, of which 2x2 windows cover 4x4.
+        let passes = norm_pooled(&Pool2dShape::new(BlockShape::new(5, 4, 16), [2, 2], [2, 2]), 32, 2);
+        let (x, y) = (20 * 16 * 32, 4 * 16 * 32);
+        assert_eq!(passes.forward, Cost::new(5 * x + 3 * y, 2 * (2 * x + 2 * y) + 2 * y));
+        assert_eq!(passes.backward, Cost::new(5 * y + 4 * x, 2 * (2 * x + 3 * y) + 4 * y));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! From layers to operations: [`lower`] turns a specification into a [`Plan`].
 //!
 //! A convolution or dense layer takes the ReLU behind it into its own pass, a max pooling behind that, if its windows do
-//! not overlap, and a dropout behind that; a batch normalisation takes the activation behind it. `Flatten` is no operation: a dense layer behind
-//! it is the convolution whose kernel is the whole image.
+//! not overlap, and a dropout behind that; a batch normalisation takes the activation behind it, and a max pooling of this
+//! kind behind ReLU or nothing. `Flatten` is no operation: a dense layer behind it is the convolution whose kernel is the
+//! whole image.
 
 use selvedge_compute::activation::Activation;
 use selvedge_compute::aligned::ALIGNMENT;
@@ -10,7 +11,7 @@ use selvedge_compute::conv::{Conv2dShape, MAX_WINDOW, is_first_layer};
 use selvedge_compute::pool::Pool2dShape;
 use selvedge_compute::{BlockShape, Precision};
 
-use crate::plan::{Conv, Dropout, FusedPool, Norm, Op, Plan, Value, ValueId, WeightGradient};
+use crate::plan::{Conv, Dropout, FusedPool, Norm, NormPool, Op, Plan, Value, ValueId, WeightGradient};
 use crate::shape::{LayerShape, NetworkShape};
 use crate::spec::{LayerSpec, ModelSpec};
 
@@ -104,10 +105,18 @@ impl Lowering {
                         shift: params.end - 1,
                         mean: shapes[index].buffers.start,
                     });
-                    let y = self.value(input, None);
-                    self.plan.ops.push(Op::Norm { norm: self.plan.norms.len() - 1, x, y, partial: 0..0 });
-                    x = y;
                     index += usize::from(activation.is_some());
+                    let pool = match (activation, layers.get(index + 1)) {
+                        (None | Some(Activation::Relu), Some(next)) => {
+                            apart(next, &input).map(|window| Pool2dShape::new(input, window, window))
+                        }
+                        _ => None,
+                    };
+                    let y = self.value(pool.map_or(input, |pool| pool.output()), None);
+                    index += usize::from(pool.is_some());
+                    let pool = pool.map(|shape| NormPool { shape, winners: 0..0, kept: 0..0 });
+                    self.plan.ops.push(Op::Norm { norm: self.plan.norms.len() - 1, pool, x, y, partial: 0..0 });
+                    x = y;
                 }
                 LayerSpec::Residual { layers } => x = self.residual(layers, &shapes[index], x),
             }
@@ -136,8 +145,7 @@ impl Lowering {
             self.fused_dropouts += 1;
             Dropout { rate, key: self.dropout_key() }
         });
-        let pool = fused.window.map(|size| {
-            let window = [size; 2];
+        let pool = fused.window.map(|window| {
             let is_first_layer = reads_input && is_first_layer(&shape, window);
             FusedPool {
                 shape: Pool2dShape::new(shape.output, window, window),
@@ -203,7 +211,7 @@ fn name_of(layers: &[LayerShape]) -> String {
 struct Fused {
     relu: bool,
     /// Height and width of the pooling window.
-    window: Option<usize>,
+    window: Option<[usize; 2]>,
     /// The rate of a dropout behind the pooling.
     dropout: Option<f32>,
 }
@@ -211,17 +219,7 @@ struct Fused {
 impl Fused {
     fn of(behind: &[LayerSpec], result: &BlockShape) -> Self {
         let relu = matches!(behind.first(), Some(LayerSpec::Relu));
-        let window = match behind.get(1) {
-            Some(LayerSpec::MaxPool2d { size, stride })
-                if relu
-                    && stride.unwrap_or(*size) == *size
-                    && size * size <= MAX_WINDOW
-                    && *size <= result.height.min(result.width) =>
-            {
-                Some(*size)
-            }
-            _ => None,
-        };
+        let window = behind.get(1).filter(|_| relu).and_then(|layer| apart(layer, result));
         let dropout = match behind.get(2) {
             Some(LayerSpec::Dropout { rate }) if window.is_some() => Some(*rate),
             _ => None,
@@ -232,6 +230,21 @@ impl Fused {
     /// How many layers these are.
     fn layers(self) -> usize {
         usize::from(self.relu) + usize::from(self.window.is_some()) + usize::from(self.dropout.is_some())
+    }
+}
+
+/// The window of a max pooling that the operation before it can take, whose result has this shape: windows of a few pixels
+/// that follow each other without a gap.
+fn apart(layer: &LayerSpec, result: &BlockShape) -> Option<[usize; 2]> {
+    match layer {
+        LayerSpec::MaxPool2d { size, stride }
+            if stride.unwrap_or(*size) == *size
+                && size * size <= MAX_WINDOW
+                && *size <= result.height.min(result.width) =>
+        {
+            Some([*size; 2])
+        }
+        _ => None,
     }
 }
 

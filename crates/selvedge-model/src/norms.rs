@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use selvedge_compute::aligned::{view, view_mut};
-use selvedge_compute::norm::{self, Normalisation};
+use selvedge_compute::norm::{self, Normalisation, Winners};
 use selvedge_compute::simd::Element;
 use selvedge_compute::{AlignedVec, BLOCK};
 
 use crate::param::ParamEntry;
-use crate::plan::{Norm, Op, Plan};
+use crate::plan::{Norm, NormPool, Op, Plan, ValueId};
 use crate::run::{Block, Context, split};
 use crate::state::State;
 
@@ -83,24 +83,57 @@ impl Norms {
         }
     }
 
-    pub(crate) fn forward<E: Element>(&self, ctx: &Context<'_>, number: usize, x: &[E], y: &mut [E]) {
-        let own = &self.states[number];
-        let norm = &ctx.plan.norms[number];
-        norm::normalise(ctx.cpu, &norm.shape, [&own.factor, &own.offset], norm.activation, x, y);
+    /// Normalisation `number` of one block, from value x to value y.
+    pub(crate) fn forward<E: Element>(
+        &self,
+        ctx: &Context<'_>,
+        number: usize,
+        pool: Option<&NormPool>,
+        [x, y]: [ValueId; 2],
+        block: &mut Block<'_>,
+    ) {
+        let (norm, own) = (&ctx.plan.norms[number], &self.states[number]);
+        let channels: [&[f32]; 2] = [&own.factor, &own.offset];
+        let (x, y) = (ctx.data(x), ctx.data(y));
+        match pool {
+            None => {
+                let ([x], [y]) = split(block.arena, [x], [y]);
+                norm::normalise::<E>(ctx.cpu, &norm.shape, channels, norm.activation, view(x), view_mut(y));
+            }
+            Some(pool) => {
+                let ([x], [y, winners, kept]) = split(block.arena, [x], [y, &pool.winners, &pool.kept]);
+                let winners = ctx.training.map(|_| (view_mut(winners), view_mut(kept)));
+                let (x, y) = (view::<E>(x), view_mut(y));
+                norm::normalise_pooled(ctx.cpu, &pool.shape, channels, norm.activation, x, y, winners);
+            }
+        }
     }
 
+    /// The gradient of x from that of y.
     pub(crate) fn backward<E: Element>(
         &self,
         ctx: &Context<'_>,
         number: usize,
-        valid: usize,
-        x: &[E],
-        dy: &[E],
-        dx: &mut [E],
+        pool: Option<&NormPool>,
+        [x, y]: [ValueId; 2],
+        block: &mut Block<'_>,
     ) {
         let (norm, own) = (&ctx.plan.norms[number], &self.states[number]);
-        let [c0, c1] = &own.coefficients;
-        norm::input_gradient(ctx.cpu, &norm.shape, valid, &own.normalisation(norm), [c0, c1], x, dy, dx);
+        let (cpu, valid, normalisation) = (ctx.cpu, block.valid, own.normalisation(norm));
+        let coefficients: [&[f32]; 2] = [&own.coefficients[0], &own.coefficients[1]];
+        let (x, dy, dx) = (ctx.data(x), ctx.grad(y), ctx.grad(x));
+        match pool {
+            None => {
+                let ([x, dy], [dx]) = split(block.arena, [x, dy], [dx]);
+                let (x, dy, dx) = (view::<E>(x), view(dy), view_mut(dx));
+                norm::input_gradient(cpu, &norm.shape, valid, &normalisation, coefficients, x, dy, dx);
+            }
+            Some(pool) => {
+                let ([x, dy, winners], [dx]) = split(block.arena, [x, dy, &pool.winners], [dx]);
+                let (x, winners, dy, dx) = (view::<E>(x), view(winners), view(dy), view_mut(dx));
+                norm::pooled_input_gradient(cpu, &pool.shape, valid, &normalisation, coefficients, x, winners, dy, dx);
+            }
+        }
     }
 
     /// The statistics of one block, into its arena.
@@ -114,23 +147,26 @@ impl Norms {
 
     /// The sums that the gradient needs of one block, into its arena.
     pub(crate) fn block_gradient_sums<E: Element>(&self, ctx: &Context<'_>, op: usize, block: &mut Block<'_>) {
-        let Op::Norm { norm, x, y, partial } = &ctx.plan.ops[op] else { unreachable!("only norms have sums") };
+        let Op::Norm { norm, pool, x, y, partial } = &ctx.plan.ops[op] else { unreachable!("only norms have sums") };
         let (constants, own) = (&ctx.plan.norms[*norm], &self.states[*norm]);
-        let values = &ctx.plan.values;
-        let ([x, dy], [partial]) = split(block.arena, [&values[*x].data, &values[*y].grad], [partial]);
-        let (sum, sum_normalised) = view_mut::<f64>(partial).split_at_mut(constants.shape.channel_stride);
-        let normalisation = own.normalisation(constants);
-        let valid = block.valid;
-        norm::block_gradient_sums::<E>(
-            ctx.cpu,
-            &constants.shape,
-            valid,
-            &normalisation,
-            view(x),
-            view(dy),
-            sum,
-            sum_normalised,
-        );
+        let (cpu, valid, normalisation) = (ctx.cpu, block.valid, own.normalisation(constants));
+        let shape = &constants.shape;
+        match pool {
+            None => {
+                let ([x, dy], [partial]) = split(block.arena, [ctx.data(*x), ctx.grad(*y)], [partial]);
+                let (sum, normalised) = view_mut::<f64>(partial).split_at_mut(shape.channel_stride);
+                let (x, dy) = (view::<E>(x), view(dy));
+                norm::block_gradient_sums(cpu, shape, valid, &normalisation, x, dy, sum, normalised);
+            }
+            Some(pool) => {
+                let reads = [&pool.winners, &pool.kept, ctx.grad(*y)];
+                let ([numbers, kept, dy], [partial]) = split(block.arena, reads, [partial]);
+                let (sum, normalised) = view_mut::<f64>(partial).split_at_mut(shape.channel_stride);
+                let winners = Winners::<E> { numbers: view(numbers), x: view(kept) };
+                let pooled = pool.shape.output();
+                norm::pooled_gradient_sums(cpu, &pooled, valid, &normalisation, winners, view(dy), sum, normalised);
+            }
+        }
     }
 
     /// Between the phases: the batch's statistics from the blocks', and the running ones moved along.

@@ -45,7 +45,7 @@ pub enum OperationKind {
     MaxPool,
     /// Average pooling.
     AveragePool,
-    /// Batch normalisation.
+    /// Batch normalisation, with an activation and max pooling in the same pass if they follow.
     Norm,
     /// Dropout.
     Dropout,
@@ -125,6 +125,9 @@ fn costs(plan: &Plan, op: &Op, images: usize) -> (OperationKind, Passes) {
         Op::MaxPool { shape, x, .. } => (OperationKind::MaxPool, cost::max_pool(shape, images, value(*x).element)),
         Op::AvgPool { shape, x, .. } => {
             (OperationKind::AveragePool, cost::average_pool(shape, images, value(*x).element))
+        }
+        Op::Norm { pool: Some(pool), x, .. } => {
+            (OperationKind::Norm, cost::norm_pooled(&pool.shape, images, value(*x).element))
         }
         Op::Norm { x, .. } => (OperationKind::Norm, cost::norm(&value(*x).shape, images, value(*x).element)),
         Op::Dropout { x, .. } => (OperationKind::Dropout, cost::dropout(&value(*x).shape, images, value(*x).element)),

@@ -70,8 +70,10 @@ pub(crate) enum Op {
         x: ValueId,
         y: ValueId,
     },
+    /// Batch normalisation, with an activation and max pooling in the same pass.
     Norm {
         norm: usize,
+        pool: Option<NormPool>,
         x: ValueId,
         y: ValueId,
         partial: Range<usize>,
@@ -144,6 +146,15 @@ pub(crate) struct FusedPool {
 pub(crate) struct Dropout {
     pub rate: f32,
     pub key: u32,
+}
+
+/// Max pooling over windows that do not overlap, taken into the batch normalisation before it.
+#[derive(Debug)]
+pub(crate) struct NormPool {
+    pub shape: Pool2dShape,
+    pub winners: Range<usize>,
+    /// The winners' elements of x.
+    pub kept: Range<usize>,
 }
 
 /// A batch normalisation's constants and what belongs to it.
@@ -228,6 +239,8 @@ impl Plan {
                     conv.pool.as_mut().expect("a pool keeps winners").winners = place;
                 }
                 (ExtraKind::Partial, Some(Op::Norm { partial, .. })) => *partial = place,
+                (ExtraKind::Winners, Some(Op::Norm { pool: Some(pool), .. })) => pool.winners = place,
+                (ExtraKind::Kept, Some(Op::Norm { pool: Some(pool), .. })) => pool.kept = place,
                 (ExtraKind::Regrouped(i), Some(Op::Conv(conv))) => {
                     conv.regrouped[i] = place;
                 }
@@ -283,8 +296,13 @@ impl Plan {
                 }
                 Op::Activate { .. } => data[root(x)].include(b),
                 Op::MaxPool { shape, .. } => keep(ExtraKind::Winners, shape.output().len() * size_of::<u16>(), f, b),
-                Op::Norm { norm, .. } => {
+                Op::Norm { norm, pool, .. } => {
                     data[root(x)].include(b);
+                    if let Some(pool) = pool {
+                        let len = pool.shape.output().len();
+                        keep(ExtraKind::Winners, len * size_of::<u16>(), f, b);
+                        keep(ExtraKind::Kept, len * self.values[x].element, f, b);
+                    }
                     keep(ExtraKind::Partial, 2 * self.norms[*norm].shape.channel_stride * size_of::<f64>(), f, b);
                 }
                 // The sum's gradient is the shortcut's, which the fork adds to the body's.
@@ -316,6 +334,7 @@ struct Extra {
 #[derive(Clone, Copy, Debug)]
 enum ExtraKind {
     Winners,
+    Kept,
     Partial,
     Regrouped(usize),
     LossGradient,

@@ -128,10 +128,7 @@ pub(crate) fn forward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block<
             let ([x], [y]) = split(block.arena, [ctx.data(*x)], [ctx.data(*y)]);
             pool::average_forward::<E>(cpu, shape, 0..shape.output().height, view(x), view_mut(y));
         }
-        Op::Norm { norm, x, y, .. } => {
-            let ([x], [y]) = split(block.arena, [ctx.data(*x)], [ctx.data(*y)]);
-            ctx.norms.forward::<E>(ctx, *norm, view(x), view_mut(y));
-        }
+        Op::Norm { norm, pool, x, y, .. } => ctx.norms.forward::<E>(ctx, *norm, pool.as_ref(), [*x, *y], block),
         Op::Dropout { dropout, x, y } => {
             let shape = &ctx.plan.values[*x].shape;
             let mask = ctx.mask(*dropout, block);
@@ -172,10 +169,7 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block
             let ([dy], [dx]) = split(block.arena, [ctx.grad(*y)], [ctx.grad(*x)]);
             pool::average_backward::<E>(cpu, shape, 0..shape.input().height, view(dy), view_mut(dx));
         }
-        Op::Norm { norm, x, y, .. } => {
-            let ([x, dy], [dx]) = split(block.arena, [ctx.data(*x), ctx.grad(*y)], [ctx.grad(*x)]);
-            ctx.norms.backward::<E>(ctx, *norm, block.valid, view(x), view(dy), view_mut(dx));
-        }
+        Op::Norm { norm, pool, x, y, .. } => ctx.norms.backward::<E>(ctx, *norm, pool.as_ref(), [*x, *y], block),
         Op::Dropout { dropout, x, y } => {
             let shape = &ctx.plan.values[*x].shape;
             let mask = ctx.mask(*dropout, block).expect("only training passes run backward");

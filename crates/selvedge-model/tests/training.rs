@@ -55,6 +55,50 @@ fn central_differences_confirm_the_gradient() {
     }
 }
 
+/// Dropout that drops nothing keeps max pooling out of the normalisation's pass. What is pooled is the same to the bit; the
+/// gradients' sums over a batch have another order.
+#[test]
+fn pooling_in_the_pass_of_a_normalisation_changes_nothing() {
+    // 12x12 pixels become 6x6, 3x3 and, with a row and a column that no window covers, 1x1.
+    let layers = |between: &str| {
+        let layers = r#"
+            { layer = "conv2d", filters = 5, kernel = 3, bias = false },
+            { layer = "batch_norm" },
+            { layer = "relu" }, BETWEEN
+            { layer = "max_pool2d" },
+            { layer = "conv2d", filters = 40, kernel = 3, bias = false },
+            { layer = "batch_norm", scale = false }, BETWEEN
+            { layer = "max_pool2d" },
+            { layer = "conv2d", filters = 32, kernel = 3, bias = false },
+            { layer = "batch_norm" },
+            { layer = "relu" }, BETWEEN
+            { layer = "max_pool2d" },
+            { layer = "flatten" },
+            { layer = "dense", units = "classes" },
+        "#;
+        spec(&layers.replace("BETWEEN", between))
+    };
+    let (images, labels) = images(75, 6);
+    for precision in precisions() {
+        let pass = |spec: &ModelSpec| {
+            let mut network = build_in(precision, spec, 75, &threads(2));
+            let names: Vec<String> = network.operations(75).into_iter().map(|operation| operation.name).collect();
+            let metrics = network.forward_backward(&images, Targets::Labels(&labels), &Loss::default(), KEY);
+            (metrics, gradients(&mut network), network.predict(&images), names)
+        };
+        let (fused, apart) = (pass(&layers("")), pass(&layers(r#"{ layer = "dropout", rate = 0.0 },"#)));
+        assert_eq!(fused.3[1], "1.batch_norm + relu + max_pool2d");
+        assert_eq!((fused.3.len(), apart.3.len()), (7, 13));
+        assert!(fused.0 == apart.0 && fused.2 == apart.2, "the loss and probabilities in {precision}");
+        // A sum that rounds to another bf16 number moves what comes behind it by as much.
+        let tolerance = if precision == Precision::F32 { 1e-5 } else { 1e-3 };
+        let largest = fused.1.iter().fold(0.0f32, |largest, gradient| largest.max(gradient.abs()));
+        for (a, b) in fused.1.iter().zip(&apart.1) {
+            assert!((a - b).abs() <= tolerance * largest, "a gradient of {a}, not {b}, in {precision}");
+        }
+    }
+}
+
 /// Everything that 20 steps of Adam make: weights, the passes' metrics, and what inference makes of other images.
 fn train(
     precision: Precision,

@@ -9,13 +9,18 @@
 //! 3. Backward, [`block_gradient_sums`] of each block, then [`combine_sums`]: the gradients of shift and scale. With
 //!    them [`gradient_coefficients`] and, for each block, [`input_gradient`].
 //!
+//! Where max pooling follows, [`normalise_pooled`], [`pooled_gradient_sums`] and [`pooled_input_gradient`] take the places of
+//! [`normalise`], [`block_gradient_sums`] and [`input_gradient`].
+//!
 //! What a channel's padding holds stays zero if its scale and shift are zero there. Channel strides are multiples of
 //! [`MAX_LANES`].
 
 mod channels;
+mod pooled;
 mod sums;
 
 pub use channels::{affine, combine_moments, combine_sums, gradient_coefficients, inverse_deviation, update_running};
+pub use pooled::{Winners, normalise_pooled, pooled_gradient_sums, pooled_input_gradient};
 pub use sums::{block_gradient_sums, block_moments};
 
 use crate::Cpu;

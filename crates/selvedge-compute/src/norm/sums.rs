@@ -1,10 +1,8 @@
 //! Sums over a block for each channel: moments forward, the gradients of shift and scale backward.
 //!
-//! A row of pixels is summed in f32, up to four vectors of channels at a time in registers; the rows' sums are added in
-//! f64. Deviations are taken from a value near the channel's mean, the mean at the central pixel, so that squares lose
+//! A row of pixels is summed in f32, the rows' sums in f64. The block is read in the order in which it lies in memory, which
+//! is what bounds these passes: a row's sums wait in the first cache while other channels have their turn. Deviations are taken from a value near the channel's mean, the mean at the central pixel, so that squares lose
 //! nothing to a mean far from zero and one pass over the block is enough.
-
-use std::ops::Range;
 
 use super::{Normalisation, assert_block, assert_channels, with_activation};
 use crate::Cpu;
@@ -58,97 +56,135 @@ pub fn block_gradient_sums<E: Element>(
 }
 
 /// Two numbers for each element of a block, to be summed over each channel.
-trait Terms {
-    /// What they need of a vector of channels.
-    type Channels<S: Simd>: Copy;
-
+pub(super) trait Terms {
+    /// What they need of the vector of channels from `c` on, beside its place.
+    ///
     /// # Safety
     /// `c` + LANES must be at most the channel stride.
-    unsafe fn channels<S: Simd>(&self, s: S, c: usize) -> Self::Channels<S>;
+    unsafe fn channels<S: Simd>(&self, s: S, c: usize) -> S::V;
 
     /// # Safety
-    /// A vector of channels must lie at `at` in the block, and be the one that `channels` is of.
-    unsafe fn at<S: Simd>(&self, s: S, channels: Self::Channels<S>, at: usize) -> [S::V; 2];
+    /// The vector of channels from `c` on must lie at `at` in the block, and be the one that `channels` is of.
+    unsafe fn at<S: Simd>(&self, s: S, channels: S::V, c: usize, at: usize) -> [S::V; 2];
+}
+
+/// f32 that the sums of a row of pixels take, in the first cache.
+const SUMS: usize = 2048;
+
+/// For some of the channels, what their terms need of them, and the sums of a row: of each vector of channels, of each of a
+/// few images, both sums.
+#[repr(align(64))]
+struct Row {
+    channels: [f32; SUMS / 2],
+    sums: [f32; SUMS],
 }
 
 /// Adds the sums over all valid elements to `sums`, two slices of the channel stride's length.
 #[inline(always)]
-fn add_up<S: Simd, T: Terms>(s: S, shape: &BlockShape, valid: usize, terms: &T, sums: [&mut [f64]; 2]) {
+pub(super) fn add_up<S: Simd, T: Terms>(s: S, shape: &BlockShape, valid: usize, terms: &T, sums: [&mut [f64]; 2]) {
+    // As many independent sums as hide the latency of an addition: of several channels, or of several images.
+    match shape.plane() / S::LANES {
+        1 => add_up_planes::<S, T, 1, 4>(s, shape, valid, terms, sums),
+        2 => add_up_planes::<S, T, 2, 2>(s, shape, valid, terms, sums),
+        _ => add_up_planes::<S, T, 4, 1>(s, shape, valid, terms, sums),
+    }
+}
+
+/// [`add_up`] in the order in which the block lies in memory, `G` vectors of channels and `I` images at a time.
+#[inline(always)]
+fn add_up_planes<S: Simd, T: Terms, const G: usize, const I: usize>(
+    s: S,
+    shape: &BlockShape,
+    valid: usize,
+    terms: &T,
+    sums: [&mut [f64]; 2],
+) {
     let [first, second] = sums;
-    let rows_at_once = (ELEMENTS_AT_ONCE / shape.row()).max(1);
-    for start in (0..shape.height).step_by(rows_at_once) {
-        let rows = || start..(start + rows_at_once).min(shape.height);
-        let mut c = 0;
-        while c < shape.channel_stride {
-            // As many independent sums as hide the latency of an addition: of several channels, or of several images.
-            let sums = [&mut first[c..], &mut second[c..]];
-            c += S::LANES
-                * match (shape.channel_stride - c) / S::LANES {
-                    0 | 1 => add_up_group::<S, T, 1, 4>(s, shape, rows(), valid, terms, c, sums),
-                    2 | 3 => add_up_group::<S, T, 2, 2>(s, shape, rows(), valid, terms, c, sums),
-                    _ => add_up_group::<S, T, 4, 1>(s, shape, rows(), valid, terms, c, sums),
-                };
+    let most = SUMS / (2 * I);
+    let mut row = Row { channels: [0.0; SUMS / 2], sums: [0.0; SUMS] };
+    for start in (0..shape.channel_stride).step_by(most) {
+        let channels = start..(start + most).min(shape.channel_stride);
+        for c in channels.clone().step_by(S::LANES) {
+            // SAFETY: the stride is a multiple of MAX_LANES (`assert_block`), and `row` has room for `most` channels.
+            unsafe { s.store(row.channels.as_mut_ptr().add(c - start), terms.channels(s, c)) };
+        }
+        for y in 0..shape.height {
+            row.sums[..2 * I * channels.len()].fill(0.0);
+            for x in 0..shape.width {
+                for c in channels.clone().step_by(G * S::LANES) {
+                    let at = shape.offset(y, x) + shape.channel(c);
+                    // SAFETY: `assert_block` saw the block's slices hold the shape and valid ≤ BLOCK; a plane, and so the
+                    // stride and `most`, is a multiple of G·LANES.
+                    unsafe {
+                        add_up_images::<S, T, G, I>(s, shape.plane(), valid, terms, [c, c - start], at, &mut row)
+                    };
+                }
+            }
+            for (i, c) in channels.clone().step_by(S::LANES).enumerate() {
+                for sums in row.sums[i * 2 * I * S::LANES..][..2 * I * S::LANES].chunks_exact(2 * S::LANES) {
+                    for lane in 0..S::LANES {
+                        first[c + lane] += f64::from(sums[lane]);
+                        second[c + lane] += f64::from(sums[S::LANES + lane]);
+                    }
+                }
+            }
         }
     }
 }
 
-/// Elements of the rows that all channels are summed over before the next rows: the second group of channels finds them in
-/// the second cache.
-const ELEMENTS_AT_ONCE: usize = 1 << 17;
-
-/// [`add_up`] over `rows` for `G` vectors of channels from `c` on, `I` images at a time. Returns `G`.
+/// Adds `G` vectors of the valid images to a row's sums: those of channels `c`, number `number` of the row's, at `at`, the
+/// next image `plane` elements further.
+///
+/// # Safety
+/// They must lie there, and the row must hold the channels.
 #[inline(always)]
-fn add_up_group<S: Simd, T: Terms, const G: usize, const I: usize>(
+unsafe fn add_up_images<S: Simd, T: Terms, const G: usize, const I: usize>(
     s: S,
-    shape: &BlockShape,
-    rows: Range<usize>,
+    plane: usize,
     valid: usize,
     terms: &T,
-    c: usize,
-    sums: [&mut [f64]; 2],
-) -> usize {
-    // SAFETY of all blocks: `assert_block` saw the block's slices hold the shape, whose stride is a multiple of
-    // MAX_LANES, and valid ≤ BLOCK; `add_up` keeps c + G·LANES at most the stride.
-    let [first, second] = sums;
-    // SAFETY: as above.
-    let mut channels = [unsafe { terms.channels(s, c) }; G];
-    for (g, channels) in channels.iter_mut().enumerate().skip(1) {
-        // SAFETY: as above.
-        *channels = unsafe { terms.channels(s, c + g * S::LANES) };
-    }
-    for y in rows {
-        let mut sums = [[[s.zero(); 2]; G]; I];
-        for x in 0..shape.width {
-            let pixel = shape.offset(y, x);
-            let mut image = 0;
-            while image + I <= valid {
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    for (g, sums) in sums.iter_mut().enumerate() {
-                        let at = pixel + shape.channel(c + g * S::LANES) + (image + i) * shape.plane();
-                        // SAFETY: as above.
-                        let [a, b] = unsafe { terms.at(s, channels[g], at) };
-                        *sums = [s.add(sums[0], a), s.add(sums[1], b)];
-                    }
-                }
-                image += I;
+    [c, number]: [usize; 2],
+    at: usize,
+    row: &mut Row,
+) {
+    debug_assert!(2 * I * (number + G * S::LANES) <= SUMS);
+    let mut channels = [s.zero(); G];
+    let mut sums = [[[s.zero(); 2]; I]; G];
+    // SAFETY: the caller's promise.
+    unsafe {
+        let kept = row.sums.as_mut_ptr().add(2 * I * number);
+        for g in 0..G {
+            channels[g] = s.load(row.channels.as_ptr().add(number + g * S::LANES));
+            for i in 0..I {
+                sums[g][i] = [0, 1].map(|n| s.load(kept.add(((g * I + i) * 2 + n) * S::LANES)));
             }
-            for image in image..valid {
-                for (g, sums) in sums[0].iter_mut().enumerate() {
-                    let at = pixel + shape.channel(c + g * S::LANES) + image * shape.plane();
-                    // SAFETY: as above.
-                    let [a, b] = unsafe { terms.at(s, channels[g], at) };
-                    *sums = [s.add(sums[0], a), s.add(sums[1], b)];
+        }
+        let mut image = 0;
+        while image + I <= valid {
+            for i in 0..I {
+                for g in 0..G {
+                    let at = at + (image + i) * plane + g * S::LANES;
+                    let [a, b] = terms.at(s, channels[g], c + g * S::LANES, at);
+                    sums[g][i] = [s.add(sums[g][i][0], a), s.add(sums[g][i][1], b)];
                 }
+            }
+            image += I;
+        }
+        for image in image..valid {
+            for g in 0..G {
+                let at = at + image * plane + g * S::LANES;
+                let [a, b] = terms.at(s, channels[g], c + g * S::LANES, at);
+                sums[g][0] = [s.add(sums[g][0][0], a), s.add(sums[g][0][1], b)];
             }
         }
         for g in 0..G {
-            for sums in &sums {
-                add_lanes(s, sums[g][0], &mut first[g * S::LANES..]);
-                add_lanes(s, sums[g][1], &mut second[g * S::LANES..]);
+            for i in 0..I {
+                for n in 0..2 {
+                    s.store(kept.add(((g * I + i) * 2 + n) * S::LANES), sums[g][i][n]);
+                }
             }
         }
     }
-    G
 }
 
 /// Adds a vector's lanes to the first numbers of `to`.
@@ -162,6 +198,10 @@ fn add_lanes<S: Simd>(s: S, v: S::V, to: &mut [f64]) {
     }
 }
 
+/// Elements by which the moments are ahead of themselves in fetching: a page or two, at whose ends the processor's own
+/// prefetching stops. A single stream needs it; the gradients' two or three do as well without.
+const AHEAD: usize = 4096;
+
 /// Deviations from a value near the mean, and their squares.
 struct Deviations<'a, E> {
     shape: &'a BlockShape,
@@ -170,8 +210,6 @@ struct Deviations<'a, E> {
 }
 
 impl<E: Element> Terms for Deviations<'_, E> {
-    type Channels<S: Simd> = S::V;
-
     /// The mean over the valid images at the central pixel.
     #[inline(always)]
     unsafe fn channels<S: Simd>(&self, s: S, c: usize) -> S::V {
@@ -187,7 +225,8 @@ impl<E: Element> Terms for Deviations<'_, E> {
     }
 
     #[inline(always)]
-    unsafe fn at<S: Simd>(&self, s: S, origin: S::V, at: usize) -> [S::V; 2] {
+    unsafe fn at<S: Simd>(&self, s: S, origin: S::V, _: usize, at: usize) -> [S::V; 2] {
+        s.prefetch(self.x.as_ptr().wrapping_add(at + AHEAD));
         // SAFETY: the caller's promise, and `assert_block` saw `x` hold the shape.
         let d = s.sub(unsafe { E::load(s, self.x.as_ptr().add(at)) }, origin);
         [d, s.mul(d, d)]
@@ -228,17 +267,15 @@ struct Gradients<'a, E> {
 }
 
 impl<E: Element> Terms for Gradients<'_, E> {
-    /// The mean, and where the channels begin.
-    type Channels<S: Simd> = (S::V, usize);
-
+    /// The mean.
     #[inline(always)]
-    unsafe fn channels<S: Simd>(&self, s: S, c: usize) -> (S::V, usize) {
+    unsafe fn channels<S: Simd>(&self, s: S, c: usize) -> S::V {
         // SAFETY: the caller's promise, and `check` saw `mean` hold the channel stride.
-        (unsafe { s.load(self.norm.mean.as_ptr().add(c)) }, c)
+        unsafe { s.load(self.norm.mean.as_ptr().add(c)) }
     }
 
     #[inline(always)]
-    unsafe fn at<S: Simd>(&self, s: S, (mean, c): (S::V, usize), at: usize) -> [S::V; 2] {
+    unsafe fn at<S: Simd>(&self, s: S, mean: S::V, c: usize, at: usize) -> [S::V; 2] {
         // SAFETY: the caller's promise; `assert_block` saw `x` and `dy` hold the shape, `check` the channels.
         unsafe {
             let x = E::load(s, self.x.as_ptr().add(at));

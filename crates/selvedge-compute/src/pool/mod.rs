@@ -60,6 +60,11 @@ impl Pool2dShape {
         self.size
     }
 
+    /// Pixels from a window to the next, `[vertical, horizontal]`.
+    pub fn stride(&self) -> [usize; 2] {
+        self.stride
+    }
+
     /// The shape of what is pooled.
     pub fn input(&self) -> BlockShape {
         self.input

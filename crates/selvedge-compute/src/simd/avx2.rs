@@ -19,6 +19,22 @@ pub(super) unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx2(()))
 }
 
+impl Avx2 {
+    /// The bits of `v` rounded to bf16 as on AVX-512, those of the bf16 in the upper half.
+    #[inline(always)]
+    fn rounded_bits(self, v: __m256) -> __m256i {
+        // SAFETY: `self` proves AVX2 and FMA.
+        unsafe {
+            let bits = _mm256_castps_si256(v);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
+            let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
+            _mm256_blendv_epi8(rounded, quiet, nan)
+        }
+    }
+}
+
 // SAFETY of every block below: an `Avx2` exists only inside `enter`, whose caller proved the instruction set.
 impl Simd for Avx2 {
     type V = __m256;
@@ -57,18 +73,26 @@ impl Simd for Avx2 {
         unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast())))) }
     }
     #[inline(always)]
+    fn prefetch<T>(self, from: *const T) {
+        // SAFETY: every x86-64 processor has the instruction, and it accesses no memory that a program could tell.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
+    }
+    #[inline(always)]
     unsafe fn store_bf16(self, to: *mut bf16, v: Self::V) {
-        // The same rounding as on AVX-512; the pack works within 128-bit halves, so the halves are joined after it.
+        // The pack works within 128-bit halves, so the halves are joined after it.
         // SAFETY: `self` proves AVX2 and FMA. The caller promises 8 writable numbers.
         unsafe {
-            let bits = _mm256_castps_si256(v);
-            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
-            let rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
-            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
-            let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
-            let high = _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan));
+            let high = _mm256_srli_epi32::<16>(self.rounded_bits(v));
             let packed = _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256::<1>(high));
             _mm_storeu_si128(to.cast(), packed);
+        }
+    }
+    #[inline(always)]
+    fn round_to_bf16(self, v: Self::V) -> Self::V {
+        // SAFETY: `self` proves AVX2 and FMA.
+        unsafe {
+            let kept = _mm256_set1_epi32(!0xffff);
+            _mm256_castsi256_ps(_mm256_and_si256(self.rounded_bits(v), kept))
         }
     }
 

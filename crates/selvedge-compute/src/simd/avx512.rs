@@ -28,6 +28,26 @@ pub(super) unsafe fn enter_bf16<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx512::<true>(()))
 }
 
+impl<const BF16: bool> Avx512<BF16> {
+    /// The bits of `v` rounded to bf16, those of the bf16 in the upper half.
+    ///
+    /// Rounds to nearest even by adding half a unit, and one more where the kept part is odd. The conversion instruction
+    /// does the same, but flushes denormals. NaN stays NaN: its kept bits are set apart, since the addition could carry out
+    /// of them.
+    #[inline(always)]
+    fn rounded_bits(self, v: __m512) -> __m512i {
+        // SAFETY: `self` proves AVX-512.
+        unsafe {
+            let bits = _mm512_castps_si512(v);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
+            _mm512_mask_blend_epi32(nan, rounded, quiet)
+        }
+    }
+}
+
 // SAFETY of every block below: an `Avx512` exists only inside `enter` or `enter_bf16`, whose callers proved the
 // instruction set.
 impl<const BF16: bool> Simd for Avx512<BF16> {
@@ -67,6 +87,11 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast())))) }
     }
     #[inline(always)]
+    fn prefetch<T>(self, from: *const T) {
+        // SAFETY: every x86-64 processor has the instruction, and it accesses no memory that a program could tell.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
+    }
+    #[inline(always)]
     unsafe fn store_bf16(self, to: *mut bf16, v: Self::V) {
         if BF16 {
             // SAFETY: `self` proves AVX512_BF16. The caller promises 16 writable numbers.
@@ -76,18 +101,22 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
             }
             return;
         }
-        // Round to nearest even by adding half a unit, and one more where the kept part is odd. The conversion
-        // instruction above does the same, but flushes denormals. NaN stays NaN: its kept bits are
-        // set apart, since the addition could carry out of them.
         // SAFETY: `self` proves AVX-512. The caller promises 16 writable numbers.
         unsafe {
-            let bits = _mm512_castps_si512(v);
-            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-            let rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
-            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
-            let high = _mm512_srli_epi32::<16>(_mm512_mask_blend_epi32(nan, rounded, quiet));
+            let high = _mm512_srli_epi32::<16>(self.rounded_bits(v));
             _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(high));
+        }
+    }
+    #[inline(always)]
+    fn round_to_bf16(self, v: Self::V) -> Self::V {
+        // SAFETY: `self` proves AVX-512, and where it says so AVX512_BF16.
+        unsafe {
+            if BF16 {
+                let rounded: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(v));
+                return _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(rounded)));
+            }
+            let kept = _mm512_set1_epi32(!0xffff);
+            _mm512_castsi512_ps(_mm512_and_si512(self.rounded_bits(v), kept))
         }
     }
 

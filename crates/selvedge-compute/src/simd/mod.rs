@@ -59,11 +59,15 @@ pub trait Simd: Copy + Send + Sync {
     /// # Safety
     /// They must be readable.
     unsafe fn load_bf16(self, from: *const bf16) -> Self::V;
+    /// Has the second cache fetch the line of `from`, which may be any address: nothing is read.
+    fn prefetch<T>(self, from: *const T);
     /// Writes `LANES` bf16 numbers from `to` on, rounded to nearest even.
     ///
     /// # Safety
     /// They must be writable.
     unsafe fn store_bf16(self, to: *mut bf16, v: Self::V);
+    /// The nearest bf16 numbers, ties to even: what a load gives back of a store.
+    fn round_to_bf16(self, v: Self::V) -> Self::V;
 
     /// a + b
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
@@ -151,6 +155,8 @@ pub trait Element: crate::aligned::Plain {
     /// # Safety
     /// They must be writable.
     unsafe fn store<S: Simd>(s: S, to: *mut Self, v: S::V);
+    /// What [`load`](Self::load) would give back of a stored `v`.
+    fn round<S: Simd>(s: S, v: S::V) -> S::V;
 }
 
 impl Element for f32 {
@@ -173,6 +179,10 @@ impl Element for f32 {
         // SAFETY: the caller's promise is that of `Simd::store`.
         unsafe { s.store(to, v) }
     }
+    #[inline(always)]
+    fn round<S: Simd>(_: S, v: S::V) -> S::V {
+        v
+    }
 }
 
 impl Element for bf16 {
@@ -194,6 +204,10 @@ impl Element for bf16 {
     unsafe fn store<S: Simd>(s: S, to: *mut Self, v: S::V) {
         // SAFETY: the caller's promise is that of `Simd::store_bf16`.
         unsafe { s.store_bf16(to, v) }
+    }
+    #[inline(always)]
+    fn round<S: Simd>(s: S, v: S::V) -> S::V {
+        s.round_to_bf16(v)
     }
 }
 

@@ -53,9 +53,15 @@ impl Simd for Portable {
         unsafe { from.cast::<[bf16; LANES]>().read_unaligned() }.map(bf16::to_f32)
     }
     #[inline(always)]
+    fn prefetch<T>(self, _: *const T) {}
+    #[inline(always)]
     unsafe fn store_bf16(self, to: *mut bf16, v: Self::V) {
         // SAFETY: the caller promises `LANES` writable numbers.
         unsafe { to.cast::<[bf16; LANES]>().write_unaligned(v.map(bf16::from_f32)) }
+    }
+    #[inline(always)]
+    fn round_to_bf16(self, v: Self::V) -> Self::V {
+        v.map(|v| bf16::from_f32(v).to_f32())
     }
 
     #[inline(always)]

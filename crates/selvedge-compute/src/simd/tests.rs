@@ -126,20 +126,25 @@ impl Kernel for Misc<'_> {
     fn run<S: Simd>(self, s: S) -> Self::Output {
         let (mut sums, mut tops, mut kept) = (vec![], vec![], 0);
         let mut narrow = vec![bf16::ZERO; self.a.len()];
-        let mut wide = vec![0.0; self.a.len()];
+        let (mut wide, mut rounded) = (vec![0.0f32; self.a.len()], vec![0.0f32; self.a.len()]);
         assert!(self.a.len().is_multiple_of(MAX_LANES));
         for i in (0..self.a.len()).step_by(S::LANES) {
-            // SAFETY: the assertion above, and `narrow` and `wide` are as long as `a`.
+            // SAFETY: the assertion above, and `narrow`, `wide` and `rounded` are as long as `a`.
             unsafe {
                 let v = s.load(self.a[i..].as_ptr());
                 sums.push(s.sum(v));
                 tops.push(s.largest(v));
                 s.store_bf16(narrow[i..].as_mut_ptr(), v);
                 s.store(wide[i..].as_mut_ptr(), s.load_bf16(narrow[i..].as_ptr()));
+                s.store(rounded[i..].as_mut_ptr(), s.round_to_bf16(v));
                 let keep = s.lt_u(math::random_u32(s, 7, math::positions(s, i as u32)), s.splat_u(u32::MAX / 10 * 3));
                 kept += s.sum(s.select(keep, s.splat(1.0), s.zero())) as usize;
             }
         }
+        assert!(
+            wide.iter().zip(&rounded).all(|(a, b)| a == b || a.is_nan() && b.is_nan()),
+            "rounded and stored to bf16"
+        );
         (sums, tops, narrow.iter().map(|x| x.to_bits()).collect(), wide, kept)
     }
 }

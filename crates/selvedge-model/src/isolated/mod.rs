@@ -4,6 +4,7 @@
 //! They are here and not with the profile because this crate has every kernel compiled already.
 
 mod conv;
+mod norm;
 
 use rayon::prelude::*;
 use selvedge_compute::activation::{self, Activation};
@@ -11,7 +12,6 @@ use selvedge_compute::conv::Conv2dShape;
 use selvedge_compute::cost::{self, Cost};
 use selvedge_compute::dropout::{self, DropoutMask};
 use selvedge_compute::loss::{self, BlockTargets, Logits};
-use selvedge_compute::norm::{self, Normalisation};
 use selvedge_compute::optim::{self, AdamParams, PIECE, SgdParams};
 use selvedge_compute::pool::{self, Pool2dShape};
 use selvedge_compute::simd::Element;
@@ -31,6 +31,8 @@ pub enum IsolatedOperation {
     Activation(Activation, BlockShape),
     /// Batch normalisation with ReLU and its statistics, but not their combination, which takes no time.
     Norm(BlockShape),
+    /// The same with max pooling behind it, in the same pass, over windows that do not overlap.
+    NormMaxPool(Pool2dShape),
     /// Dropout.
     Dropout(BlockShape),
     /// The sum of two tensors.
@@ -194,7 +196,8 @@ impl IsolatedOperation {
             }
             Self::MaxPool(shape) => pooling::<E>(shape, true),
             Self::AveragePool(shape) => pooling::<E>(shape, false),
-            Self::Norm(shape) => normalisation::<E>(shape),
+            Self::Norm(shape) => norm::alone::<E>(shape),
+            Self::NormMaxPool(shape) => norm::pooled::<E>(shape),
             Self::Dropout(shape) => vec![by_block::<E>(
                 "forward",
                 [shape.len(); 2],
@@ -243,39 +246,6 @@ fn pooling<E: Element>(shape: Pool2dShape, is_max: bool) -> Vec<Make> {
         move |cpu, t| match is_max {
             true => pool::max_backward(cpu, &shape, 0..all_rows, t.read[0], t.winners, t.written),
             false => pool::average_backward(cpu, &shape, 0..all_rows, t.read[0], t.written),
-        },
-    );
-    vec![forward, backward]
-}
-
-/// With the block's statistics and what the gradient needs of the whole batch.
-fn normalisation<E: Element>(shape: BlockShape) -> Vec<Make> {
-    let (len, channels) = (shape.len(), shape.channel_stride);
-    let per_channel = std::sync::Arc::new(numbers::<f32>(channels));
-    let constants = std::sync::Arc::clone(&per_channel);
-    let activation = Some(Activation::Relu);
-    let forward = by_block::<E>(
-        "forward",
-        [len, len],
-        channels,
-        move |images| cost::norm(&shape, images, size_of::<E>()).forward,
-        move |cpu, t| {
-            let (mean, square) = t.sums.split_at_mut(channels);
-            norm::block_moments(cpu, &shape, BLOCK, t.read[0], mean, square);
-            norm::normalise(cpu, &shape, [&constants, &constants], activation, t.read[0], t.written);
-        },
-    );
-    let backward = by_block::<E>(
-        "backward",
-        [len, len],
-        channels,
-        move |images| cost::norm(&shape, images, size_of::<E>()).backward,
-        move |cpu, t| {
-            let c = &per_channel[..];
-            let norm = Normalisation { mean: c, inverse_deviation: c, factor: c, offset: c, activation };
-            let (sum, sum_normalised) = t.sums.split_at_mut(channels);
-            norm::block_gradient_sums(cpu, &shape, BLOCK, &norm, t.read[0], t.read[1], sum, sum_normalised);
-            norm::input_gradient(cpu, &shape, BLOCK, &norm, [c, c], t.read[0], t.read[1], t.written);
         },
     );
     vec![forward, backward]
@@ -380,6 +350,7 @@ mod tests {
             (IsolatedOperation::AveragePool(pool), 2, 2),
             (IsolatedOperation::Activation(Activation::Gelu, shape), 2, 2),
             (IsolatedOperation::Norm(shape), 2, 2),
+            (IsolatedOperation::NormMaxPool(pool), 2, 2),
             (IsolatedOperation::Dropout(shape), 1, 1),
             (IsolatedOperation::Add(shape), 1, 1),
             (IsolatedOperation::Input(input), 1, 0),

@@ -39,6 +39,8 @@ pub enum OperationKind {
     Silu,
     /// Batch normalisation with ReLU.
     Norm,
+    /// Batch normalisation with ReLU and max pooling, 2x2.
+    NormPool,
     /// Dropout.
     Dropout,
     /// The sum of two tensors.
@@ -55,7 +57,7 @@ pub enum OperationKind {
 
 impl OperationKind {
     /// All of them, in the order of the table.
-    pub const ALL: [OperationKind; 14] = [
+    pub const ALL: [OperationKind; 15] = [
         Self::Conv,
         Self::Dense,
         Self::Pool,
@@ -64,6 +66,7 @@ impl OperationKind {
         Self::Gelu,
         Self::Silu,
         Self::Norm,
+        Self::NormPool,
         Self::Dropout,
         Self::Add,
         Self::Input,
@@ -83,6 +86,7 @@ impl OperationKind {
             Self::Gelu => "gelu",
             Self::Silu => "silu",
             Self::Norm => "norm",
+            Self::NormPool => "norm_pool",
             Self::Dropout => "dropout",
             Self::Add => "add",
             Self::Input => "input",

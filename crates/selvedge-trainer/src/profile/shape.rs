@@ -105,7 +105,9 @@ impl OperationShape {
         let numbers = self.numbers_of_an_image(operation).max(weights);
         match (self, operation) {
             _ if numbers > MOST as f64 => Some(format!("it has more than {MOST} numbers")),
-            (Self::Image([h, w, _]), OperationKind::Pool | OperationKind::AveragePool) if *h < 2 || *w < 2 => {
+            (Self::Image([h, w, _]), OperationKind::Pool | OperationKind::AveragePool | OperationKind::NormPool)
+                if *h < 2 || *w < 2 =>
+            {
                 Some("a window of 2x2 does not fit into it".to_owned())
             }
             (Self::Count(classes), OperationKind::Loss) if !(2..=256).contains(classes) => {
@@ -138,12 +140,13 @@ impl OperationShape {
         match kind {
             OperationKind::Conv => IsolatedOperation::Conv(Conv2dShape::same(shape, outputs, [kernel; 2], 1)),
             OperationKind::Dense => IsolatedOperation::Conv(Conv2dShape::dense(shape, outputs)),
-            OperationKind::Pool => IsolatedOperation::MaxPool(Pool2dShape::new(shape, [2, 2], [2, 2])),
-            OperationKind::AveragePool => IsolatedOperation::AveragePool(Pool2dShape::new(shape, [2, 2], [2, 2])),
+            OperationKind::Pool => IsolatedOperation::MaxPool(pairs(shape)),
+            OperationKind::AveragePool => IsolatedOperation::AveragePool(pairs(shape)),
             OperationKind::Relu => IsolatedOperation::Activation(Activation::Relu, shape),
             OperationKind::Gelu => IsolatedOperation::Activation(Activation::Gelu, shape),
             OperationKind::Silu => IsolatedOperation::Activation(Activation::Silu, shape),
             OperationKind::Norm => IsolatedOperation::Norm(shape),
+            OperationKind::NormPool => IsolatedOperation::NormMaxPool(pairs(shape)),
             OperationKind::Dropout => IsolatedOperation::Dropout(shape),
             OperationKind::Add => IsolatedOperation::Add(shape),
             OperationKind::Input => IsolatedOperation::Input(BlockShape::input(height, width, channels)),
@@ -152,6 +155,11 @@ impl OperationShape {
             OperationKind::Adam => IsolatedOperation::Adam(channels),
         }
     }
+}
+
+/// Pooling of two by two pixels.
+fn pairs(shape: BlockShape) -> Pool2dShape {
+    Pool2dShape::new(shape, [2, 2], [2, 2])
 }
 
 /// Channels as they are stored, next to enough.

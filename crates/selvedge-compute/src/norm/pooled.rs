@@ -141,6 +141,8 @@ fn assert_windows(shape: &Pool2dShape) {
     assert!(stride[0] >= size[0] && stride[1] >= size[1], "windows of {size:?}, {stride:?} apart, overlap");
     assert!(size[0] * size[1] <= usize::from(NO_WINNER), "windows of {size:?} have more than {NO_WINNER} pixels");
     assert_stride(shape.input().channel_stride);
+    // Within a plane, channels are found by a mask.
+    assert!(shape.input().plane().is_power_of_two(), "planes of {} channels", shape.input().plane());
 }
 
 #[track_caller]
@@ -169,8 +171,8 @@ impl<E: Element> NormalisePooled<'_, E> {
             let corner = input.offset(y * stride[0], x * stride[1]);
             let to = output.offset(y, x);
             for first in (0..input.pixel()).step_by(plane_len) {
-                for (image, c) in (0..BLOCK).flat_map(|image| (0..plane).step_by(S::LANES).map(move |c| (image, c))) {
-                    let (at, channel) = (first + image * plane + c, first / BLOCK + c);
+                for element in (0..plane_len).step_by(S::LANES) {
+                    let (at, channel) = (first + element, first / BLOCK + (element & (plane - 1)));
                     // SAFETY: `normalise_pooled` saw `factor` and `offset` hold the channel stride, `x` the whole
                     // input, in which every window lies, and `y` and `winners` the whole output; a plane is a
                     // multiple of LANES.
@@ -300,8 +302,8 @@ impl<E: Element> PooledInputGradient<'_, E> {
         let (plane, plane_len) = (input.plane(), input.plane_len());
         let place = |k: usize| corner + k / width * input.row() + k % width * input.pixel();
         for first in (0..input.pixel()).step_by(plane_len) {
-            for (image, c) in (0..self.valid).flat_map(|image| (0..plane).step_by(S::LANES).map(move |c| (image, c))) {
-                let (at, channel) = (first + image * plane + c, first / BLOCK + c);
+            for element in (0..self.valid * plane).step_by(S::LANES) {
+                let (at, channel) = (first + element, first / BLOCK + (element & (plane - 1)));
                 // SAFETY: `check` and `assert_channels` saw the channels' slices hold the channel stride, `assert_block`
                 // `x` and `dx` the whole input, in which `pass` keeps every window, and valid ≤ BLOCK; `assert_tensor`
                 // saw `dy` and `winners` hold the whole output; a plane is a multiple of LANES.

@@ -153,35 +153,35 @@ unsafe fn add_up_images<S: Simd, T: Terms, const G: usize, const I: usize>(
     // SAFETY: the caller's promise.
     unsafe {
         let kept = row.sums.as_mut_ptr().add(2 * I * number);
-        for g in 0..G {
-            channels[g] = s.load(row.channels.as_ptr().add(number + g * S::LANES));
-            for i in 0..I {
-                sums[g][i] = [0, 1].map(|n| s.load(kept.add(((g * I + i) * 2 + n) * S::LANES)));
+        let place = |g: usize, i: usize, n: usize| kept.add(((g * I + i) * 2 + n) * S::LANES);
+        for (g, (channels, sums)) in channels.iter_mut().zip(&mut sums).enumerate() {
+            *channels = s.load(row.channels.as_ptr().add(number + g * S::LANES));
+            for (i, sums) in sums.iter_mut().enumerate() {
+                *sums = [s.load(place(g, i, 0)), s.load(place(g, i, 1))];
             }
         }
         let mut image = 0;
         while image + I <= valid {
             for i in 0..I {
-                for g in 0..G {
+                for (g, (channels, sums)) in channels.iter().zip(&mut sums).enumerate() {
                     let at = at + (image + i) * plane + g * S::LANES;
-                    let [a, b] = terms.at(s, channels[g], c + g * S::LANES, at);
-                    sums[g][i] = [s.add(sums[g][i][0], a), s.add(sums[g][i][1], b)];
+                    let [a, b] = terms.at(s, *channels, c + g * S::LANES, at);
+                    sums[i] = [s.add(sums[i][0], a), s.add(sums[i][1], b)];
                 }
             }
             image += I;
         }
         for image in image..valid {
-            for g in 0..G {
+            for (g, (channels, sums)) in channels.iter().zip(&mut sums).enumerate() {
                 let at = at + image * plane + g * S::LANES;
-                let [a, b] = terms.at(s, channels[g], c + g * S::LANES, at);
-                sums[g][0] = [s.add(sums[g][0][0], a), s.add(sums[g][0][1], b)];
+                let [a, b] = terms.at(s, *channels, c + g * S::LANES, at);
+                sums[0] = [s.add(sums[0][0], a), s.add(sums[0][1], b)];
             }
         }
-        for g in 0..G {
-            for i in 0..I {
-                for n in 0..2 {
-                    s.store(kept.add(((g * I + i) * 2 + n) * S::LANES), sums[g][i][n]);
-                }
+        for (g, sums) in sums.iter().enumerate() {
+            for (i, &[a, b]) in sums.iter().enumerate() {
+                s.store(place(g, i, 0), a);
+                s.store(place(g, i, 1), b);
             }
         }
     }
@@ -198,7 +198,7 @@ fn add_lanes<S: Simd>(s: S, v: S::V, to: &mut [f64]) {
     }
 }
 
-/// Elements by which the moments are ahead of themselves in fetching: a page or two, at whose ends the processor's own
+/// Elements by which the moments are ahead of themselves in fetching: two pages of bf16, at whose ends the processor's own
 /// prefetching stops. A single stream needs it; the gradients' two or three do as well without.
 const AHEAD: usize = 4096;
 

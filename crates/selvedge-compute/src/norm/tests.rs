@@ -105,7 +105,9 @@ fn batch<E: Element>(shape: &BlockShape, images: usize, seed: u64) -> Vec<Vec<E>
 
 fn matches_reference<E: Element>() {
     let kinds = [None, Some(Activation::Relu), Some(Activation::Gelu), Some(Activation::Silu)];
-    let sizes = [(1, 1, 1, 2), (3, 2, 5, 33), (2, 3, 16, 31), (4, 5, 35, 7), (1, 2, 64, 70), (2, 1, 100, 5)];
+    let small = [(1, 1, 1, 2), (3, 2, 5, 33), (2, 3, 16, 31), (4, 5, 35, 7), (1, 2, 64, 70), (2, 1, 100, 5)];
+    // More channels than are summed at a time, in planes of 16 and of 32.
+    let sizes = [&small[..], &[(1, 2, 1100, 3), (2, 1, 1056, 33)]].concat();
     for (n, &(height, width, channels, images)) in sizes.iter().enumerate() {
         let shape = BlockShape::new(height, width, channels);
         let mut numbers = Numbers::new(n as u64);

@@ -37,7 +37,8 @@ Examples:
   profile --recipe seed --batch 256 --svg roofline.svg --json profile.json
   profile --recipe my.toml --flamegraph steps.svg")]
 pub(super) struct ProfileArgs {
-    /// Only this operation: conv, dense, pool, average_pool, relu, gelu, silu, norm, dropout, add, input, loss, sgd, adam
+    /// Only this operation: conv, dense, pool, average_pool, relu, gelu, silu, norm, norm_pool, dropout, add, input, loss,
+    /// sgd, adam
     #[arg(long, value_name = "NAME")]
     op: Option<String>,
     /// Its shape: HxWxC-OUT for conv (HxWxC-OUTkK for a kernel of KxK) and dense, HxWxC for others [default: usual ones]

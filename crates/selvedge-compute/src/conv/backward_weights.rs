@@ -2,8 +2,7 @@
 //!
 //! A few output pixels at a time, so that their X and dY stay in the first cache while taps and channels take their turn;
 //! a tile of the gradient is loaded, added to over 32 images a pixel, and stored. X and dY are regrouped in planes of 16
-//! channels before ([`super::regroup::to_planes`]): as they lie, images are a channel stride apart, and 128 of them share
-//! so few of the cache's sets that they push each other out.
+//! channels before ([`super::regroup::to_planes`]), in which the steps from image to image are one cache line.
 
 use std::ops::Range;
 

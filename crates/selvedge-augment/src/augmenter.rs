@@ -2,6 +2,7 @@
 
 use ndarray::{ArrayView4, Axis};
 use rayon::prelude::*;
+use selvedge_compute::prefetch;
 
 use crate::batch::unlocked;
 use crate::{AugmentError, Augmentation, Batch, BatchTrace, Canvas, DrawnMix, DrawnStep, EpochKey, ImageShape, Stream};
@@ -9,6 +10,10 @@ use crate::{AugmentError, Augmentation, Batch, BatchTrace, Canvas, DrawnMix, Dra
 /// Samples that a worker takes at a time: enough to hide the cost of handing them out, few enough to
 /// divide a batch of 128 evenly.
 const SAMPLES_PER_TASK: usize = 16;
+
+/// Samples of a task between the one that is worked on and the one that is asked for. Images of a shuffled epoch lie anywhere
+/// in a data set that is larger than the caches.
+const IMAGES_AHEAD: usize = 4;
 
 /// The longest side: positions in 1/256 of a pixel then fit the 23 bits that
 /// [`warp`](crate::warp) has for them.
@@ -99,7 +104,12 @@ impl Augmenter {
             around(&mut || {
                 let worker = rayon::current_thread_index().unwrap_or(0) % canvases.len();
                 let mut canvas = unlocked(canvases[worker].lock());
-                for (to, &index) in to.chunks_exact_mut(image_len).zip(indices) {
+                for (number, (to, &index)) in to.chunks_exact_mut(image_len).zip(indices).enumerate() {
+                    if let Some(&later) = indices.get(number + IMAGES_AHEAD)
+                        && let Some(later) = images.index_axis(Axis(0), later as usize).as_slice()
+                    {
+                        prefetch(later);
+                    }
                     self.fill_image(images, index, key, &mut canvas, to, &mut None);
                 }
             });

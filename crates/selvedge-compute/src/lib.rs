@@ -15,6 +15,7 @@ pub mod norm;
 pub mod optim;
 pub mod peak;
 pub mod pool;
+mod prefetch;
 pub mod simd;
 pub mod sum;
 pub mod threads;
@@ -24,6 +25,7 @@ pub use counting_allocator::CountingAllocator;
 pub use cpu::{Cpu, CpuError, Isa, Precision};
 pub use half::bf16;
 pub use layout::{BLOCK, BlockShape, PLANE, padded_channels};
+pub use prefetch::prefetch;
 pub use threads::{Threads, ThreadsError};
 
 #[cfg(test)]

@@ -1,0 +1,26 @@
+//! [`prefetch`]: memory that is read soon, asked for ahead of time.
+
+/// Asks for the memory of `data` without waiting for it: for what lies scattered, so that the processor cannot foresee it.
+///
+/// Nothing but time depends on it. Processors other than x86-64 are not asked.
+///
+/// ```
+/// let images = vec![0u8; 10 * 784];
+/// for i in [7, 2, 9] {
+///     selvedge_compute::prefetch(&images[i * 784..][..784]);
+/// }
+/// ```
+#[inline]
+pub fn prefetch<T>(data: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let first = data.as_ptr().cast::<i8>();
+        for line in (0..size_of_val(data)).step_by(crate::aligned::ALIGNMENT) {
+            // SAFETY: every x86-64 processor has the instruction, and it accesses no memory that a program could tell.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(line)) }
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = data;
+}

@@ -185,6 +185,8 @@ impl<Y: Element> Kernel for Slides<'_, Y> {
     fn run<S: Simd>(self, s: S) {
         let Slides { gather, rows, target } = self;
         let to = *gather.to();
+        // One pointer for all writes: what is pending is written after later pixels' places have been found.
+        let (len, target) = (target.len(), target.as_mut_ptr());
         let (panels, slides) = (to.channel_stride / PANEL, to.width.div_ceil(PIXELS));
         let mut sums = [const { MaybeUninit::<Sums>::uninit() }; 2];
         let sums = sums.each_mut().map(|sums| sums.as_mut_ptr().cast::<f32>());
@@ -206,9 +208,9 @@ impl<Y: Element> Kernel for Slides<'_, Y> {
                         let x = number * to.width / slides;
                         let pixels = (number + 1) * to.width / slides - x;
                         let at = to.offset(y - rows.start, x) + to.channel(panel * PANEL) + first_image * to.plane();
-                        debug_assert!(at + (pixels - 1) * to.pixel() < target.len());
+                        debug_assert!(at + (pixels - 1) * to.pixel() < len);
                         // SAFETY: `new` saw the target hold the rows, of which this is a pixel.
-                        let first = unsafe { target.as_mut_ptr().add(at) };
+                        let first = unsafe { target.add(at) };
                         let mut slide = gather.slide([x, pixels], &ys, first_image, panel);
                         (slide.ahead, slide.lines) = ahead.next(slide.count[0] * slide.count[1]);
                         if Y::IS_BF16 {

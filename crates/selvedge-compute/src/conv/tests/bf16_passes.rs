@@ -18,6 +18,9 @@ fn cases() -> Option<(Cpu, Vec<Case>)> {
         (9, 6, 32, 40, [3, 3], [1, 0]),
         (7, 14, 16, 16, [5, 3], [2, 1]),
         (6, 17, 48, 32, [3, 3], [1, 1]),
+        (3, 5, 96, 32, [3, 3], [1, 1]),
+        (2, 30, 96, 16, [3, 3], [1, 1]),
+        (3, 4, 16, 128, [3, 3], [1, 1]),
     ];
     let larger = larger.map(|(height, width, input, filters, kernel, padding)| {
         Conv2dShape::new(BlockShape::new(height, width, input), filters, kernel, 1, padding)

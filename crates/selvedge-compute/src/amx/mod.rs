@@ -2,7 +2,8 @@
 //!
 //! A tile register holds 16 rows of 64 bytes. `tdpbf16ps C, A, B` adds to C (16 × 16 f32) the product of A (16 rows × 32
 //! bf16) and B (16 pairs of rows × 16 columns, the two numbers of a pair side by side). It takes 16 cycles, and the loads
-//! of an A and a B tile 8 each, so four products for two A and two B tiles keep the unit busy:
+//! of an A and a B tile 8 each, so four products for two A and two B tiles keep the unit busy, as below
+//! ([`Job`]); kernels with three taps in a row load less ([`Slide`], [`Taps`]):
 //!
 //! ```text
 //!              B0 (tmm6)   B1 (tmm7)
@@ -21,7 +22,7 @@ mod slide;
 mod taps;
 
 pub(crate) use job::Job;
-pub(crate) use slide::{Finish, LEFT, PIXELS, RIGHT, Slide};
+pub(crate) use slide::{Finish, PIXELS, Slide, outside};
 pub(crate) use taps::Taps;
 
 use crate::cpu::{Cpu, Isa};

@@ -85,6 +85,13 @@ pub(crate) const LEFT: usize = 1;
 /// The last pixel's last tap falls on the padding.
 pub(crate) const RIGHT: usize = 2;
 
+/// Which of the columns `first` and `last` of a tensor of some `width` lie outside of it.
+pub(crate) fn outside(first: isize, last: isize, width: usize) -> usize {
+    let left = if first < 0 { LEFT } else { 0 };
+    let right = if last >= width as isize { RIGHT } else { 0 };
+    left | right
+}
+
 /// The most pixels of a slide.
 pub(crate) const PIXELS: usize = 4;
 

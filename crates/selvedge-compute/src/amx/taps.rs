@@ -2,7 +2,8 @@
 
 use half::bf16;
 
-use super::{LEFT, RIGHT, Tiles};
+use super::Tiles;
+use super::slide::{LEFT, RIGHT};
 
 /// `C(tap) += Σ A(x + tap) · B(x)` for three taps, summed over the pixels of rows of blocks: A is X, 16 channels × 32
 /// images, B is dY, 16 pairs of images × 16 channels. Distances are in bytes; every tile is 1 KiB in one piece, and the

@@ -4,6 +4,8 @@
 //! the second cache come for nothing, and a forward pass over 28x28 pixels is a fifth faster; asked for at once, they hold up
 //! the loads of tiles.
 
+use crate::aligned::ALIGNMENT;
+
 /// Pieces of memory, asked for one after the other.
 pub(super) struct Ahead {
     pieces: [Piece; 2],
@@ -22,15 +24,12 @@ pub(super) struct Piece {
     done: usize,
 }
 
-/// Bytes of a line.
-const LINE: usize = 64;
-
 impl Piece {
     pub(super) const NONE: Self = Self { at: std::ptr::null(), lines: 0, stride: 0, count: 0, done: 0 };
 
     /// Runs of `len` elements, `stride` elements apart. Nothing is read, so they may lie anywhere.
     pub(super) fn new<T>(at: *const T, len: usize, stride: usize, count: usize) -> Self {
-        let lines = len * size_of::<T>() / LINE;
+        let lines = len * size_of::<T>() / ALIGNMENT;
         let count = if lines == 0 { 0 } else { count };
         Self { at: at.cast(), lines, stride: stride * size_of::<T>(), count, done: 0 }
     }
@@ -50,7 +49,7 @@ impl Ahead {
         if piece.count == 0 {
             return (piece.at, 0);
         }
-        let at = piece.at.wrapping_add(piece.done * LINE);
+        let at = piece.at.wrapping_add(piece.done * ALIGNMENT);
         piece.done += points * self.at_a_point;
         if piece.done >= piece.lines {
             *piece = Piece { at: piece.at.wrapping_add(piece.stride), count: piece.count - 1, done: 0, ..*piece };

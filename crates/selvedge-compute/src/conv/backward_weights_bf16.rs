@@ -15,7 +15,7 @@ use super::weight_sums::{
     Regroup, Rows, TILE, Tap, TapRow, TapSum, add_block, add_blocks, check_block, check_blocks, check_padded,
 };
 use super::{Blocks, Conv2dShape, Onto, PANEL};
-use crate::amx::{Depth, Job, LEFT, RIGHT, ROWS, Registers, Taps, Tiles, with_tiles};
+use crate::amx::{Depth, Job, ROWS, Registers, Taps, Tiles, outside, with_tiles};
 use crate::cpu::Cpu;
 use crate::layout::BLOCK;
 
@@ -170,7 +170,7 @@ impl TapSum for TileSum<'_> {
         };
         let first = -(shape.padding[1] as isize);
         let last = first + (shape.output.width + shape.kernel[1]) as isize - 2;
-        let outside = if first < 0 { LEFT } else { 0 } | if last >= shape.input.width as isize { RIGHT } else { 0 };
+        let outside = outside(first, last, shape.input.width);
         let bytes = |elements: usize| (elements * size_of::<bf16>()) as isize;
         let mut y = rows.start;
         while y < rows.end {

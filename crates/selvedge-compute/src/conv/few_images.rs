@@ -11,7 +11,7 @@ use std::mem::MaybeUninit;
 use half::bf16;
 
 use super::gather::{Direction, Gather, Target};
-use super::pooled::{ForwardPooled, MAX_WINDOW, store};
+use super::pooled::{ForwardPooled, MAX_WINDOW, largest, store};
 use super::slides::Slides;
 use super::tiles::TileProduct;
 use super::{Conv2dShape, PANEL};
@@ -172,12 +172,8 @@ impl<Y: Element> Kernel for FewImages<'_, Y> {
                         // SAFETY: the sums have been written, `check` saw the target hold the rows and the bias a channel
                         // stride.
                         unsafe {
-                            let bias = match epilogue.bias {
-                                Some(bias) => s.load(bias.as_ptr().add(panel * PANEL + lane)),
-                                None => s.zero(),
-                            };
-                            let sum = s.add(s.load(sums.add(from)), bias);
-                            let sum = if epilogue.relu { s.max(sum, s.zero()) } else { sum };
+                            let bias = epilogue.bias_at(s, panel * PANEL + lane);
+                            let sum = epilogue.apply(s, s.load(sums.add(from)), bias);
                             Y::store(s, place.at::<S>(0, lane / S::LANES), sum);
                         }
                     }
@@ -228,11 +224,7 @@ impl<Y: Element> Kernel for FewImagesPooled<'_, Y> {
                             let at = (lane / PANEL * MAX_WIDTH + column) * PANEL + lane % PANEL;
                             s.load(sums.add(row * row_len + at))
                         };
-                        let mut largest = load(0);
-                        for pixel in 1..window[0] * window[1] {
-                            let value = load(pixel);
-                            largest = s.select(s.gt(value, largest), value, largest);
-                        }
+                        let (largest, _) = largest(s, window[0] * window[1], load);
                         let bias = pass.bias.map_or(s.zero(), |bias| s.load(bias.as_ptr().add(channel)));
                         let none = s.splat_u(0);
                         store(s, pass.y, &mut None, to, s.add(largest, bias), none, &None, none);

@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use super::pooled::{Training, store};
+use super::pooled::{Training, largest, store};
 use super::{Conv2dShape, PANEL};
 use crate::cpu::Cpu;
 use crate::layout::{BLOCK, BlockShape};
@@ -126,13 +126,7 @@ impl<Y: Element> Kernel for ForwardFirst<'_, Y> {
                         // `winners` hold `rows`.
                         unsafe {
                             let sums = window_sums(s, &rows, 2 * x * BLOCK + image, &taps);
-                            let mut largest = sums[0];
-                            let mut winner = s.splat_u(0);
-                            for (pixel, &sum) in sums.iter().enumerate().skip(1) {
-                                let larger = s.gt(sum, largest);
-                                largest = s.select(larger, sum, largest);
-                                winner = s.select_u(larger, s.splat_u(pixel as u32), winner);
-                            }
+                            let (largest, winner) = largest(s, sums.len(), |pixel| sums[pixel]);
                             let largest = s.add(largest, bias);
                             store(s, self.y, &mut self.training, to, largest, winner, &draws, of_pair[image % 2]);
                         }

@@ -25,6 +25,26 @@ impl Epilogue<'_> {
     pub(super) fn is_none(&self) -> bool {
         self.bias.is_none() && !self.relu
     }
+
+    /// A vector of the bias from `channel` on, zeros if there is none.
+    ///
+    /// # Safety
+    /// `channel` + LANES must be at most the output's channel stride, which [`Gather::check`] compared the bias with.
+    #[inline(always)]
+    pub(super) unsafe fn bias_at<S: Simd>(&self, s: S, channel: usize) -> S::V {
+        match self.bias {
+            // SAFETY: the caller's promise.
+            Some(bias) => unsafe { s.load(bias.as_ptr().add(channel)) },
+            None => s.zero(),
+        }
+    }
+
+    /// What becomes of a bare sum.
+    #[inline(always)]
+    pub(super) fn apply<S: Simd>(&self, s: S, sum: S::V, bias: S::V) -> S::V {
+        let sum = s.add(sum, bias);
+        if self.relu { s.max(sum, s.zero()) } else { sum }
+    }
 }
 
 /// The part of a block's result that a call computes: rows of pixels, and of images the first ones.

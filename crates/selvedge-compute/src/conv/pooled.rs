@@ -40,6 +40,19 @@ impl Training<'_> {
     }
 }
 
+/// The largest of a window's vectors of values, and the number of the first pixel that has it.
+#[inline(always)]
+pub(super) fn largest<S: Simd>(s: S, pixels: usize, value: impl Fn(usize) -> S::V) -> (S::V, S::U) {
+    let (mut largest, mut winner) = (value(0), s.splat_u(0));
+    for pixel in 1..pixels {
+        let value = value(pixel);
+        let larger = s.gt(value, largest);
+        largest = s.select(larger, value, largest);
+        winner = s.select_u(larger, s.splat_u(pixel as u32), winner);
+    }
+    (largest, winner)
+}
+
 /// ReLU and dropout on a vector of maxima, and their winners, to element `to`.
 ///
 /// # Safety
@@ -150,14 +163,7 @@ impl<'a, P: Product, Y: Element> ForwardPooled<'a, P, Y> {
                 // pooled pixel, whose room `new` asserted.
                 unsafe {
                     let load = |pixel: usize| s.load(results.0.as_ptr().add(pixel * BLOCK * columns + from));
-                    let mut largest = load(0);
-                    let mut winner = s.splat_u(0);
-                    for pixel in 1..pixels {
-                        let value = load(pixel);
-                        let larger = s.gt(value, largest);
-                        largest = s.select(larger, value, largest);
-                        winner = s.select_u(larger, s.splat_u(pixel as u32), winner);
-                    }
+                    let (largest, winner) = largest(s, pixels, load);
                     let largest = s.add(largest, bias);
                     store(s, self.y, &mut self.training, to, largest, winner, draws, of_pair[image % 2]);
                 }

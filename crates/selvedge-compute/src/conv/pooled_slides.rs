@@ -6,7 +6,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::pooled::{ForwardPooled, MAX_WINDOW, Training, store};
+use super::pooled::{ForwardPooled, MAX_WINDOW, Training, largest, store};
 use super::slides::Slides;
 use super::tiles::TileProduct;
 use super::{Conv2dShape, PANEL};
@@ -82,17 +82,10 @@ impl<'a, Y: Element> PooledSlides<'a, Y> {
                     // SAFETY: the caller's promise: the group has WINDOW rows of up to PIXELS pixels. `to` lies in the
                     // pooled pixel, whose room `ForwardPooled::new` asserted.
                     unsafe {
-                        let load = |row: usize, column: usize| {
+                        let (largest, winner) = largest(s, WINDOW * WINDOW, |pixel| {
+                            let (row, column) = (pixel / WINDOW, pixel % WINDOW);
                             s.load(group.sums.add((row * PIXELS + column) * ROWS * PANEL + from))
-                        };
-                        let mut largest = load(0, 0);
-                        let mut winner = s.splat_u(0);
-                        for number in 1..WINDOW * WINDOW {
-                            let value = load(number / WINDOW, number % WINDOW);
-                            let larger = s.gt(value, largest);
-                            largest = s.select(larger, value, largest);
-                            winner = s.select_u(larger, s.splat_u(number as u32), winner);
-                        }
+                        });
                         let largest = s.add(largest, bias);
                         store(s, pass.y, &mut pass.training, to, largest, winner, draws, of_pair[image % 2]);
                     }

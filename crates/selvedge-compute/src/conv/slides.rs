@@ -13,7 +13,7 @@ use super::ahead::{Ahead, Piece};
 use super::gather::{Direction, Gather, PIXELS_AT_ONCE};
 use super::tiles::TileProduct;
 use super::{Conv2dShape, PANEL, Span};
-use crate::amx::{Finish, LEFT, PIXELS, RIGHT, ROWS, Slide};
+use crate::amx::{Finish, PIXELS, ROWS, Slide, outside};
 use crate::simd::{Element, Kernel, Simd};
 
 /// Taps in a row.
@@ -80,7 +80,6 @@ impl Gather<'_, TileProduct<'_>> {
         let from = self.from();
         let first = x as isize + first_position(shape, *direction);
         let last = first + (pixels + TAPS - 2) as isize;
-        let outside = if first < 0 { LEFT } else { 0 } | if last >= from.width as isize { RIGHT } else { 0 };
         let (planes, tap) = (from.channel_stride / from.plane(), from.channel_stride * PANEL);
         let (first_tap, tap_step) = match direction {
             Direction::Forward => (0, 1),
@@ -103,7 +102,7 @@ impl Gather<'_, TileProduct<'_>> {
             count: [ys.count, planes],
             a_step: [a_plane, a_row - planes as isize * a_plane],
             b_step: [b_plane, b_row - planes as isize * b_plane],
-            outside,
+            outside: outside(first, last, from.width),
             left: [0; 2],
             finish: Finish::NONE,
             ahead: std::ptr::null(),

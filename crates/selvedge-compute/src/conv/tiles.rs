@@ -54,14 +54,10 @@ impl Product for TileProduct<'_> {
             let sums = Target::panels(sums.as_mut_ptr().cast::<f32>());
             self.sum(place, panel, panels, sums);
             for v in 0..panels * PANEL / S::LANES {
-                let bias = match place.epilogue.bias {
-                    Some(bias) => s.load(bias.as_ptr().add(panel * PANEL + v * S::LANES)),
-                    None => s.zero(),
-                };
+                let bias = place.epilogue.bias_at(s, panel * PANEL + v * S::LANES);
                 for image in 0..place.images {
-                    let sum = s.add(s.load(sums.at::<S>(image, v)), bias);
-                    let sum = if place.epilogue.relu { s.max(sum, s.zero()) } else { sum };
-                    Y::store(s, target.at::<S>(image, v), sum);
+                    let sum = s.load(sums.at::<S>(image, v));
+                    Y::store(s, target.at::<S>(image, v), place.epilogue.apply(s, sum, bias));
                 }
             }
         }

@@ -16,6 +16,7 @@ pub mod optim;
 pub mod peak;
 pub mod pool;
 mod prefetch;
+pub mod scratch;
 pub mod simd;
 pub mod sum;
 pub mod threads;

@@ -86,7 +86,7 @@ pub(super) unsafe fn store<S: Simd, Y: Element>(
 }
 
 /// The shape that pooling over windows of `window` pixels leaves of a convolution's output.
-fn pooled_shape(shape: &Conv2dShape, window: [usize; 2]) -> BlockShape {
+pub(super) fn pooled_shape(shape: &Conv2dShape, window: [usize; 2]) -> BlockShape {
     let BlockShape { height, width, channels, .. } = shape.output;
     BlockShape::new(height / window[0], width / window[1], channels)
 }

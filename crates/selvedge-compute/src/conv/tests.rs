@@ -1,6 +1,7 @@
 //! Each pass on every instruction set against the naive f64 convolution, and against matrixmultiply.
 
 mod bf16_passes;
+mod winograd_passes;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;

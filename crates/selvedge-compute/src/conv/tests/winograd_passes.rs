@@ -1,0 +1,273 @@
+//! The passes by Winograd's algorithm against the naive convolution, on every instruction set.
+
+use super::*;
+use crate::conv::winograd::Winograd;
+
+/// 3x3 weights on tensors around the edges of tiles of 3 and of 4 pixels, paddings that are not the same on both sides,
+/// channels of whole and of half planes.
+fn cases(blocks: usize) -> Vec<Case> {
+    let shapes = [
+        (4, 4, 16, 16, [1, 1]),
+        (3, 3, 32, 40, [1, 1]),
+        (7, 5, 16, 64, [1, 1]),
+        (6, 9, 48, 16, [0, 2]),
+        (1, 1, 20, 33, [1, 1]),
+        (5, 2, 64, 10, [2, 1]),
+        (9, 13, 17, 32, [1, 1]),
+        (8, 8, 96, 48, [2, 2]),
+        (3, 5, 160, 144, [1, 0]),
+    ];
+    let case = |(i, (height, width, input, filters, padding))| {
+        let shape = Conv2dShape::new(BlockShape::new(height, width, input), filters, [3, 3], 1, padding);
+        Case::new(shape, blocks, i as u64)
+    };
+    shapes.into_iter().enumerate().map(case).collect()
+}
+
+/// The mean error is about twice that of a sum, that of a tile's corners twice as large again.
+const ROUNDING: usize = 64;
+
+impl Case {
+    fn transformed(&self, cpu: Cpu, winograd: &Winograd) -> Vec<f32> {
+        let mut transformed = vec![f32::NAN; winograd.weights_len()];
+        winograd.transform_weights(cpu, &self.panels(), &mut transformed);
+        transformed
+    }
+
+    fn transformed_and_transposed(&self, cpu: Cpu, winograd: &Winograd) -> Vec<f32> {
+        let (panels, mut transposed) = (self.panels(), vec![f32::NAN; winograd.transposed_len()]);
+        let len = transposed.len() / (self.shape.input.channel_stride / PANEL);
+        for (panel, to) in transposed.chunks_exact_mut(len).enumerate() {
+            winograd.transpose_weights(cpu, &panels, panel, to);
+        }
+        transposed
+    }
+
+    fn bias(&self) -> Vec<f32> {
+        let mut bias = vec![0.0; self.shape.output.channel_stride];
+        bias[..self.shape.output.channels].iter_mut().enumerate().for_each(|(c, b)| *b = c as f32 * 0.1 - 0.5);
+        bias
+    }
+}
+
+#[test]
+fn forward_equals_the_reference() {
+    for case in cases(1) {
+        let (shape, bias) = (case.shape, case.bias());
+        let winograd = Winograd::of(&shape).unwrap();
+        for cpu in cpus() {
+            let weights = case.transformed(cpu, &winograd);
+            for relu in [false, true] {
+                let epilogue = Epilogue { bias: Some(&bias), relu };
+                let mut y = vec![f32::NAN; shape.output.len()];
+                winograd.forward(cpu, &case.x, &weights, epilogue, 0..shape.output.height, &mut y);
+                padded_lanes_are_zero(&shape.output, &y);
+                for image in [0, 1, 15, 31] {
+                    let x = case.image(&shape.input, &case.x, 0, image);
+                    let got = case.image(&shape.output, &y, 0, image);
+                    let mut want: Vec<f64> =
+                        (0..got.len()).map(|at| f64::from(bias[at % shape.output.channels])).collect();
+                    for_each_product(&shape, |o, i, w| want[o] += x[i] * f64::from(case.weights[w]));
+                    for (got, want) in got.iter().zip(want) {
+                        let want = if relu { want.max(0.0) } else { want };
+                        let name = format!("{} {shape:?}", cpu.isa());
+                        assert_close(&name, *got as f32, want, ROUNDING * shape.panel_len());
+                    }
+                }
+                // Tiles lie on one grid, wherever the rows that are asked for begin.
+                for cut in 0..shape.output.height {
+                    let mut parts = vec![f32::NAN; shape.output.len()];
+                    let (upper, lower) = parts.split_at_mut(cut * shape.output.row());
+                    winograd.forward(cpu, &case.x, &weights, epilogue, 0..cut, upper);
+                    winograd.forward(cpu, &case.x, &weights, epilogue, cut..shape.output.height, lower);
+                    assert!(parts == y, "{} {shape:?} cut at row {cut}", cpu.isa());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn forward_pooled_equals_the_passes_apart() {
+    for case in cases(1) {
+        let (shape, bias) = (case.shape, case.bias());
+        for window in [[1, 1], [2, 2], [3, 3], [2, 1], [4, 2]] {
+            let pooled =
+                BlockShape::new(shape.output.height / window[0], shape.output.width / window[1], shape.output.channels);
+            let Some(winograd) = Winograd::pooled(&shape, window).filter(|_| !pooled.is_empty()) else { continue };
+            for cpu in cpus() {
+                let weights = case.transformed(cpu, &winograd);
+                let mut full = vec![0.0f32; shape.output.len()];
+                let epilogue = Epilogue { bias: None, relu: false };
+                winograd.forward(cpu, &case.x, &weights, epilogue, 0..shape.output.height, &mut full);
+                let (mut y, mut winners) = (vec![f32::NAN; pooled.len()], vec![77; pooled.len()]);
+                let training = Some(Training { winners: &mut winners, dropout: None });
+                let rows = 0..pooled.height;
+                winograd.forward_pooled(cpu, window, &case.x, &weights, Some(&bias), rows, &mut y, training);
+                for at in 0..pooled.len() {
+                    let (pixel, lane) = (at / pooled.pixel(), at % pooled.pixel());
+                    let [row, column] = [pixel / pooled.width * window[0], pixel % pooled.width * window[1]];
+                    let values = (0..window[0] * window[1]).map(|pixel| {
+                        let [row, column] = [row + pixel / window[1], column + pixel % window[1]];
+                        full[shape.output.offset(row, column) + lane]
+                    });
+                    let values: Vec<f32> = values.collect();
+                    let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                    let want = (largest + bias[shape.output.image_and_channel(lane).1]).max(0.0);
+                    let winner = values.iter().position(|&value| value == largest).unwrap() as u16;
+                    let winner = if want > 0.0 { winner } else { NO_WINNER };
+                    assert_eq!((y[at], winners[at]), (want, winner), "{} {shape:?} {window:?}", cpu.isa());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn dropout_in_the_pooled_pass_equals_dropout_behind_it() {
+    for case in cases(1).into_iter().filter(|case| case.shape.output.height.min(case.shape.output.width) > 3) {
+        let winograd = Winograd::pooled(&case.shape, [2, 2]).unwrap();
+        for cpu in cpus() {
+            let weights = case.transformed(cpu, &winograd);
+            let run = |part: Part, y: &mut [f32], training: Option<Training<'_>>| {
+                winograd.forward_pooled(cpu, [2, 2], &case.x, &weights, None, part, y, training);
+            };
+            pooled_with_dropout(cpu, &case.shape, run, 0.0);
+        }
+    }
+}
+
+#[test]
+fn windows_that_no_tile_holds_are_left_to_other_kernels() {
+    let shape = Conv2dShape::same(BlockShape::new(10, 10, 16), 16, [3, 3], 1);
+    assert_eq!(Winograd::pooled(&shape, [3, 3]).map(|winograd| winograd.tile()), Some(3));
+    assert_eq!(Winograd::pooled(&shape, [2, 2]).map(|winograd| winograd.tile()), Some(4));
+    assert_eq!(Winograd::pooled(&shape, [5, 1]), None);
+    let strided = Conv2dShape::same(BlockShape::new(10, 10, 16), 16, [3, 3], 2);
+    let grey = Conv2dShape::same(BlockShape::input(10, 10, 1), 16, [3, 3], 1);
+    assert_eq!((Winograd::of(&strided), Winograd::of(&grey)), (None, None));
+}
+
+#[test]
+fn tiles_are_of_the_size_with_the_fewest_products() {
+    let tile = |size: usize| {
+        let shape = Conv2dShape::same(BlockShape::new(size, size, 16), 16, [3, 3], 1);
+        Winograd::of(&shape).unwrap().tile()
+    };
+    assert_eq!([3, 4, 6, 7, 14, 28].map(tile), [3, 4, 3, 4, 4, 4]);
+}
+
+#[test]
+fn a_part_of_the_images_is_what_all_of_them_have() {
+    for case in cases(1) {
+        let shape = case.shape;
+        let winograd = Winograd::of(&shape).unwrap();
+        for cpu in cpus() {
+            let weights = case.transformed(cpu, &winograd);
+            let run = |images| {
+                let mut y = vec![f32::NAN; shape.output.len()];
+                let part = Part { rows: 0..shape.output.height, images };
+                winograd.forward(cpu, &case.x, &weights, Epilogue::NONE, part, &mut y);
+                y
+            };
+            let all = run(BLOCK);
+            for images in [1, 2, 7, 16, 17, 31] {
+                let want = first_images(&shape.output, &all, images);
+                let got = first_images(&shape.output, &run(images), images);
+                assert!(got == want, "{images} images of {shape:?} on {}", cpu.isa());
+            }
+        }
+    }
+}
+
+#[test]
+fn backward_data_equals_the_reference() {
+    for case in cases(1) {
+        let shape = case.shape;
+        let winograd = Winograd::of(&shape).unwrap();
+        for cpu in cpus() {
+            let transposed = case.transformed_and_transposed(cpu, &winograd);
+            let mut dx = vec![f32::NAN; shape.input.len()];
+            let cut = shape.input.height / 2;
+            let (upper, lower) = dx.split_at_mut(cut * shape.input.row());
+            winograd.backward_data(cpu, &case.dy, &transposed, 0..cut, upper);
+            winograd.backward_data(cpu, &case.dy, &transposed, cut..shape.input.height, lower);
+            padded_lanes_are_zero(&shape.input, &dx);
+            for image in [0, 3, 31] {
+                let dy = case.image(&shape.output, &case.dy, 0, image);
+                let got = case.image(&shape.input, &dx, 0, image);
+                let mut want = vec![0.0; got.len()];
+                for_each_product(&shape, |o, i, w| want[i] += dy[o] * f64::from(case.weights[w]));
+                for (got, want) in got.iter().zip(want) {
+                    let terms = ROUNDING * shape.taps() * shape.output.channel_stride;
+                    assert_close(&format!("{} {shape:?}", cpu.isa()), *got as f32, want, terms);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn backward_weights_equals_the_reference() {
+    for blocks in [1, 3] {
+        for case in cases(blocks) {
+            let shape = case.shape;
+            let winograd = Winograd::of(&shape).unwrap();
+            let mut want = vec![0.25; case.weights.len()];
+            for (block, image) in (0..blocks).flat_map(|block| (0..BLOCK).map(move |image| (block, image))) {
+                let x = case.image(&shape.input, &case.x, block, image);
+                let dy = case.image(&shape.output, &case.dy, block, image);
+                for_each_product(&shape, |o, i, w| want[w] += x[i] * dy[o]);
+            }
+            let x = Blocks { data: &case.x[..], stride: shape.input.len(), count: blocks };
+            let dy = Blocks { data: &case.dy[..], stride: shape.output.len(), count: blocks };
+            for cpu in cpus() {
+                let mut added = vec![0.25; shape.weights_len()];
+                let cut = shape.panels() / 2;
+                let (left, right) = added.split_at_mut(cut * shape.panel_len());
+                winograd.backward_weights(cpu, x, dy, 0..cut, Onto::Content, left);
+                winograd.backward_weights(cpu, x, dy, cut..shape.panels(), Onto::Content, right);
+                let mut got = vec![0.0; want.len()];
+                pack::from_panels(&shape, &added, &mut got);
+                let terms = ROUNDING * blocks * BLOCK * shape.output.height * shape.output.width;
+                for (got, want) in got.iter().zip(&want) {
+                    assert_close(&format!("{} {shape:?} {blocks} blocks", cpu.isa()), *got, *want, terms);
+                }
+                let mut overwritten = vec![f32::NAN; shape.weights_len()];
+                winograd.backward_weights(cpu, x, dy, 0..shape.panels(), Onto::Nothing, &mut overwritten);
+                for (overwritten, added) in overwritten.iter().zip(&added) {
+                    assert!((overwritten + 0.25 - added).abs() < 1e-3, "{overwritten} + 0.25 is not {added}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn no_blocks_bring_no_gradient() {
+    let shape = Conv2dShape::same(BlockShape::new(4, 4, 16), 16, [3, 3], 1);
+    let (winograd, none) = (Winograd::of(&shape).unwrap(), Blocks { data: &[][..], stride: 0, count: 0 });
+    let mut dweights = vec![0.25; shape.weights_len()];
+    winograd.backward_weights(Cpu::detect().unwrap(), none, none, 0..1, Onto::Content, &mut dweights);
+    assert!(dweights.iter().all(|&gradient| gradient == 0.25));
+    winograd.backward_weights(Cpu::detect().unwrap(), none, none, 0..1, Onto::Nothing, &mut dweights);
+    assert!(dweights.iter().all(|&gradient| gradient == 0.0));
+}
+
+#[test]
+#[should_panic(expected = "the source's length")]
+fn a_short_source_is_refused() {
+    let shape = Conv2dShape::same(BlockShape::new(4, 4, 16), 16, [3, 3], 1);
+    let winograd = Winograd::of(&shape).unwrap();
+    let (weights, mut y) = (vec![0.0; winograd.weights_len()], vec![0.0f32; shape.output.len()]);
+    winograd.forward(Cpu::detect().unwrap(), &[0.0; 15], &weights, Epilogue::NONE, 0..4, &mut y);
+}
+
+#[test]
+#[should_panic(expected = "the transformed weights' length")]
+fn plain_weights_are_refused() {
+    let shape = Conv2dShape::same(BlockShape::new(4, 4, 16), 16, [3, 3], 1);
+    let winograd = Winograd::of(&shape).unwrap();
+    let (x, weights) = (vec![0.0; shape.input.len()], vec![0.0; shape.weights_len()]);
+    winograd.forward(Cpu::detect().unwrap(), &x, &weights, Epilogue::NONE, 0..4, &mut vec![0.0f32; shape.output.len()]);
+}

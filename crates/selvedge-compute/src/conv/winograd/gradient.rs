@@ -1,0 +1,252 @@
+//! The gradient of the weights: dW = Gᵀ (Σ V ⊙ Z) G, with V = Bᵀ x B and Z = A dy Aᵀ.
+//!
+//! The sums of some panels and input channels, 1.2 MB at most, stay in the second cache while all tiles of all blocks pass by;
+//! then they become the gradient of the weights.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use super::super::tile::{Walk, accumulate, column};
+use super::super::weight_sums::check_blocks;
+use super::super::{Blocks, Conv2dShape, Onto, PANEL};
+use super::gathered::{Matrices, Source};
+use super::transform::{Strided, Transform, both};
+use crate::layout::BLOCK;
+use crate::simd::{Kernel, Simd};
+
+/// Tiles whose images are the rows of the matrices.
+const TILES: usize = 1;
+
+/// Products at a point, of input and output channels, whose sums are kept at a time.
+const SUMS: usize = 8192;
+
+/// The output channels, in panels, and the input channels whose sums are kept at a time, for a gradient of `panels`.
+fn kept(shape: &Conv2dShape, panels: usize) -> [usize; 2] {
+    let panels = panels.clamp(1, 8);
+    let plane = shape.input.plane();
+    let channels = (SUMS / (panels * PANEL)).max(plane) / plane * plane;
+    [panels, channels.min(shape.input.channel_stride)]
+}
+
+/// V of `channels` input channels.
+fn inputs(channels: usize) -> Matrices {
+    Matrices { rows: TILES * BLOCK, panels: channels / PANEL }
+}
+
+/// Z of `panels` panels of output channels.
+fn gradients(panels: usize) -> Matrices {
+    Matrices { rows: TILES * BLOCK, panels }
+}
+
+/// Numbers that a pass over `panels` panels keeps: V, Z and the sums.
+pub(super) fn scratch_len(points: usize, shape: &Conv2dShape, panels: usize) -> usize {
+    let [panels, channels] = kept(shape, panels);
+    points * (inputs(channels).point() + gradients(panels).point() + panels * channels * PANEL)
+}
+
+/// The gradient of panels `panels`.
+pub(super) struct GradientPass<'a, T, const M: usize, const N: usize> {
+    shape: &'a Conv2dShape,
+    x: Blocks<'a, f32>,
+    dy: Blocks<'a, f32>,
+    panels: Range<usize>,
+    onto: Onto,
+    dweights: &'a mut [f32],
+    buffer: &'a mut [f32],
+    transform: PhantomData<T>,
+}
+
+/// The panels and input channels whose sums are kept.
+struct Kept {
+    panels: Range<usize>,
+    channels: Range<usize>,
+}
+
+impl<'a, T: Transform<M, N>, const M: usize, const N: usize> GradientPass<'a, T, M, N> {
+    /// The blocks, the panels and the gradient must fit the shape ([`super::super::weight_sums::check_blocks`]); `buffer` has
+    /// [`scratch_len`] numbers.
+    pub(super) fn new(
+        shape: &'a Conv2dShape,
+        [x, dy]: [Blocks<'a, f32>; 2],
+        panels: Range<usize>,
+        onto: Onto,
+        dweights: &'a mut [f32],
+        buffer: &'a mut [f32],
+    ) -> Self {
+        check_blocks(shape, &x, &dy, &panels, dweights);
+        assert_eq!(buffer.len(), scratch_len(N * N, shape, panels.len()), "the buffer's length");
+        Self { shape, x, dy, panels, onto, dweights, buffer, transform: PhantomData }
+    }
+
+    /// The sums of `kept` over all tiles of all blocks, `[panel][point][channel][16]`, at the end of the buffer.
+    #[inline(always)]
+    fn add_up<S: Simd>(&mut self, s: S, kept: &Kept) {
+        let Conv2dShape { input, output, padding, .. } = self.shape;
+        let (of_x, of_dy) = (inputs(kept.channels.len()), gradients(kept.panels.len()));
+        let (v, rest) = self.buffer.split_at_mut(N * N * of_x.point());
+        let (z, sums) = rest.split_at_mut(N * N * of_dy.point());
+        let [rows, columns] = [output.height.div_ceil(M), output.width.div_ceil(M)];
+        let tiles = rows * columns;
+        for first in (0..self.x.count * tiles).step_by(TILES) {
+            let at_once = TILES.min(self.x.count * tiles - first);
+            for number in first..first + at_once {
+                let (block, tile) = (number / tiles, number % tiles);
+                let [y, x] = [tile / columns * M, tile % columns * M].map(|at| at as isize);
+                let row = (number - first) * BLOCK;
+                let source = |blocks: &Blocks<'a, f32>, shape| {
+                    let data = &blocks.data[block * blocks.stride..];
+                    Source { data, shape, images: BLOCK }
+                };
+                let before = [y - padding[0] as isize, x - padding[1] as isize];
+                let channels = kept.panels.start * PANEL..kept.panels.end * PANEL;
+                // SAFETY: `new` compared the blocks' length with their shapes and `kept` with the matrices' room.
+                unsafe {
+                    let (to_v, to_z) = ((v.as_mut_ptr(), of_x, row), (z.as_mut_ptr(), of_dy, row));
+                    source(&self.x, input).transform::<S, T::Input, N, N>(s, before, kept.channels.clone(), to_v);
+                    source(&self.dy, output).transform::<S, T::OutputGradient, M, N>(s, [y, x], channels, to_z);
+                }
+            }
+            let products = OuterProducts::<N> { v, z, sums, of_x, of_dy, rows: at_once * BLOCK, is_first: first == 0 };
+            products.add(s);
+        }
+    }
+
+    /// What the sums of `kept` are of the gradient.
+    #[inline(always)]
+    fn write<S: Simd>(&mut self, s: S, kept: &Kept) {
+        let channels = kept.channels.len();
+        let start = N * N * (inputs(channels).point() + gradients(kept.panels.len()).point());
+        let sums = &self.buffer[start..];
+        let all_channels = self.shape.input.channel_stride;
+        for panel in kept.panels.clone() {
+            let panel_sums =
+                &sums[(panel - kept.panels.start) * N * N * channels * PANEL..][..N * N * channels * PANEL];
+            let to =
+                &mut self.dweights[(panel - self.panels.start) * self.shape.panel_len()..][..self.shape.panel_len()];
+            for at in (0..channels * PANEL).step_by(S::LANES) {
+                // SAFETY: `at` and a vector behind it lie in a point's sums of the panel, and behind the first of the kept
+                // channels in each tap of the panel of the gradient.
+                unsafe {
+                    let point = channels * PANEL;
+                    let sums = Strided { first: panel_sums.as_ptr().add(at), steps: [N * point, point] };
+                    let taps = both::<S, T::WeightsGradient, N, 3>(s, &sums);
+                    for (row, taps) in taps.into_iter().enumerate() {
+                        for (column, mut tap) in taps.into_iter().enumerate() {
+                            let at = ((row * 3 + column) * all_channels + kept.channels.start) * PANEL + at;
+                            let to = to.as_mut_ptr().add(at);
+                            if self.onto == Onto::Content {
+                                tap = s.add(s.load(to), tap);
+                            }
+                            s.store(to, tap);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<T: Transform<M, N>, const M: usize, const N: usize> Kernel for GradientPass<'_, T, M, N> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        if self.x.count == 0 {
+            if self.onto == Onto::Nothing {
+                self.dweights.fill(0.0);
+            }
+            return;
+        }
+        let [panels, channels] = kept(self.shape, self.panels.len());
+        let all_channels = self.shape.input.channel_stride;
+        for panel in self.panels.clone().step_by(panels) {
+            for channel in (0..all_channels).step_by(channels) {
+                let kept = Kept {
+                    panels: panel..(panel + panels).min(self.panels.end),
+                    channels: channel..(channel + channels).min(all_channels),
+                };
+                self.add_up(s, &kept);
+                self.write(s, &kept);
+            }
+        }
+    }
+}
+
+/// The outer products of V's and Z's first `rows` rows at each of N × N points, added to the sums or, of the first tiles, in
+/// their place.
+struct OuterProducts<'a, const N: usize> {
+    v: &'a [f32],
+    z: &'a [f32],
+    sums: &'a mut [f32],
+    of_x: Matrices,
+    of_dy: Matrices,
+    rows: usize,
+    is_first: bool,
+}
+
+impl<const N: usize> OuterProducts<'_, N> {
+    #[inline(always)]
+    fn add<S: Simd>(self, s: S) {
+        match S::LANES {
+            16 => s.apart(Sums::<8, 2, N>(self)),
+            8 => s.apart(Sums::<4, 2, N>(self)),
+            _ => s.apart(Sums::<2, 4, N>(self)),
+        }
+    }
+}
+
+/// [`OuterProducts`] in tiles of HEIGHT input channels and VECTORS vectors of output channels.
+struct Sums<'a, const HEIGHT: usize, const VECTORS: usize, const N: usize>(OuterProducts<'a, N>);
+
+impl<const HEIGHT: usize, const VECTORS: usize, const N: usize> Kernel for Sums<'_, HEIGHT, VECTORS, N> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        let at_once = (VECTORS * S::LANES / PANEL).max(1);
+        for point in 0..N * N {
+            let mut panel = 0;
+            while panel + at_once <= self.0.of_dy.panels {
+                self.add::<S, HEIGHT, VECTORS>(s, point, panel);
+                panel += at_once;
+            }
+            // A last single panel of AVX-512.
+            if panel < self.0.of_dy.panels {
+                self.add::<S, 16, 1>(s, point, panel);
+            }
+        }
+    }
+}
+
+impl<const HEIGHT: usize, const VECTORS: usize, const N: usize> Sums<'_, HEIGHT, VECTORS, N> {
+    /// All input channels for the output channels of COLUMNS vectors from `panel` on.
+    #[inline(always)]
+    fn add<S: Simd, const LINES: usize, const COLUMNS: usize>(&mut self, s: S, point: usize, panel: usize) {
+        let OuterProducts { v, z, sums, of_x, of_dy, rows, is_first } = &mut self.0;
+        let channels = of_x.panels * PANEL;
+        let step = N * N * channels * PANEL;
+        let walk =
+            Walk { count: [1; 3], a_step: [0; 3], b_step: [0; 3], depth: *rows, a_row: 1, b_panel: of_dy.panel() };
+        for channel in (0..channels).step_by(LINES) {
+            // SAFETY: `GradientPass::new` made room for V, Z and the sums of all points, panels and channels; LINES divides 16.
+            unsafe {
+                let a = v.as_ptr().add(point * of_x.point() + channel / PANEL * of_x.panel() + channel % PANEL);
+                let b = z.as_ptr().add(point * of_dy.point() + panel * of_dy.panel());
+                let to = sums.as_mut_ptr().add(((panel * N * N + point) * channels + channel) * PANEL);
+                let at = |row: usize, v: usize| to.add(row * PANEL + column::<S>(v, step));
+                let mut acc = [[s.zero(); COLUMNS]; LINES];
+                if !*is_first {
+                    for (row, acc) in acc.iter_mut().enumerate() {
+                        for (v, sum) in acc.iter_mut().enumerate() {
+                            *sum = s.load(at(row, v));
+                        }
+                    }
+                }
+                accumulate::<S, f32, true, LINES, COLUMNS>(s, &walk, a, b, &mut acc);
+                for (row, acc) in acc.into_iter().enumerate() {
+                    for (v, sum) in acc.into_iter().enumerate() {
+                        s.store(at(row, v), sum);
+                    }
+                }
+            }
+        }
+    }
+}

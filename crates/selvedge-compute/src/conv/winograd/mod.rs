@@ -1,0 +1,321 @@
+//! Convolutions of 3x3 weights in f32 by Winograd's algorithm: 2.25 multiply-adds for a result and channel instead of 9.
+//!
+//! Tiles of the input become 6 × 6 numbers, one for each pair of points ([`transform`]), a convolution a product at each
+//! point, and the products tiles of 4 × 4 results. At one point a tile of a block is a matrix with a row for each image, so
+//! what multiplies is the same tile of registers as without transforms ([`super::tile`]).
+//!
+//! | pass | at each point | transforms |
+//! |---|---|---|
+//! | forward | M\[image\]\[out\] = V\[image\]\[in\] · U\[in\]\[out\] | V = Bᵀ x B, y = Aᵀ M A |
+//! | backward data | the same with the weights turned round and transposed | of dy, to dx |
+//! | backward weights | dU\[in\]\[out\] = Vᵀ\[in\]\[image\] · Z\[image\]\[out\] | V = Bᵀ x B, Z = A dy Aᵀ, dW = Gᵀ dU G |
+//!
+//! U = G W Gᵀ is made once a step, in panels as the weights are: `[out/16][point][in][16]`.
+//!
+//! A result's sums take the same steps whatever is computed beside it, so its bits do not depend on the rows or images
+//! asked for: tiles lie on a grid that begins at the first pixel.
+
+mod f3;
+mod f4;
+mod gathered;
+mod gradient;
+mod outputs;
+mod products;
+mod transform;
+mod weights;
+
+use std::ops::Range;
+
+use super::pooled::pooled_shape;
+use super::{Blocks, Conv2dShape, Epilogue, MAX_WINDOW, Onto, PANEL, Part, Training};
+use crate::cpu::Cpu;
+use crate::layout::{BLOCK, BlockShape, padded_channels};
+use crate::scratch;
+use crate::simd::{Element, dispatch};
+
+use f3::F3;
+use f4::F4;
+use gradient::GradientPass;
+use outputs::{Outputs, Pooled, Rows};
+use products::TilePass;
+
+/// Winograd's algorithm for a shape.
+///
+/// ```
+/// use selvedge_compute::conv::{Conv2dShape, Epilogue, pack, winograd::Winograd};
+/// use selvedge_compute::{BlockShape, Cpu};
+/// let (cpu, shape) = (Cpu::detect()?, Conv2dShape::same(BlockShape::new(4, 4, 1), 1, [3, 3], 1));
+/// let winograd = Winograd::of(&shape).expect("3x3 weights, padded channels");
+/// let mut panels = vec![0.0; shape.weights_len()];
+/// pack::to_panels(&shape, &[1.0; 9], &mut panels);
+/// let mut weights = vec![0.0; winograd.weights_len()];
+/// winograd.transform_weights(cpu, &panels, &mut weights);
+/// let (x, mut y) = (vec![1.0; shape.input.len()], vec![0.0; shape.output.len()]);
+/// winograd.forward(cpu, &x, &weights, Epilogue::NONE, 0..4, &mut y);
+/// // The sum over the 3x3 neighbourhood: 4 pixels of it at a corner, 9 in the middle.
+/// assert!((y[0] - 4.0).abs() < 1e-5 && (y[shape.output.offset(1, 1)] - 9.0).abs() < 1e-5);
+/// # Ok::<(), selvedge_compute::CpuError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Winograd {
+    shape: Conv2dShape,
+    tile: TileSize,
+}
+
+/// The results of a tile in each direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TileSize {
+    Three,
+    Four,
+}
+
+impl TileSize {
+    const ALL: [Self; 2] = [Self::Four, Self::Three];
+
+    fn results(self) -> usize {
+        match self {
+            Self::Three => 3,
+            Self::Four => 4,
+        }
+    }
+
+    fn points(self) -> usize {
+        self.results() + 2
+    }
+
+    /// Tiles that cover `output`.
+    fn tiles(self, output: &BlockShape) -> usize {
+        output.height.div_ceil(self.results()) * output.width.div_ceil(self.results())
+    }
+}
+
+impl Winograd {
+    /// The algorithm for the three passes of `shape`: 3x3 weights that meet every pixel, and padded channels. Of the sizes of
+    /// tiles the one with the fewest products.
+    pub fn of(shape: &Conv2dShape) -> Option<Self> {
+        Self::for_results(shape, &shape.output, [1, 1])
+    }
+
+    /// The algorithm for [`Winograd::forward_pooled`] over windows of `window`, none of which may lie in two tiles.
+    pub fn pooled(shape: &Conv2dShape, window: [usize; 2]) -> Option<Self> {
+        let pooled = pooled_shape(shape, window);
+        let results = BlockShape { height: pooled.height * window[0], width: pooled.width * window[1], ..shape.output };
+        Self::for_results(shape, &results, window)
+    }
+
+    fn for_results(shape: &Conv2dShape, results: &BlockShape, window: [usize; 2]) -> Option<Self> {
+        let fits = shape.kernel == [3, 3]
+            && shape.stride == 1
+            && shape.padding.iter().all(|&padding| padding < 3)
+            && shape.input.channel_stride.is_multiple_of(PANEL);
+        let sizes = TileSize::ALL.into_iter().filter(|size| window.iter().all(|w| size.results().is_multiple_of(*w)));
+        let tile = sizes.filter(|_| fits).min_by_key(|size| size.tiles(results) * size.points().pow(2))?;
+        Some(Self { shape: *shape, tile })
+    }
+
+    /// The convolution.
+    pub fn shape(&self) -> &Conv2dShape {
+        &self.shape
+    }
+
+    /// Pairs of points: products for each tile and pair of channels.
+    pub fn points(&self) -> usize {
+        self.tile.points().pow(2)
+    }
+
+    /// Results of a tile in each direction. Rows of results are best asked for in multiples of it.
+    pub fn tile(&self) -> usize {
+        self.tile.results()
+    }
+
+    /// Elements of the transformed weights, `[out/16][point][in][16]`.
+    pub fn weights_len(&self) -> usize {
+        self.shape.weights_len() / self.shape.taps() * self.points()
+    }
+
+    /// Elements of the weights transformed for [`Winograd::backward_data`], `[in/16][point][out][16]`.
+    pub fn transposed_len(&self) -> usize {
+        self.shape.transposed_len() / self.shape.taps() * self.points()
+    }
+
+    /// Multiply-adds for an image in one pass, those of the transforms left out.
+    pub fn multiply_adds(&self) -> usize {
+        self.tile.tiles(&self.shape.output) * self.points() * self.shape.input.channels * self.shape.output.channels
+    }
+
+    /// The numbers that a thread keeps in [`scratch`] for the largest of the passes.
+    pub fn scratch_len(&self) -> usize {
+        let Conv2dShape { input, output, .. } = self.shape;
+        let of_rows = [&input, &output].map(|from| products::scratch_len(self.points(), from));
+        let of_gradient = gradient::scratch_len(self.points(), &self.shape, self.shape.panels());
+        of_rows
+            .into_iter()
+            .max()
+            .unwrap_or(0)
+            .max(of_gradient)
+            .max(self.shape.taps() * padded_channels(output.channels) * PANEL)
+    }
+
+    /// U = G W Gᵀ of panels, as many as `panels` has, to as many of the transformed ones.
+    ///
+    /// # Panics
+    /// If the slices are not whole panels, or not equally many.
+    pub fn transform_weights(&self, cpu: Cpu, panels: &[f32], to: &mut [f32]) {
+        weights::check(self, self.shape.input.channel_stride, panels.len(), to.len());
+        match self.tile {
+            TileSize::Three => {
+                dispatch(cpu, weights::Transformed::<F3, 3, 5>::new(panels, to, self.shape.input.channel_stride))
+            }
+            TileSize::Four => {
+                dispatch(cpu, weights::Transformed::<F4, 4, 6>::new(panels, to, self.shape.input.channel_stride))
+            }
+        }
+    }
+
+    /// Panel `panel`, of `shape.input.channel_stride / 16`, of the weights for [`Winograd::backward_data`] from all panels.
+    ///
+    /// # Panics
+    /// If a slice is not as long as the shape says.
+    pub fn transpose_weights(&self, cpu: Cpu, panels: &[f32], panel: usize, to: &mut [f32]) {
+        let outputs = self.shape.output.channel_stride;
+        let len = self.shape.taps() * outputs * PANEL;
+        weights::check(self, outputs, len, to.len());
+        scratch::with(len, |transposed| {
+            super::pack::transpose_panel(&self.shape, panels, panel, transposed);
+            // A result of the data pass meets the taps in the opposite order.
+            turn_round(transposed, outputs * PANEL);
+            match self.tile {
+                TileSize::Three => dispatch(cpu, weights::Transformed::<F3, 3, 5>::new(transposed, to, outputs)),
+                TileSize::Four => dispatch(cpu, weights::Transformed::<F4, 4, 6>::new(transposed, to, outputs)),
+            }
+        });
+    }
+
+    /// [`super::forward`] with weights from [`Winograd::transform_weights`].
+    ///
+    /// # Panics
+    /// If a slice is not as long as the shape says, with both lengths, before anything is written.
+    pub fn forward<Y: Element>(
+        &self,
+        cpu: Cpu,
+        x: &[f32],
+        weights: &[f32],
+        epilogue: Epilogue<'_>,
+        part: impl Into<Part>,
+        y: &mut [Y],
+    ) {
+        let Part { rows, images } = part.into();
+        let outputs = Rows::new(&self.shape.output, epilogue, rows, y);
+        self.run(
+            cpu,
+            Tensors { from: &self.shape.input, to: &self.shape.output, before: self.shape.padding },
+            [x, weights],
+            images,
+            outputs,
+        );
+    }
+
+    /// [`super::forward_pooled`] with weights from [`Winograd::transform_weights`].
+    ///
+    /// # Panics
+    /// As [`Winograd::forward`], or if this is not the algorithm for `window` ([`Winograd::pooled`]).
+    pub fn forward_pooled<Y: Element>(
+        &self,
+        cpu: Cpu,
+        window: [usize; 2],
+        x: &[f32],
+        weights: &[f32],
+        bias: Option<&[f32]>,
+        part: impl Into<Part>,
+        y: &mut [Y],
+        training: Option<Training<'_>>,
+    ) {
+        let Part { rows, images } = part.into();
+        assert!(
+            window.iter().all(|&w| w > 0 && self.tile().is_multiple_of(w)) && window[0] * window[1] <= MAX_WINDOW,
+            "windows of {window:?} on tiles of {} pixels",
+            self.tile()
+        );
+        let outputs = Pooled::new(&self.shape, window, bias, rows, y, training);
+        self.run(
+            cpu,
+            Tensors { from: &self.shape.input, to: &self.shape.output, before: self.shape.padding },
+            [x, weights],
+            images,
+            outputs,
+        );
+    }
+
+    /// [`super::backward_data`] with weights from [`Winograd::transpose_weights`].
+    ///
+    /// # Panics
+    /// As [`Winograd::forward`].
+    pub fn backward_data<Y: Element>(
+        &self,
+        cpu: Cpu,
+        dy: &[f32],
+        transposed: &[f32],
+        rows: Range<usize>,
+        dx: &mut [Y],
+    ) {
+        let outputs = Rows::new(&self.shape.input, Epilogue::NONE, rows, dx);
+        let before = self.shape.padding.map(|padding| 2 - padding);
+        self.run(
+            cpu,
+            Tensors { from: &self.shape.output, to: &self.shape.input, before },
+            [dy, transposed],
+            BLOCK,
+            outputs,
+        );
+    }
+
+    fn run<O: Outputs>(&self, cpu: Cpu, tensors: Tensors<'_>, operands: [&[f32]; 2], images: usize, outputs: O) {
+        let len = products::scratch_len(self.points(), tensors.from);
+        scratch::with(len, |buffer| match self.tile {
+            TileSize::Three => dispatch(cpu, TilePass::<_, F3, 3, 5>::new(tensors, operands, images, outputs, buffer)),
+            TileSize::Four => dispatch(cpu, TilePass::<_, F4, 4, 6>::new(tensors, operands, images, outputs, buffer)),
+        });
+    }
+
+    /// [`super::backward_weights`] of tensors as they lie.
+    ///
+    /// # Panics
+    /// As [`super::backward_weights`].
+    pub fn backward_weights(
+        &self,
+        cpu: Cpu,
+        x: Blocks<'_, f32>,
+        dy: Blocks<'_, f32>,
+        panels: Range<usize>,
+        onto: Onto,
+        dweights: &mut [f32],
+    ) {
+        let buffer = gradient::scratch_len(self.points(), &self.shape, panels.len());
+        scratch::with(buffer, |buffer| match self.tile {
+            TileSize::Three => {
+                dispatch(cpu, GradientPass::<F3, 3, 5>::new(&self.shape, [x, dy], panels, onto, dweights, buffer))
+            }
+            TileSize::Four => {
+                dispatch(cpu, GradientPass::<F4, 4, 6>::new(&self.shape, [x, dy], panels, onto, dweights, buffer))
+            }
+        });
+    }
+}
+
+/// The tensors of a pass that gathers.
+#[derive(Clone, Copy)]
+struct Tensors<'a> {
+    from: &'a BlockShape,
+    to: &'a BlockShape,
+    /// Rows and columns of zeros before the tensor that is read, as the one that is written sees it.
+    before: [usize; 2],
+}
+
+/// The last tap first.
+fn turn_round(weights: &mut [f32], tap: usize) {
+    let taps = weights.len() / tap;
+    for first in 0..taps / 2 {
+        let (low, high) = weights.split_at_mut((taps - 1 - first) * tap);
+        low[first * tap..][..tap].swap_with_slice(&mut high[..tap]);
+    }
+}

@@ -1,0 +1,62 @@
+//! Weights into the form of [`super::Winograd`]: U = G W Gᵀ.
+
+use std::marker::PhantomData;
+
+use super::super::PANEL;
+use super::Winograd;
+use super::transform::{Strided, Transform, both};
+use crate::simd::{Kernel, Simd};
+
+/// Weights for each pixel of a filter.
+const TAPS: usize = 9;
+
+/// Compares the lengths of panels of `channels` rows for each tap with those that they become.
+#[track_caller]
+pub(super) fn check(winograd: &Winograd, channels: usize, panels: usize, to: usize) {
+    let (panel, transformed) = (TAPS * channels * PANEL, winograd.points() * channels * PANEL);
+    assert!(panels.is_multiple_of(panel), "{panels} weights are no panels of {panel}");
+    assert_eq!(
+        to,
+        panels / panel * transformed,
+        "the transformed panels' length and that of {} panels",
+        panels / panel
+    );
+}
+
+/// Panels `[tap][channel][16]` to `[point][channel][16]`.
+pub(super) struct Transformed<'a, T, const M: usize, const N: usize> {
+    panels: &'a [f32],
+    to: &'a mut [f32],
+    channels: usize,
+    transform: PhantomData<T>,
+}
+
+impl<'a, T: Transform<M, N>, const M: usize, const N: usize> Transformed<'a, T, M, N> {
+    pub(super) fn new(panels: &'a [f32], to: &'a mut [f32], channels: usize) -> Self {
+        Self { panels, to, channels, transform: PhantomData }
+    }
+}
+
+impl<T: Transform<M, N>, const M: usize, const N: usize> Kernel for Transformed<'_, T, M, N> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let tap = self.channels * PANEL;
+        let panels = self.panels.chunks_exact(TAPS * tap).zip(self.to.chunks_exact_mut(N * N * tap));
+        for (panel, to) in panels {
+            for at in (0..tap).step_by(S::LANES) {
+                // SAFETY: `at` and a vector behind it lie in a tap, of which `chunks_exact` gives nine, and as many as there
+                // are points.
+                unsafe {
+                    let weights = Strided { first: panel.as_ptr().add(at), steps: [3 * tap, tap] };
+                    let transformed = both::<S, T::Weights, 3, N>(s, &weights);
+                    for (row, points) in transformed.into_iter().enumerate() {
+                        for (column, u) in points.into_iter().enumerate() {
+                            s.store(to.as_mut_ptr().add((row * N + column) * tap + at), u);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -11,6 +11,7 @@ use std::ops::Add;
 
 use crate::activation::Activation;
 use crate::conv::Conv2dShape;
+use crate::conv::winograd::Winograd;
 use crate::layout::{BLOCK, BlockShape};
 use crate::pool::Pool2dShape;
 
@@ -122,6 +123,21 @@ pub fn conv(shape: &Conv2dShape, images: usize, element: ElementBytes) -> ConvPa
         forward: pass(x + weights * read + y),
         backward_data: pass(y + weights * read + x),
         backward_weights: pass(x + y + weights * F32),
+    }
+}
+
+/// The passes by Winograd's algorithm: the operations are those of its products, which are fewer than the nominal ones, and
+/// the weights the transformed ones, all f32. The transforms, two to four operations for each element, are not counted.
+pub fn winograd(winograd: &Winograd, images: usize) -> ConvPasses {
+    let shape = winograd.shape();
+    let passes = conv(shape, images, ElementBytes::all(size_of::<f32>()));
+    let flops = 2 * (winograd.multiply_adds() * images) as u64;
+    let more = |weights: usize| (weights - shape.weights_len()) as u64 * F32;
+    let pass = |cost: Cost, more: u64| Cost { flops, bytes: cost.bytes + more, ..cost };
+    ConvPasses {
+        forward: pass(passes.forward, more(winograd.weights_len())),
+        backward_data: pass(passes.backward_data, more(winograd.transposed_len())),
+        backward_weights: pass(passes.backward_weights, 0),
     }
 }
 

@@ -1,7 +1,8 @@
 //! Convolutions and dense layers of a plan, in either precision.
 //!
-//! In f32 the forward pass reads the parameters as they lie. In bf16 all but the layer next to the input runs on AMX, and
-//! weights are packed once a step. In both, x and dy are regrouped for the gradient of the weights.
+//! In f32 3x3 weights are transformed once a step for Winograd's algorithm; the forward pass of others reads the parameters as
+//! they lie. In bf16 all but the layer next to the input runs on AMX, and weights are packed once a step. For the gradient of
+//! the weights x and dy are regrouped, but for Winograd's algorithm.
 
 use std::ops::Range;
 
@@ -20,9 +21,16 @@ use crate::timing::{Account, Lap, Timing, timed};
 pub(crate) fn pack(cpu: Cpu, conv: &Conv, panels: &[f32], packed: &mut [u8], timing: Option<&Timing>) {
     let shape = &conv.shape;
     let timed = |work: &mut dyn FnMut()| timed(timing, Account::Packing, work);
-    if conv.precision == Precision::Bf16 {
+    let packed_weights = conv.packed.clone();
+    if let Some(winograd) = conv.winograd.forward {
+        let panel = winograd.weights_len() / shape.panels();
+        view_mut::<f32>(&mut packed[packed_weights])
+            .par_chunks_mut(panel)
+            .zip(panels.par_chunks(shape.panel_len()))
+            .for_each(|(to, panel)| timed(&mut || winograd.transform_weights(cpu, panel, to)));
+    } else if conv.precision == Precision::Bf16 {
         const PIECE: usize = 8192;
-        view_mut::<bf16>(&mut packed[conv.packed.clone()])
+        view_mut::<bf16>(&mut packed[packed_weights])
             .par_chunks_mut(PIECE)
             .zip(panels.par_chunks(PIECE))
             .for_each(|(packed, panels)| timed(&mut || regroup::to_bf16(cpu, panels, packed)));
@@ -30,15 +38,21 @@ pub(crate) fn pack(cpu: Cpu, conv: &Conv, panels: &[f32], packed: &mut [u8], tim
     if conv.transposed.is_empty() {
         return;
     }
-    let panel_len = shape.taps() * shape.output.channel_stride * PANEL;
     let transposed = &mut packed[conv.transposed.clone()];
     if conv.precision == Precision::Bf16 {
+        let panel_len = shape.taps() * shape.output.channel_stride * PANEL;
         let panels_of = view_mut::<bf16>(transposed).par_chunks_mut(panel_len).enumerate();
         panels_of.for_each(|(panel, to)| timed(&mut || regroup::transpose_to_bf16(cpu, shape, panels, panel, to)));
-    } else {
-        let panels_of = view_mut::<f32>(transposed).par_chunks_mut(panel_len).enumerate();
-        panels_of.for_each(|(panel, to)| timed(&mut || pack::transpose_panel(shape, panels, panel, to)));
+        return;
     }
+    let transposed = view_mut::<f32>(transposed);
+    let panel_len = transposed.len() / (shape.input.channel_stride / PANEL);
+    transposed.par_chunks_mut(panel_len).enumerate().for_each(|(panel, to)| {
+        timed(&mut || match conv.winograd.backward {
+            Some(winograd) => winograd.transpose_weights(cpu, panels, panel, to),
+            None => pack::transpose_panel(shape, panels, panel, to),
+        });
+    });
 }
 
 /// The forward pass of one block.
@@ -50,7 +64,7 @@ pub(crate) fn forward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Bl
 fn forward_to<Y: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>) {
     let Conv { shape, weight, bias, relu, pool, x, y, .. } = conv;
     let (cpu, weights, bias) = (ctx.cpu, ctx.param(*weight), bias.map(|bias| ctx.param(bias)));
-    let packed = view::<bf16>(&ctx.packed[conv.packed.clone()]);
+    let packed = &ctx.packed[conv.packed.clone()];
     // What images that are not there leave behind, a backward pass would multiply by zero, which is no help against NaN.
     let images = if ctx.training.is_some() { BLOCK } else { block.valid };
     let (x, y) = (ctx.data(*x), ctx.data(*y));
@@ -62,13 +76,21 @@ fn forward_to<Y: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>)
             let run = |rows, y: &mut [Y], winners: Option<&mut [u16]>| {
                 let training = winners.map(|winners| Training { winners, dropout: mask.as_ref() });
                 let part = Part { rows, images };
-                if conv.precision == Precision::Bf16 {
-                    conv::forward_pooled_bf16(cpu, shape, window, view(x), packed, bias, part, y, training);
-                } else {
-                    conv::forward_pooled(cpu, shape, window, view(x), weights, bias, part, y, training);
+                match (conv.winograd.forward, conv.precision) {
+                    (Some(winograd), _) => {
+                        winograd.forward_pooled(cpu, window, view(x), view(packed), bias, part, y, training);
+                    }
+                    (None, Precision::Bf16) => {
+                        conv::forward_pooled_bf16(cpu, shape, window, view(x), view(packed), bias, part, y, training);
+                    }
+                    (None, Precision::F32) => {
+                        conv::forward_pooled(cpu, shape, window, view(x), weights, bias, part, y, training);
+                    }
                 }
             };
-            let cut = RowCut::new(ctx, conv, height, images);
+            // Rows of a tile are best computed together.
+            let tile = conv.winograd.forward.map_or(1, |winograd| winograd.tile() / window[0]);
+            let cut = RowCut::new(ctx, conv, height, tile, images);
             let (y, winners) = (view_mut::<Y>(y), view_mut::<u16>(winners));
             match ctx.training {
                 Some(_) => cut.for_each(y, winners, |rows, y, winners| run(rows, y, Some(winners))),
@@ -78,12 +100,16 @@ fn forward_to<Y: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>)
         None => {
             let ([x], [y]) = split(block.arena, [x], [y]);
             let epilogue = Epilogue { bias, relu: *relu };
-            RowCut::new(ctx, conv, shape.output.height, images).for_each(view_mut::<Y>(y), &mut [], |rows, y, _| {
+            let tile = conv.winograd.forward.map_or(1, |winograd| winograd.tile());
+            let cut = RowCut::new(ctx, conv, shape.output.height, tile, images);
+            cut.for_each(view_mut::<Y>(y), &mut [], |rows, y, _| {
                 let part = Part { rows, images };
-                if conv.precision == Precision::Bf16 {
-                    conv::forward_bf16(cpu, shape, view(x), packed, epilogue, part, y);
-                } else {
-                    conv::forward(cpu, shape, view(x), weights, epilogue, part, y);
+                match (conv.winograd.forward, conv.precision) {
+                    (Some(winograd), _) => winograd.forward(cpu, view(x), view(packed), epilogue, part, y),
+                    (None, Precision::Bf16) => {
+                        conv::forward_bf16(cpu, shape, view(x), view(packed), epilogue, part, y);
+                    }
+                    (None, Precision::F32) => conv::forward(cpu, shape, view(x), weights, epilogue, part, y),
                 }
             });
         }
@@ -94,18 +120,26 @@ fn forward_to<Y: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>)
 /// do not depend on the cut.
 struct RowCut {
     height: usize,
-    pieces: usize,
+    /// Rows of a piece.
+    rows: usize,
 }
 
 impl RowCut {
-    fn new(ctx: &Context<'_>, conv: &Conv, height: usize, images: usize) -> Self {
+    /// Pieces of a multiple of `tile` rows each.
+    fn new(ctx: &Context<'_>, conv: &Conv, height: usize, tile: usize, images: usize) -> Self {
         // To wake another thread takes some tens of microseconds: a piece has to be worth a hundred.
+        let multiply_adds =
+            conv.winograd.backward.map_or(conv.shape.multiply_adds(), |winograd| winograd.multiply_adds());
         let least = match conv.precision {
             Precision::F32 => 8 << 20,
             Precision::Bf16 => 64 << 20,
         };
-        let worth = conv.shape.multiply_adds() * images / least;
-        Self { height, pieces: ctx.pieces.min(height).min(worth) }
+        let pieces = ctx.pieces.min(height.div_ceil(tile)).min(multiply_adds * images / least).max(1);
+        Self { height, rows: height.div_ceil(pieces).next_multiple_of(tile) }
+    }
+
+    fn is_one_piece(&self) -> bool {
+        self.rows >= self.height
     }
 
     /// Calls `run` with the rows of each piece, and what of `y` and of `beside` belongs to them; `beside` is as long as `y`,
@@ -116,12 +150,11 @@ impl RowCut {
         beside: &mut [u16],
         run: impl Fn(Range<usize>, &mut [Y], &mut [u16]) + Sync,
     ) {
-        if self.pieces <= 1 {
+        if self.is_one_piece() {
             return run(0..self.height, y, beside);
         }
-        let rows = self.height.div_ceil(self.pieces);
-        let chunk = rows * (y.len() / self.height);
-        let rows_of = |piece: usize| piece * rows..((piece + 1) * rows).min(self.height);
+        let chunk = self.rows * (y.len() / self.height);
+        let rows_of = |piece: usize| piece * self.rows..((piece + 1) * self.rows).min(self.height);
         if beside.is_empty() {
             y.par_chunks_mut(chunk).enumerate().for_each(|(piece, y)| run(rows_of(piece), y, &mut []));
         } else {
@@ -172,21 +205,28 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
     let [x_place, dy_place] = &conv.regrouped;
     let ([x, dy], [x_to, dy_to, dx]) =
         split(block.arena, [ctx.data(conv.x), dy], [x_place, dy_place, ctx.grad(conv.x)]);
-    let mut weights_pass = || match (conv.gradient, conv.precision) {
-        (WeightGradient::PerGroup, Precision::Bf16) => {
+    let mut weights_pass = || match (conv.winograd.backward, conv.gradient, conv.precision) {
+        (Some(winograd), WeightGradient::PerGroup, _) => {
+            let sums = &mut sums[ctx.sum_ranges[conv.weight].clone()];
+            let (x, dy) = (Blocks::one(view(x)), Blocks::one(view(dy)));
+            winograd.backward_weights(cpu, x, dy, 0..shape.panels(), Onto::Content, sums);
+        }
+        // Tensors are read as they lie when all blocks have theirs.
+        (Some(_), WeightGradient::PerPanel, _) => {}
+        (None, WeightGradient::PerGroup, Precision::Bf16) => {
             let sums = &mut sums[ctx.sum_ranges[conv.weight].clone()];
             let (operands, buffers) = ([view(x), view(dy)], [view_mut(x_to), view_mut(dy_to)]);
             conv::backward_weights_of_block_bf16(cpu, shape, operands, buffers, Onto::Content, sums);
         }
-        (WeightGradient::PerGroup, Precision::F32) => {
+        (None, WeightGradient::PerGroup, Precision::F32) => {
             let sums = &mut sums[ctx.sum_ranges[conv.weight].clone()];
             let buffers = [view_mut(x_to), view_mut(dy_to)];
             conv::backward_weights_of_block(cpu, shape, view(x), view::<E>(dy), buffers, Onto::Content, sums);
         }
-        (WeightGradient::PerPanel, Precision::Bf16) => {
+        (None, WeightGradient::PerPanel, Precision::Bf16) => {
             bf16::regroup(cpu, shape, [view(x), view(dy)], [view_mut(x_to), view_mut(dy_to)]);
         }
-        (WeightGradient::PerPanel, Precision::F32) => {
+        (None, WeightGradient::PerPanel, Precision::F32) => {
             f32::regroup(cpu, shape, [view(x), view(dy)], [view_mut(x_to), view_mut(dy_to)]);
         }
     };
@@ -195,15 +235,14 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
         return;
     }
     let transposed = &ctx.packed[conv.transposed.clone()];
-    let cut = RowCut::new(ctx, conv, shape.input.height, BLOCK);
-    let both_at_once = cut.pieces > 1;
+    let tile = conv.winograd.backward.map_or(1, |winograd| winograd.tile());
+    let cut = RowCut::new(ctx, conv, shape.input.height, tile, BLOCK);
+    let both_at_once = !cut.is_one_piece();
     let data_pass = || {
-        cut.for_each(view_mut::<E>(dx), &mut [], |rows, dx, _| {
-            if conv.precision == Precision::Bf16 {
-                conv::backward_data_bf16(cpu, shape, view(dy), view(transposed), rows, dx);
-            } else {
-                conv::backward_data(cpu, shape, view(dy), view(transposed), rows, dx);
-            }
+        cut.for_each(view_mut::<E>(dx), &mut [], |rows, dx, _| match (conv.winograd.backward, conv.precision) {
+            (Some(winograd), _) => winograd.backward_data(cpu, view(dy), view(transposed), rows, dx),
+            (None, Precision::Bf16) => conv::backward_data_bf16(cpu, shape, view(dy), view(transposed), rows, dx),
+            (None, Precision::F32) => conv::backward_data(cpu, shape, view(dy), view(transposed), rows, dx),
         });
     };
     if both_at_once {
@@ -231,12 +270,17 @@ pub(crate) fn panel_gradients(
         let mut lap = Lap::start(timing);
         let panels = 2 * piece..(2 * piece + 2).min(shape.panels());
         let [x, dy] = &conv.regrouped;
-        match conv.precision {
-            Precision::F32 => {
+        match (conv.winograd.backward, conv.precision) {
+            (Some(winograd), _) => {
+                let stack = |place: &Range<usize>| blocks_at::<f32>(plan, arenas, blocks, place);
+                let (x, dy) = (stack(&plan.values[conv.x].data), stack(&plan.values[conv.result()].grad));
+                winograd.backward_weights(cpu, x, dy, panels, Onto::Nothing, dweights);
+            }
+            (None, Precision::F32) => {
                 let stack = |place: &Range<usize>| blocks_at::<f32>(plan, arenas, blocks, place);
                 conv::backward_weights(cpu, shape, stack(x), stack(dy), panels, Onto::Nothing, dweights);
             }
-            Precision::Bf16 => {
+            (None, Precision::Bf16) => {
                 let stack = |place: &Range<usize>| blocks_at::<bf16>(plan, arenas, blocks, place);
                 conv::backward_weights_bf16(cpu, shape, stack(x), stack(dy), panels, Onto::Nothing, dweights);
             }

@@ -7,11 +7,12 @@
 
 use selvedge_compute::activation::Activation;
 use selvedge_compute::aligned::ALIGNMENT;
+use selvedge_compute::conv::winograd::Winograd;
 use selvedge_compute::conv::{Conv2dShape, MAX_WINDOW, is_first_layer};
 use selvedge_compute::pool::Pool2dShape;
 use selvedge_compute::{BlockShape, Precision};
 
-use crate::plan::{Conv, Dropout, FusedPool, Norm, NormPool, Op, Plan, Value, ValueId, WeightGradient};
+use crate::plan::{Conv, Dropout, FusedPool, Norm, NormPool, Op, Plan, Value, ValueId, WeightGradient, Winograds};
 use crate::shape::{LayerShape, NetworkShape};
 use crate::spec::{LayerSpec, ModelSpec};
 
@@ -131,15 +132,29 @@ impl Lowering {
         let reads_input = self.plan.values[x].same_as.unwrap_or(x) == 0;
         let large = shape.weights_exceed_activations(element);
         let gradient = if large && !reads_input { WeightGradient::PerPanel } else { WeightGradient::PerGroup };
+        let precision = if reads_input { Precision::F32 } else { self.precision };
         let mut pack = |elements: usize| {
             let start = self.plan.packed_bytes;
-            let end = start + elements * element;
+            let end = start + elements * precision.bytes();
             self.plan.packed_bytes = end.next_multiple_of(ALIGNMENT);
             start..end
         };
-        let precision = if reads_input { Precision::F32 } else { self.precision };
-        let packed = if precision == Precision::Bf16 { pack(shape.weights_len()) } else { 0..0 };
-        let transposed = if reads_input { 0..0 } else { pack(shape.transposed_len()) };
+        let in_f32 = precision == Precision::F32;
+        let winograd = Winograds {
+            forward: Winograd::fused(&shape, fused.window).filter(|_| in_f32),
+            // It takes gradients in f32 alone, which next to the input of a bf16 network are not.
+            backward: Winograd::of(&shape).filter(|_| self.precision == Precision::F32),
+        };
+        let packed = match winograd.forward {
+            Some(winograd) => pack(winograd.weights_len()),
+            None if in_f32 => 0..0,
+            None => pack(shape.weights_len()),
+        };
+        let transposed = match winograd.backward {
+            _ if reads_input => 0..0,
+            Some(winograd) => pack(winograd.transposed_len()),
+            None => pack(shape.transposed_len()),
+        };
         let full = self.value(shape.output, None);
         let dropout = fused.dropout.map(|rate| {
             self.fused_dropouts += 1;
@@ -160,7 +175,21 @@ impl Lowering {
         let y = pooled.map_or(full, |pooled| self.value(pooled, None));
         let relu = fused.relu;
         let regrouped = [0..0, 0..0];
-        let conv = Conv { shape, weight, bias, relu, pool, x, y, gradient, packed, transposed, precision, regrouped };
+        let conv = Conv {
+            shape,
+            weight,
+            bias,
+            relu,
+            pool,
+            x,
+            y,
+            gradient,
+            winograd,
+            packed,
+            transposed,
+            precision,
+            regrouped,
+        };
         self.plan.ops.push(Op::Conv(Box::new(conv)));
         y
     }

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use ndarray::Array2;
-use selvedge_compute::{BLOCK, Cpu, Precision, Threads, bf16};
+use selvedge_compute::{BLOCK, Cpu, Precision, Threads, bf16, scratch};
 
 use crate::engine::{Batch, Engine};
 use crate::lower::lower;
@@ -65,6 +65,9 @@ impl Network {
         let mut state = State::zeroed(&shape);
         state.restore(&shape, snapshot);
         let plan = lower(&spec, &shape, options.precision);
+        // What workers keep is made before the first pass, which a worker may sleep through.
+        let scratch = plan.scratch_len();
+        options.threads.install(|| rayon::broadcast(|_| scratch::reserve(scratch)));
         let engine = Engine::new(plan, &state.params.entries, cpu, spec.input.clone(), spec.classes, options.max_batch);
         Network {
             spec,

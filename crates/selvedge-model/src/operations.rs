@@ -3,6 +3,7 @@
 use std::fmt;
 
 use selvedge_compute::conv::Path;
+use selvedge_compute::conv::winograd::Winograd;
 use selvedge_compute::cost::{self, Cost, ElementBytes, Passes};
 use selvedge_compute::{BlockShape, Cpu, Isa, Precision};
 
@@ -158,8 +159,10 @@ fn convolution(plan: &Plan, conv: &Conv, images: usize) -> (OperationKind, Passe
         output: plan.values[conv.y].element,
         weights: conv.precision.bytes(),
     };
-    let passes = cost::conv(shape, images, element);
-    let (mut forward, mut backward) = (passes.forward, passes.backward_weights);
+    let direct = cost::conv(shape, images, element);
+    let by = |winograd: &Option<Winograd>| winograd.map_or(direct, |winograd| cost::winograd(&winograd, images));
+    let passes = by(&conv.winograd.backward);
+    let (mut forward, mut backward) = (by(&conv.winograd.forward).forward, passes.backward_weights);
     if !conv.transposed.is_empty() {
         backward = backward + passes.backward_data;
     }

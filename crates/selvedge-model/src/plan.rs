@@ -9,6 +9,7 @@
 use std::ops::Range;
 
 use selvedge_compute::activation::Activation;
+use selvedge_compute::conv::winograd::Winograd;
 use selvedge_compute::conv::{Conv2dShape, row_buffers};
 use selvedge_compute::pool::Pool2dShape;
 use selvedge_compute::{BlockShape, Precision};
@@ -110,14 +111,24 @@ pub(crate) struct Conv {
     pub x: ValueId,
     pub y: ValueId,
     pub gradient: WeightGradient,
-    /// Places, in bytes, of the weights in bf16 and of those transposed for the backward pass; empty where the forward
-    /// pass reads f32 weights and where there is no gradient of the input.
+    /// Winograd's algorithm for the forward and for the backward passes, where they take it.
+    pub winograd: Winograds,
+    /// Places, in bytes, of the weights as the forward pass reads them and of those transposed for the backward pass; empty
+    /// where the forward pass reads the parameters and where there is no gradient of the input.
     pub packed: Range<usize>,
     pub transposed: Range<usize>,
     /// What is multiplied: f32 next to the network's input, which is f32 whatever the precision.
     pub precision: Precision,
     /// The places of x and dy regrouped for the gradient of the weights, or of some rows of them at a time.
     pub regrouped: [Range<usize>; 2],
+}
+
+/// Winograd's algorithm for the passes of a convolution. The forward pass may have to hold windows of pooling in its tiles,
+/// so it may be another one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Winograds {
+    pub forward: Option<Winograd>,
+    pub backward: Option<Winograd>,
 }
 
 impl Conv {
@@ -212,6 +223,15 @@ impl Span {
 }
 
 impl Plan {
+    /// The numbers that each thread keeps for the passes that need it.
+    pub(crate) fn scratch_len(&self) -> usize {
+        let winograds = self.ops.iter().filter_map(|op| match op {
+            Op::Conv(conv) => Some([conv.winograd.forward, conv.winograd.backward]),
+            _ => None,
+        });
+        winograds.flatten().flatten().map(|winograd| winograd.scratch_len()).max().unwrap_or(0)
+    }
+
     /// Gives every value, gradient and index its place in the block's arena.
     pub(crate) fn place(&mut self) {
         let Spans { data, grads, extras } = self.spans();
@@ -280,6 +300,12 @@ impl Plan {
                     let is_first_layer = conv.pool.as_ref().is_some_and(|pool| pool.is_first_layer);
                     if !is_first_layer {
                         grads[conv.result()].include(b);
+                    }
+                    if conv.winograd.backward.is_some() {
+                        // Tensors are read as they lie.
+                        data[root(x)].include(done);
+                        grads[conv.result()].include(done);
+                    } else if !is_first_layer {
                         let lens = match conv.gradient {
                             WeightGradient::PerGroup => row_buffers(&conv.shape),
                             WeightGradient::PerPanel => [conv.shape.input.len(), conv.shape.output.len()],

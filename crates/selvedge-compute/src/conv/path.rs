@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::winograd::Winograd;
 use super::{Conv2dShape, is_first_layer};
 use crate::cpu::Precision;
 
@@ -12,6 +13,8 @@ pub enum Path {
     Tiles,
     /// Products of f32 vectors.
     Vectors,
+    /// f32 vectors, by Winograd's algorithm.
+    Winograd,
     /// f32 vectors, written for a grey image under max pooling.
     FirstLayer,
 }
@@ -24,6 +27,7 @@ impl Path {
         match (precision, window) {
             (Precision::Bf16, _) if padded => Self::Tiles,
             (_, Some(window)) if is_first_layer(shape, window) => Self::FirstLayer,
+            _ if Winograd::fused(shape, window).is_some() => Self::Winograd,
             _ => Self::Vectors,
         }
     }
@@ -34,6 +38,7 @@ impl fmt::Display for Path {
         f.pad(match self {
             Self::Tiles => "tiles",
             Self::Vectors => "vectors",
+            Self::Winograd => "winograd",
             Self::FirstLayer => "first layer",
         })
     }
@@ -51,6 +56,8 @@ mod tests {
         assert_eq!(Path::of(&first, Precision::Bf16, None), Path::Vectors);
         assert_eq!(Path::of(&first, Precision::Bf16, Some([2, 2])), Path::FirstLayer);
         assert_eq!(Path::of(&inner, Precision::Bf16, Some([2, 2])), Path::Tiles);
-        assert_eq!(Path::of(&inner, Precision::F32, Some([2, 2])), Path::Vectors);
+        assert_eq!(Path::of(&inner, Precision::F32, Some([2, 2])), Path::Winograd);
+        let strided = Conv2dShape::same(BlockShape::new(14, 14, 16), 32, [3, 3], 2);
+        assert_eq!(Path::of(&strided, Precision::F32, None), Path::Vectors);
     }
 }

@@ -90,8 +90,8 @@ impl TileSize {
 }
 
 impl Winograd {
-    /// The algorithm for the three passes of `shape`: 3x3 weights that meet every pixel, and padded channels. Of the sizes of
-    /// tiles the one with the fewest products.
+    /// The algorithm for the three passes of `shape`: 3x3 weights that meet every pixel, padded channels, and
+    /// tiles enough of whose results are wanted. Of the sizes of tiles the one with the fewest products.
     pub fn of(shape: &Conv2dShape) -> Option<Self> {
         Self::for_results(shape, &shape.output, [1, 1])
     }
@@ -103,14 +103,31 @@ impl Winograd {
         Self::for_results(shape, &results, window)
     }
 
+    /// [`Winograd::pooled`] if there is a window, or [`Winograd::of`].
+    pub fn fused(shape: &Conv2dShape, window: Option<[usize; 2]>) -> Option<Self> {
+        window.map_or_else(|| Self::of(shape), |window| Self::pooled(shape, window))
+    }
+
     fn for_results(shape: &Conv2dShape, results: &BlockShape, window: [usize; 2]) -> Option<Self> {
         let fits = shape.kernel == [3, 3]
             && shape.stride == 1
             && shape.padding.iter().all(|&padding| padding < 3)
             && shape.input.channel_stride.is_multiple_of(PANEL);
-        let sizes = TileSize::ALL.into_iter().filter(|size| window.iter().all(|w| size.results().is_multiple_of(*w)));
-        let tile = sizes.filter(|_| fits).min_by_key(|size| size.tiles(results) * size.points().pow(2))?;
+        let holds = |size: &TileSize| window.iter().all(|&w| w > 0 && size.results().is_multiple_of(w));
+        let products = |size: &TileSize| size.tiles(results) * size.points().pow(2);
+        let tile = TileSize::ALL.into_iter().filter(|size| fits && holds(size)).min_by_key(products)?;
+        // What the transforms take is worth half as many products, measured on 3x3 pixels of 512 channels; without this a
+        // dense layer on as many pixels would be one of the tiles.
+        if 3 * products(&tile) > 2 * shape.taps_on_image() {
+            return None;
+        }
         Some(Self { shape: *shape, tile })
+    }
+
+    /// Tiles of 3 or of 4 results, whether they pay or not.
+    #[cfg(test)]
+    pub(super) fn sizes(shape: &Conv2dShape) -> [Self; 2] {
+        TileSize::ALL.map(|tile| Self { shape: *shape, tile })
     }
 
     /// The convolution.

@@ -264,11 +264,13 @@ pub(crate) fn panel_gradients(
     (number, timing): (usize, Option<&Timing>),
 ) {
     let shape = &conv.shape;
-    // Two panels fill the registers of AVX-512 and the tiles of AMX.
-    let piece = 2 * shape.panel_len();
+    // Two panels fill the registers of AVX-512 and the tiles of AMX. Winograd's algorithm transforms x for each piece: with four
+    // panels that takes a seventh less at 3x3 pixels of 512 channels.
+    let at_once = if conv.winograd.backward.is_some() { 4 } else { 2 };
+    let piece = at_once * shape.panel_len();
     grads.par_chunks_mut(piece).enumerate().for_each(|(piece, dweights)| {
         let mut lap = Lap::start(timing);
-        let panels = 2 * piece..(2 * piece + 2).min(shape.panels());
+        let panels = at_once * piece..(at_once * (piece + 1)).min(shape.panels());
         let [x, dy] = &conv.regrouped;
         match (conv.winograd.backward, conv.precision) {
             (Some(winograd), _) => {

@@ -14,10 +14,8 @@ use super::transform::{Strided, Transform, both};
 use crate::layout::BLOCK;
 use crate::simd::{Kernel, Simd};
 
-/// Tiles whose images are the rows of the matrices.
-const TILES: usize = 1;
-
-/// Products at a point, of input and output channels, whose sums are kept at a time.
+/// Products at a point, of input and output channels, whose sums are kept at a time. Half as many, twice as many, or the rows
+/// of two tiles at a time are as fast or slower.
 const SUMS: usize = 8192;
 
 /// The output channels, in panels, and the input channels whose sums are kept at a time, for a gradient of `panels`.
@@ -30,12 +28,12 @@ fn kept(shape: &Conv2dShape, panels: usize) -> [usize; 2] {
 
 /// V of `channels` input channels.
 fn inputs(channels: usize) -> Matrices {
-    Matrices { rows: TILES * BLOCK, panels: channels / PANEL }
+    Matrices { rows: BLOCK, panels: channels / PANEL }
 }
 
 /// Z of `panels` panels of output channels.
 fn gradients(panels: usize) -> Matrices {
-    Matrices { rows: TILES * BLOCK, panels }
+    Matrices { rows: BLOCK, panels }
 }
 
 /// Numbers that a pass over `panels` panels keeps: V, Z and the sums.
@@ -87,27 +85,22 @@ impl<'a, T: Transform<M, N>, const M: usize, const N: usize> GradientPass<'a, T,
         let (z, sums) = rest.split_at_mut(N * N * of_dy.point());
         let [rows, columns] = [output.height.div_ceil(M), output.width.div_ceil(M)];
         let tiles = rows * columns;
-        for first in (0..self.x.count * tiles).step_by(TILES) {
-            let at_once = TILES.min(self.x.count * tiles - first);
-            for number in first..first + at_once {
-                let (block, tile) = (number / tiles, number % tiles);
-                let [y, x] = [tile / columns * M, tile % columns * M].map(|at| at as isize);
-                let row = (number - first) * BLOCK;
-                let source = |blocks: &Blocks<'a, f32>, shape| {
-                    let data = &blocks.data[block * blocks.stride..];
-                    Source { data, shape, images: BLOCK }
-                };
-                let before = [y - padding[0] as isize, x - padding[1] as isize];
-                let channels = kept.panels.start * PANEL..kept.panels.end * PANEL;
-                // SAFETY: `new` compared the blocks' length with their shapes and `kept` with the matrices' room.
-                unsafe {
-                    let (to_v, to_z) = ((v.as_mut_ptr(), of_x, row), (z.as_mut_ptr(), of_dy, row));
-                    source(&self.x, input).transform::<S, T::Input, N, N>(s, before, kept.channels.clone(), to_v);
-                    source(&self.dy, output).transform::<S, T::OutputGradient, M, N>(s, [y, x], channels, to_z);
-                }
+        for number in 0..self.x.count * tiles {
+            let (block, tile) = (number / tiles, number % tiles);
+            let [y, x] = [tile / columns * M, tile % columns * M].map(|at| at as isize);
+            let source = |blocks: &Blocks<'a, f32>, shape| {
+                let data = &blocks.data[block * blocks.stride..];
+                Source { data, shape, images: BLOCK }
+            };
+            let before = [y - padding[0] as isize, x - padding[1] as isize];
+            let channels = kept.panels.start * PANEL..kept.panels.end * PANEL;
+            // SAFETY: `new` compared the blocks' length with their shapes and made room for the matrices.
+            unsafe {
+                let (to_v, to_z) = ((v.as_mut_ptr(), of_x, 0), (z.as_mut_ptr(), of_dy, 0));
+                source(&self.x, input).transform::<S, T::Input, N, N>(s, before, kept.channels.clone(), to_v);
+                source(&self.dy, output).transform::<S, T::OutputGradient, M, N>(s, [y, x], channels, to_z);
             }
-            let products = OuterProducts::<N> { v, z, sums, of_x, of_dy, rows: at_once * BLOCK, is_first: first == 0 };
-            products.add(s);
+            OuterProducts::<N> { v, z, sums, of_x, of_dy, is_first: number == 0 }.add(s);
         }
     }
 
@@ -171,15 +164,13 @@ impl<T: Transform<M, N>, const M: usize, const N: usize> Kernel for GradientPass
     }
 }
 
-/// The outer products of V's and Z's first `rows` rows at each of N × N points, added to the sums or, of the first tiles, in
-/// their place.
+/// The outer products of V's and Z's rows at each of N × N points, added to the sums or, of the first tile, in their place.
 struct OuterProducts<'a, const N: usize> {
     v: &'a [f32],
     z: &'a [f32],
     sums: &'a mut [f32],
     of_x: Matrices,
     of_dy: Matrices,
-    rows: usize,
     is_first: bool,
 }
 
@@ -220,11 +211,11 @@ impl<const HEIGHT: usize, const VECTORS: usize, const N: usize> Sums<'_, HEIGHT,
     /// All input channels for the output channels of COLUMNS vectors from `panel` on.
     #[inline(always)]
     fn add<S: Simd, const LINES: usize, const COLUMNS: usize>(&mut self, s: S, point: usize, panel: usize) {
-        let OuterProducts { v, z, sums, of_x, of_dy, rows, is_first } = &mut self.0;
+        let OuterProducts { v, z, sums, of_x, of_dy, is_first } = &mut self.0;
         let channels = of_x.panels * PANEL;
         let step = N * N * channels * PANEL;
         let walk =
-            Walk { count: [1; 3], a_step: [0; 3], b_step: [0; 3], depth: *rows, a_row: 1, b_panel: of_dy.panel() };
+            Walk { count: [1; 3], a_step: [0; 3], b_step: [0; 3], depth: BLOCK, a_row: 1, b_panel: of_dy.panel() };
         for channel in (0..channels).step_by(LINES) {
             // SAFETY: `GradientPass::new` made room for V, Z and the sums of all points, panels and channels; LINES divides 16.
             unsafe {

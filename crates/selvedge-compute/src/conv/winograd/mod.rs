@@ -163,7 +163,8 @@ impl Winograd {
     /// The numbers that a thread keeps in [`scratch`] for the largest of the passes.
     pub fn scratch_len(&self) -> usize {
         let Conv2dShape { input, output, .. } = self.shape;
-        let of_rows = [&input, &output].map(|from| products::scratch_len(self.points(), from));
+        let of_rows =
+            [[&input, &output], [&output, &input]].map(|[from, to]| products::scratch_len(self.points(), from, to));
         let of_gradient = gradient::scratch_len(self.points(), &self.shape, self.shape.panels());
         of_rows
             .into_iter()
@@ -287,7 +288,7 @@ impl Winograd {
     }
 
     fn run<O: Outputs>(&self, cpu: Cpu, tensors: Tensors<'_>, operands: [&[f32]; 2], images: usize, outputs: O) {
-        let len = products::scratch_len(self.points(), tensors.from);
+        let len = products::scratch_len(self.points(), tensors.from, tensors.to);
         scratch::with(len, |buffer| match self.tile {
             TileSize::Three => dispatch(cpu, TilePass::<_, F3, 3, 5>::new(tensors, operands, images, outputs, buffer)),
             TileSize::Four => dispatch(cpu, TilePass::<_, F4, 4, 6>::new(tensors, operands, images, outputs, buffer)),

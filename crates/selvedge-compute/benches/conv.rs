@@ -1,4 +1,4 @@
-//! Convolutions and dense layers: every pass, on every instruction set.
+//! Convolutions, by sums and by Winograd's algorithm, and dense layers: every pass, on every instruction set.
 //!
 //! A batch of 64 images, two blocks, on one thread for each block; in bf16 on AMX, in f32 elsewhere. Figures count the
 //! nominal operations, two for each multiply-add and taps on the padding included, so that criterion's Gelem/s are
@@ -9,9 +9,10 @@ mod common;
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use rayon::prelude::*;
+use selvedge_compute::conv::winograd::Winograd;
 use selvedge_compute::conv::{Blocks, Conv2dShape, ConvElement, Epilogue, Onto, row_buffers};
 use selvedge_compute::simd::Element;
-use selvedge_compute::{AlignedVec, BLOCK, BlockShape, Cpu, Isa, Threads, bf16};
+use selvedge_compute::{AlignedVec, BLOCK, BlockShape, Cpu, Threads, bf16};
 
 /// Blocks of the batch.
 const BLOCKS: usize = 2;
@@ -45,8 +46,8 @@ type Pass = Box<dyn FnMut(Cpu) + Send>;
 /// Makes the pass of a shape, with its tensors.
 type Prepare = fn(Conv2dShape) -> Pass;
 
-/// Measures a pass over each shape: the first in f32, the second in bf16.
-fn measure(criterion: &mut Criterion, name: &str, shapes: &[Conv2dShape], in_f32: Prepare, in_bf16: Prepare) {
+/// Measures a pass over each shape: the first in f32, the second in bf16, if there is one.
+fn measure(criterion: &mut Criterion, name: &str, shapes: &[Conv2dShape], in_f32: Prepare, in_bf16: Option<Prepare>) {
     let threads = Threads::new(BLOCKS.min(Threads::available())).expect("a pool of threads");
     let mut group = criterion.benchmark_group(name);
     group.sampling_mode(SamplingMode::Flat);
@@ -55,10 +56,9 @@ fn measure(criterion: &mut Criterion, name: &str, shapes: &[Conv2dShape], in_f32
         let title = format!("{}x{} {}-{}", input.height, input.width, input.channels, output.channels);
         group.throughput(Throughput::Elements((2 * shape.multiply_adds() * BLOCKS * BLOCK) as u64));
         // AMX needs padded channels: a network's input is convolved in f32 there, too.
-        let amx =
-            common::amx().filter(|_| input.channel_stride == BlockShape::new(1, 1, input.channels).channel_stride);
-        for cpu in common::vector_cpus().into_iter().chain(amx) {
-            let prepare = if cpu.isa() == Isa::Amx { in_bf16 } else { in_f32 };
+        let is_padded = input.channel_stride == BlockShape::new(1, 1, input.channels).channel_stride;
+        let amx = common::amx().zip(in_bf16.filter(|_| is_padded));
+        for (cpu, prepare) in common::vector_cpus().into_iter().map(|cpu| (cpu, in_f32)).chain(amx) {
             // Not before criterion calls: most benchmarks may be filtered out.
             let mut pass = None;
             group.bench_function(BenchmarkId::new(&title, cpu.isa()), |bencher| {
@@ -143,18 +143,73 @@ fn convolution_passes(criterion: &mut Criterion) {
     // A network's input has no gradient.
     let inner = &shapes[1..];
     let pooled = [shapes[0], shapes[2], shapes[3]];
-    measure(criterion, "conv/forward", &shapes, forward::<f32>, forward::<bf16>);
-    measure(criterion, "conv/forward_pooled", &pooled, forward_pooled::<f32>, forward_pooled::<bf16>);
-    measure(criterion, "conv/backward_data", inner, backward_data::<f32>, backward_data::<bf16>);
-    measure(criterion, "conv/backward_weights", &shapes, backward_weights::<f32>, backward_weights::<bf16>);
+    measure(criterion, "conv/forward", &shapes, forward::<f32>, Some(forward::<bf16>));
+    measure(criterion, "conv/forward_pooled", &pooled, forward_pooled::<f32>, Some(forward_pooled::<bf16>));
+    measure(criterion, "conv/backward_data", inner, backward_data::<f32>, Some(backward_data::<bf16>));
+    measure(criterion, "conv/backward_weights", &shapes, backward_weights::<f32>, Some(backward_weights::<bf16>));
+}
+
+/// The passes by Winograd's algorithm, in f32 on every instruction set of vectors.
+fn winograd_passes(criterion: &mut Criterion) {
+    let inner = &convolutions()[1..];
+    fn of(shape: &Conv2dShape) -> Winograd {
+        Winograd::of(shape).expect("3x3 weights, padded channels")
+    }
+    let forward: Prepare = |shape| {
+        let winograd = of(&shape);
+        let (x, mut y) = (batch::<f32>(&shape.input), batch::<f32>(&shape.output));
+        let (weights, bias) =
+            (common::numbers::<f32>(winograd.weights_len()), common::numbers(shape.output.channel_stride));
+        Box::new(move |cpu| {
+            let epilogue = Epilogue { bias: Some(&bias), relu: true };
+            let blocks = y.par_chunks_mut(shape.output.len()).zip(x.par_chunks(shape.input.len()));
+            blocks.for_each(|(y, x)| winograd.forward(cpu, x, &weights, epilogue, 0..shape.output.height, y));
+        })
+    };
+    let backward_data: Prepare = |shape| {
+        let winograd = of(&shape);
+        let (mut dx, dy) = (batch::<f32>(&shape.input), batch::<f32>(&shape.output));
+        let transposed = common::numbers::<f32>(winograd.transposed_len());
+        Box::new(move |cpu| {
+            let blocks = dx.par_chunks_mut(shape.input.len()).zip(dy.par_chunks(shape.output.len()));
+            blocks.for_each(|(dx, dy)| winograd.backward_data(cpu, dy, &transposed, 0..shape.input.height, dx));
+        })
+    };
+    let backward_weights: Prepare = |shape| {
+        let winograd = of(&shape);
+        let (x, dy) = (batch::<f32>(&shape.input), batch::<f32>(&shape.output));
+        let mut dweights = AlignedVec::<f32>::zeroed(BLOCKS * shape.weights_len());
+        Box::new(move |cpu| {
+            if shape.weights_exceed_activations(size_of::<f32>()) {
+                let x = Blocks { data: &x[..], stride: shape.input.len(), count: BLOCKS };
+                let dy = Blocks { data: &dy[..], stride: shape.output.len(), count: BLOCKS };
+                let pieces = dweights[..shape.weights_len()].par_chunks_mut(4 * shape.panel_len()).enumerate();
+                pieces.for_each(|(piece, dweights)| {
+                    let panels = 4 * piece..(4 * piece + 4).min(shape.panels());
+                    winograd.backward_weights(cpu, x, dy, panels, Onto::Content, dweights);
+                });
+            } else {
+                let blocks = x.par_chunks(shape.input.len()).zip(dy.par_chunks(shape.output.len()));
+                dweights.par_chunks_mut(shape.weights_len()).zip(blocks).for_each(|(dweights, (x, dy))| {
+                    let (x, dy) = (Blocks::one(x), Blocks::one(dy));
+                    winograd.backward_weights(cpu, x, dy, 0..shape.panels(), Onto::Content, dweights);
+                });
+            }
+        })
+    };
+    for (name, prepare) in
+        [("forward", forward), ("backward_data", backward_data), ("backward_weights", backward_weights)]
+    {
+        measure(criterion, &format!("winograd/{name}"), inner, prepare, None);
+    }
 }
 
 fn dense_passes(criterion: &mut Criterion) {
     let shapes = dense_layers();
-    measure(criterion, "dense/forward", &shapes, forward::<f32>, forward::<bf16>);
-    measure(criterion, "dense/backward_data", &shapes, backward_data::<f32>, backward_data::<bf16>);
-    measure(criterion, "dense/backward_weights", &shapes, backward_weights::<f32>, backward_weights::<bf16>);
+    measure(criterion, "dense/forward", &shapes, forward::<f32>, Some(forward::<bf16>));
+    measure(criterion, "dense/backward_data", &shapes, backward_data::<f32>, Some(backward_data::<bf16>));
+    measure(criterion, "dense/backward_weights", &shapes, backward_weights::<f32>, Some(backward_weights::<bf16>));
 }
 
-criterion_group! { name = benches; config = common::settings(); targets = convolution_passes, dense_passes }
+criterion_group! { name = benches; config = common::settings(); targets = convolution_passes, winograd_passes, dense_passes }
 criterion_main!(benches);

@@ -5,10 +5,12 @@
 
 mod conv;
 mod norm;
+mod winograd;
 
 use rayon::prelude::*;
 use selvedge_compute::activation::{self, Activation};
 use selvedge_compute::conv::Conv2dShape;
+use selvedge_compute::conv::winograd::Winograd;
 use selvedge_compute::cost::{self, Cost};
 use selvedge_compute::dropout::{self, DropoutMask};
 use selvedge_compute::loss::{self, BlockTargets, Logits};
@@ -102,7 +104,10 @@ impl IsolatedOperation {
 
     fn makers(self, precision: Precision, threads: usize) -> Vec<Make> {
         match (self, precision) {
-            (Self::Conv(shape), Precision::F32) => conv::passes::<f32>(shape),
+            (Self::Conv(shape), Precision::F32) => match Winograd::of(&shape) {
+                Some(winograd) => winograd::passes(winograd),
+                None => conv::passes::<f32>(shape),
+            },
             (Self::Conv(shape), Precision::Bf16) if is_padded(&shape.input) => conv::passes::<bf16>(shape),
             // A network's input, logits, parameters and their gradients are f32 in either precision.
             (

@@ -77,21 +77,22 @@ pub(super) unsafe fn both<S: Simd, L: Linear<FROM, TO>, const FROM: usize, const
     tile: &impl Tile,
 ) -> [[S::V; TO]; TO] {
     // No closures: the compiler inlines vector operations only into functions that must be inlined themselves.
-    let mut rows = [[s.zero(); FROM]; TO];
-    for column in 0..FROM {
+    let mut columns = [[s.zero(); TO]; FROM];
+    for (column, transformed) in columns.iter_mut().enumerate() {
         let mut x = [s.zero(); FROM];
         for (row, x) in x.iter_mut().enumerate() {
             // SAFETY: the caller's promise.
             *x = unsafe { tile.load(s, row, column) };
         }
-        let transformed = L::times(s, x);
-        for row in 0..TO {
-            rows[row][column] = transformed[row];
-        }
+        *transformed = L::times(s, x);
     }
     let mut both = [[s.zero(); TO]; TO];
-    for row in 0..TO {
-        both[row] = L::times(s, rows[row]);
+    for (row, both) in both.iter_mut().enumerate() {
+        let mut x = [s.zero(); FROM];
+        for (x, column) in x.iter_mut().zip(&columns) {
+            *x = column[row];
+        }
+        *both = L::times(s, x);
     }
     both
 }

@@ -1,14 +1,16 @@
 //! Convolutions and dense layers of a plan, in either precision.
 //!
-//! In f32 the forward pass reads the parameters as they lie. In bf16 all but the layer next to the input runs on AMX, and
-//! weights are packed once a step. In both, x and dy are regrouped for the gradient of the weights.
+//! In f32 the forward pass reads the parameters as they lie. In bf16 all but a layer next to the input that is not of the
+//! usual form ([`windows`]) runs on AMX, and weights are packed once a step. In both, x and dy are regrouped for the gradient of the weights.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 use selvedge_compute::activation::{self, Activation};
 use selvedge_compute::aligned::{view, view_mut};
-use selvedge_compute::conv::{self, Blocks, ConvElement, Epilogue, Onto, PANEL, Part, Training, pack, regroup};
+use selvedge_compute::conv::{
+    self, Blocks, ConvElement, Epilogue, Onto, PANEL, Part, Training, pack, regroup, windows,
+};
 use selvedge_compute::simd::Element;
 use selvedge_compute::{BLOCK, Cpu, Precision, bf16, pool};
 
@@ -20,6 +22,10 @@ use crate::timing::{Account, Lap, Timing, timed};
 pub(crate) fn pack(cpu: Cpu, conv: &Conv, panels: &[f32], packed: &mut [u8], timing: Option<&Timing>) {
     let shape = &conv.shape;
     let timed = |work: &mut dyn FnMut()| timed(timing, Account::Packing, work);
+    if conv.reads_windows() {
+        let packed = view_mut(&mut packed[conv.packed.clone()]);
+        return timed(&mut || windows::pack(cpu, shape, panels, packed));
+    }
     if conv.precision == Precision::Bf16 {
         const PIECE: usize = 8192;
         view_mut::<bf16>(&mut packed[conv.packed.clone()])
@@ -62,7 +68,9 @@ fn forward_to<Y: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>)
             let run = |rows, y: &mut [Y], winners: Option<&mut [u16]>| {
                 let training = winners.map(|winners| Training { winners, dropout: mask.as_ref() });
                 let part = Part { rows, images };
-                if conv.precision == Precision::Bf16 {
+                if conv.reads_windows() {
+                    windows::forward(cpu, shape, view(x), packed, bias, part, y, training);
+                } else if conv.precision == Precision::Bf16 {
                     conv::forward_pooled_bf16(cpu, shape, window, view(x), packed, bias, part, y, training);
                 } else {
                     conv::forward_pooled(cpu, shape, window, view(x), weights, bias, part, y, training);
@@ -145,7 +153,11 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
             let [dweights, dbias] =
                 sums.get_disjoint_mut([weight, bias]).expect("the sums of different parameters do not overlap");
             let dbias = conv.bias.map(|_| dbias);
-            conv::backward_first_layer::<E>(cpu, shape, view(x), view(dy), view(winners), scale, dweights, dbias);
+            if conv.reads_windows() {
+                windows::backward(cpu, shape, view(x), view(dy), view(winners), scale, dweights, dbias);
+            } else {
+                conv::backward_first_layer::<E>(cpu, shape, view(x), view(dy), view(winners), scale, dweights, dbias);
+            }
             return;
         }
         Some(pool) => {

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 use selvedge_compute::aligned::{view, view_mut};
+use selvedge_compute::conv::windows;
 use selvedge_compute::loss::{self, BlockLoss, BlockTargets, Logits};
 use selvedge_compute::simd::Element;
 use selvedge_compute::{AlignedVec, BLOCK, Cpu, input, sum};
@@ -305,6 +306,11 @@ fn fill_input(ctx: &Context<'_>, spec: &InputSpec, images: &[u8], block: &mut Bl
     let image = spec.height * spec.width * spec.channels;
     let images = &images[block.first_image * image..][..block.valid * image];
     let (scale, shift) = (1.0 / (255.0 * spec.std), -spec.mean / spec.std);
+    if let Some(layer) = ctx.plan.windows() {
+        let target = view_mut(&mut block.arena[value.data.clone()]);
+        windows::fill(ctx.cpu, layer, images, block.valid, scale, shift, target);
+        return;
+    }
     let target = view_mut::<f32>(&mut block.arena[value.data.clone()]);
     if value.shape.channel_stride == value.shape.channels {
         input::fill_block(ctx.cpu, images, block.valid, value.shape, scale, shift, target);

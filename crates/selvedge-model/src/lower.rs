@@ -7,7 +7,7 @@
 
 use selvedge_compute::activation::Activation;
 use selvedge_compute::aligned::ALIGNMENT;
-use selvedge_compute::conv::{Conv2dShape, MAX_WINDOW, is_first_layer};
+use selvedge_compute::conv::{Conv2dShape, MAX_WINDOW, is_first_layer, windows};
 use selvedge_compute::pool::Pool2dShape;
 use selvedge_compute::{BlockShape, Precision};
 
@@ -33,9 +33,13 @@ pub(crate) fn lower(spec: &ModelSpec, shape: &NetworkShape, precision: Precision
     let logits = lowering.layers(&spec.layers, &shape.layers, x);
     let mut plan = lowering.plan;
     (plan.input, plan.logits) = (input, logits);
-    // The input's pixels and the logits are f32 whatever the precision.
+    // The input's pixels, unless they are windows, and the logits are f32 whatever the precision.
     for id in [input, logits] {
         plan.values[id].element = size_of::<f32>();
+    }
+    if let Some(layer) = plan.windows() {
+        let shape = windows::shape(layer);
+        (plan.values[input].shape, plan.values[input].element) = (shape, Precision::Bf16.bytes());
     }
     plan.place();
     plan
@@ -137,24 +141,26 @@ impl Lowering {
             self.plan.packed_bytes = end.next_multiple_of(ALIGNMENT);
             start..end
         };
-        let precision = if reads_input { Precision::F32 } else { self.precision };
-        let packed = if precision == Precision::Bf16 { pack(shape.weights_len()) } else { 0..0 };
+        let is_first_layer = reads_input && fused.window.is_some_and(|window| is_first_layer(&shape, window));
+        let precision = if reads_input && !is_first_layer { Precision::F32 } else { self.precision };
+        let packed = match precision {
+            Precision::F32 => 0..0,
+            Precision::Bf16 if is_first_layer => pack(windows::packed_len(&shape)),
+            Precision::Bf16 => pack(shape.weights_len()),
+        };
         let transposed = if reads_input { 0..0 } else { pack(shape.transposed_len()) };
         let full = self.value(shape.output, None);
         let dropout = fused.dropout.map(|rate| {
             self.fused_dropouts += 1;
             Dropout { rate, key: self.dropout_key() }
         });
-        let pool = fused.window.map(|window| {
-            let is_first_layer = reads_input && is_first_layer(&shape, window);
-            FusedPool {
-                shape: Pool2dShape::new(shape.output, window, window),
-                window,
-                winners: 0..0,
-                full,
-                is_first_layer,
-                dropout,
-            }
+        let pool = fused.window.map(|window| FusedPool {
+            shape: Pool2dShape::new(shape.output, window, window),
+            window,
+            winners: 0..0,
+            full,
+            is_first_layer,
+            dropout,
         });
         let pooled = pool.as_ref().map(|pool| pool.shape.output());
         let y = pooled.map_or(full, |pooled| self.value(pooled, None));

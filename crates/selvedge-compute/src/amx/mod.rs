@@ -20,6 +20,7 @@ mod job;
 pub(crate) mod shuffle;
 mod slide;
 mod taps;
+pub(crate) mod windows;
 
 pub(crate) use job::Job;
 pub(crate) use slide::{Finish, PIXELS, Slide, outside};

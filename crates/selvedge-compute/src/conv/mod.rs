@@ -41,6 +41,7 @@ mod tile;
 mod tiles;
 mod vectors;
 mod weight_sums;
+pub mod windows;
 
 pub use backward_bias::backward_bias;
 pub use backward_weights::{backward_weights, backward_weights_of_block};

@@ -1,4 +1,6 @@
-//! The forward pass: the products of one window, and meanwhile the maxima of the window before.
+//! The forward pass: the products of a window, then the maxima.
+//!
+//! To take the maxima a window later, while tiles multiply, gains nothing here: the processor does so by itself.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -43,7 +45,7 @@ pub fn forward<Y: Element>(
     if let Some(bias) = bias {
         assert_eq!(bias.len(), pooled.channel_stride, "the bias' length and the channel stride");
     }
-    with_tiles(cpu, Depth::Sixteen, Registers::Square, images, |tiles| {
+    with_tiles(cpu, Depth::Sixteen, Registers::Windows, images, |tiles| {
         dispatch(cpu, Forward { tiles, pooled, x, weights, bias, rows, images, y, training });
     });
 }
@@ -61,45 +63,42 @@ struct Forward<'a, Y> {
     training: Option<Training<'a>>,
 }
 
-/// The convolution at a window's pixels, `[pixel][image][16]`: in the first cache. It is written and read through a pointer
-/// alone.
+/// The convolution at a window's pixels, `[half of the images][pixel][image][16]`: in the first cache. It is written and read
+/// through a pointer alone.
 #[repr(align(64))]
 struct Sums {
-    _numbers: [f32; PIXELS * TILE],
-}
-
-/// A window of half of the images and one panel, and its sums.
-#[derive(Clone, Copy)]
-struct Window {
-    number: usize,
-    panel: usize,
-    first_image: usize,
-    sums: *const f32,
+    _numbers: [f32; 2 * PIXELS * TILE],
 }
 
 impl<Y: Element> Forward<'_, Y> {
-    /// The maxima of a window.
+    /// The maxima of window `number`.
     ///
     /// # Safety
-    /// The window's sums must have been written.
+    /// The sums of all images must have been written.
     #[inline(always)]
-    unsafe fn pool<S: Simd>(&mut self, s: S, window: &Window, draws: &Option<Draws<S>>) {
-        let &Window { number, panel, first_image, sums } = window;
+    unsafe fn pool<S: Simd>(&mut self, s: S, number: usize, panel: usize, sums: *const f32, draws: &Option<Draws<S>>) {
         let pooled = self.pooled;
         for lane in (0..PANEL).step_by(S::LANES) {
             let channel = panel * PANEL + lane;
+            let bias = match self.bias {
+                // SAFETY: `forward` asserted that the bias is as long as the channel stride.
+                Some(bias) => unsafe { s.load(bias.as_ptr().add(channel)) },
+                None => s.zero(),
+            };
             let first = (number - self.rows.start * pooled.width) * pooled.pixel() + pooled.channel(channel);
             let positions = math::positions(s, (number * pooled.channels + channel) as u32);
             let mut of_pair = [positions; 2];
-            for image in first_image..self.images.min(first_image + ROWS) {
+            for image in 0..self.images {
                 if let (Some(draws), 0) = (draws, image % 2) {
                     of_pair = draws.of_pair(s, image / 2, positions);
                 }
-                let (from, to) = ((image - first_image) * PANEL + lane, first + image * pooled.plane());
+                let from = image / ROWS * PIXELS * TILE + image % ROWS * PANEL + lane;
+                let to = first + image * pooled.plane();
                 debug_assert!(to + S::LANES <= self.y.len());
                 // SAFETY: the caller's promise; `to` lies in the window's pixel, whose room `forward` asserted.
                 unsafe {
                     let (largest, winner) = largest(s, PIXELS, |pixel| s.load(sums.add(pixel * TILE + from)));
+                    let largest = s.add(largest, bias);
                     store(s, self.y, &mut self.training, to, largest, winner, draws, of_pair[image % 2]);
                 }
             }
@@ -111,34 +110,21 @@ impl<Y: Element> Kernel for Forward<'_, Y> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
-        static NO_BIAS: [f32; PANEL] = [0.0; PANEL];
         let draws = Training::draws(&self.training, s);
-        let mut sums = [const { MaybeUninit::<Sums>::uninit() }; 2];
-        let sums = sums.each_mut().map(|sums| sums.as_mut_ptr().cast::<f32>());
-        let (mut pending, mut turn) = (None::<Window>, 0);
+        let mut sums = MaybeUninit::<Sums>::uninit();
+        let sums = sums.as_mut_ptr().cast::<f32>();
         let halves = self.images.div_ceil(ROWS);
         for number in self.rows.start * self.pooled.width..self.rows.end * self.pooled.width {
-            for (panel, half) in (0..self.pooled.channel_stride / PANEL).flat_map(|p| (0..halves).map(move |h| (p, h)))
-            {
-                let first_image = half * ROWS;
-                let bias = self.bias.map_or(&NO_BIAS[..], |bias| &bias[panel * PANEL..][..PANEL]);
-                // SAFETY: `forward` compared the lengths of x and of the weights with the layer; a window of x has 16 numbers
-                // of BLOCK images, a panel PANEL_LEN weights; the sums are not pending.
+            for panel in 0..self.pooled.channel_stride / PANEL {
+                // SAFETY: `forward` compared the lengths of x and of the weights with the layer: a window of x has 16 numbers of
+                // BLOCK images, a panel PANEL_LEN weights. The products write the sums that are pooled.
                 unsafe {
-                    let a = self.x.as_ptr().add((number * BLOCK + first_image) * SEEN);
+                    let a = self.x.as_ptr().add(number * BLOCK * SEEN);
                     let b = self.weights.as_ptr().add(panel * PANEL_LEN);
-                    windows::forward(self.tiles, a, b, bias.as_ptr(), sums[turn]);
+                    windows::forward(self.tiles, halves, a, b, sums);
+                    self.pool(s, number, panel, sums, &draws);
                 }
-                if let Some(window) = pending.replace(Window { number, panel, first_image, sums: sums[turn] }) {
-                    // SAFETY: the products before these have written its sums.
-                    unsafe { self.pool(s, &window, &draws) };
-                }
-                turn = 1 - turn;
             }
-        }
-        if let Some(window) = pending {
-            // SAFETY: as above.
-            unsafe { self.pool(s, &window, &draws) };
         }
     }
 }

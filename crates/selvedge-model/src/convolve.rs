@@ -14,36 +14,45 @@ use selvedge_compute::conv::{
 use selvedge_compute::simd::Element;
 use selvedge_compute::{BLOCK, Cpu, Precision, bf16, pool};
 
+use crate::pieces::{self, Piece};
 use crate::plan::{Conv, Plan, WeightGradient};
 use crate::run::{Block, Context, split};
-use crate::timing::{Account, Lap, Timing, timed};
 
-/// Writes the forms of the weights that passes read into `packed`, the network's buffer of them.
-pub(crate) fn pack(cpu: Cpu, conv: &Conv, panels: &[f32], packed: &mut [u8], timing: Option<&Timing>) {
+/// A form of the weights that passes read, or a part of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Form {
+    /// For [`windows`].
+    Windows,
+    /// Rounded to bf16, from this element on.
+    Rounded { first: usize },
+    /// This panel, transposed for the backward pass.
+    Transposed { panel: usize },
+}
+
+/// The pieces of the network's buffer of packed weights that belong to a layer, in bytes.
+pub(crate) fn packed_pieces(conv: &Conv) -> impl Iterator<Item = Piece<Form>> {
+    const PIECE: usize = 8192;
+    let (shape, bytes, windows) = (&conv.shape, conv.precision.bytes(), conv.reads_windows());
+    let len = if windows { conv.packed.len() } else { PIECE * bytes };
+    let packed = move |number| if windows { Form::Windows } else { Form::Rounded { first: number * PIECE } };
+    let panel = shape.taps() * shape.output.channel_stride * PANEL * bytes;
+    let transposed = pieces::cut(conv.transposed.clone(), panel, |panel| Form::Transposed { panel });
+    pieces::cut(conv.packed.clone(), len, packed).chain(transposed)
+}
+
+/// Writes one of [`packed_pieces`].
+pub(crate) fn pack(cpu: Cpu, conv: &Conv, form: Form, panels: &[f32], to: &mut [u8]) {
     let shape = &conv.shape;
-    let timed = |work: &mut dyn FnMut()| timed(timing, Account::Packing, work);
-    if conv.reads_windows() {
-        let packed = view_mut(&mut packed[conv.packed.clone()]);
-        return timed(&mut || windows::pack(cpu, shape, panels, packed));
-    }
-    if conv.precision == Precision::Bf16 {
-        const PIECE: usize = 8192;
-        view_mut::<bf16>(&mut packed[conv.packed.clone()])
-            .par_chunks_mut(PIECE)
-            .zip(panels.par_chunks(PIECE))
-            .for_each(|(packed, panels)| timed(&mut || regroup::to_bf16(cpu, panels, packed)));
-    }
-    if conv.transposed.is_empty() {
-        return;
-    }
-    let panel_len = shape.taps() * shape.output.channel_stride * PANEL;
-    let transposed = &mut packed[conv.transposed.clone()];
-    if conv.precision == Precision::Bf16 {
-        let panels_of = view_mut::<bf16>(transposed).par_chunks_mut(panel_len).enumerate();
-        panels_of.for_each(|(panel, to)| timed(&mut || regroup::transpose_to_bf16(cpu, shape, panels, panel, to)));
-    } else {
-        let panels_of = view_mut::<f32>(transposed).par_chunks_mut(panel_len).enumerate();
-        panels_of.for_each(|(panel, to)| timed(&mut || pack::transpose_panel(shape, panels, panel, to)));
+    match (form, conv.precision) {
+        (Form::Windows, _) => windows::pack(cpu, shape, panels, view_mut(to)),
+        (Form::Rounded { first }, _) => {
+            let to = view_mut::<bf16>(to);
+            regroup::to_bf16(cpu, &panels[first..first + to.len()], to);
+        }
+        (Form::Transposed { panel }, Precision::Bf16) => {
+            regroup::transpose_to_bf16(cpu, shape, panels, panel, view_mut(to));
+        }
+        (Form::Transposed { panel }, Precision::F32) => pack::transpose_panel(shape, panels, panel, view_mut(to)),
     }
 }
 
@@ -226,35 +235,35 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
     }
 }
 
-/// The gradient of weights that are summed by panel over all blocks of the batch, as operation `number` of the plan.
+/// The pieces of the gradient of weights that are summed by panel, which lies at `range`: two panels fill the registers of AVX-512
+/// and the tiles of AMX.
+pub(crate) fn panel_pieces(conv: &Conv, range: Range<usize>) -> impl Iterator<Item = Piece<usize>> {
+    pieces::cut(range, 2 * conv.shape.panel_len(), |number| number)
+}
+
+/// Piece `number` of the gradient of weights that are summed by panel over all blocks of the batch.
 pub(crate) fn panel_gradients(
     cpu: Cpu,
     plan: &Plan,
     conv: &Conv,
+    number: usize,
     arenas: &[u8],
     blocks: usize,
-    grads: &mut [f32],
-    (number, timing): (usize, Option<&Timing>),
+    dweights: &mut [f32],
 ) {
     let shape = &conv.shape;
-    // Two panels fill the registers of AVX-512 and the tiles of AMX.
-    let piece = 2 * shape.panel_len();
-    grads.par_chunks_mut(piece).enumerate().for_each(|(piece, dweights)| {
-        let mut lap = Lap::start(timing);
-        let panels = 2 * piece..(2 * piece + 2).min(shape.panels());
-        let [x, dy] = &conv.regrouped;
-        match conv.precision {
-            Precision::F32 => {
-                let stack = |place: &Range<usize>| blocks_at::<f32>(plan, arenas, blocks, place);
-                conv::backward_weights(cpu, shape, stack(x), stack(dy), panels, Onto::Nothing, dweights);
-            }
-            Precision::Bf16 => {
-                let stack = |place: &Range<usize>| blocks_at::<bf16>(plan, arenas, blocks, place);
-                conv::backward_weights_bf16(cpu, shape, stack(x), stack(dy), panels, Onto::Nothing, dweights);
-            }
+    let panels = 2 * number..(2 * number + 2).min(shape.panels());
+    let [x, dy] = &conv.regrouped;
+    match conv.precision {
+        Precision::F32 => {
+            let stack = |place: &Range<usize>| blocks_at::<f32>(plan, arenas, blocks, place);
+            conv::backward_weights(cpu, shape, stack(x), stack(dy), panels, Onto::Nothing, dweights);
         }
-        lap.end(Account::Backward(number));
-    });
+        Precision::Bf16 => {
+            let stack = |place: &Range<usize>| blocks_at::<bf16>(plan, arenas, blocks, place);
+            conv::backward_weights_bf16(cpu, shape, stack(x), stack(dy), panels, Onto::Nothing, dweights);
+        }
+    }
 }
 
 /// A tensor at the same place of each block's arena.

@@ -349,7 +349,9 @@ fn fill_input(ctx: &Context<'_>, spec: &InputSpec, images: &[u8], block: &mut Bl
     let (scale, shift) = (1.0 / (255.0 * spec.std), -spec.mean / spec.std);
     if let Some(layer) = ctx.plan.windows() {
         let target = view_mut(&mut block.arena[value.data.clone()]);
-        windows::fill(ctx.cpu, layer, images, block.valid, scale, shift, target);
+        // A prediction reads the images that are there.
+        let read = if ctx.training.is_some() { BLOCK } else { block.valid };
+        windows::fill(ctx.cpu, layer, images, [block.valid, read], scale, shift, target);
         return;
     }
     let target = view_mut::<f32>(&mut block.arena[value.data.clone()]);

@@ -8,16 +8,24 @@ use crate::cpu::Cpu;
 use crate::layout::BLOCK;
 
 /// Fills a block with the windows of `valid` images: pixel = byte·`scale` + `shift`, rounded to bf16, and zero outside of the
-/// image; the images from `valid` on become zero.
+/// image; the images from `valid` to `images_read`, those of the passes that follow, become zero.
 ///
 /// `images` is `[valid][height][width]`; see [`crate::input::fill_block`].
 ///
 /// # Panics
-/// If `valid` is more than [`BLOCK`], if a slice does not fit the layer, or if `cpu` does not prove AMX.
-pub fn fill(cpu: Cpu, layer: &Conv2dShape, images: &[u8], valid: usize, scale: f32, shift: f32, windows: &mut [bf16]) {
+/// If `valid` is more than `images_read` or that more than [`BLOCK`], if a slice does not fit the layer, or if `cpu` does not prove AMX.
+pub fn fill(
+    cpu: Cpu,
+    layer: &Conv2dShape,
+    images: &[u8],
+    [valid, images_read]: [usize; 2],
+    scale: f32,
+    shift: f32,
+    windows: &mut [bf16],
+) {
     assert_amx(cpu);
     let shape = shape(layer);
-    assert!(valid <= BLOCK, "{valid} valid images in a block of {BLOCK}");
+    assert!(valid <= images_read && images_read <= BLOCK, "{valid} of {images_read} images in a block of {BLOCK}");
     let bytes = valid * layer.input.height * layer.input.width;
     assert_eq!(images.len(), bytes, "{} bytes for {valid} images that have {bytes}", images.len());
     assert_eq!(windows.len(), shape.len(), "the length of the windows and that of {shape:?}");
@@ -27,8 +35,10 @@ pub fn fill(cpu: Cpu, layer: &Conv2dShape, images: &[u8], valid: usize, scale: f
     // SAFETY: the assertions compared the lengths with the layer; AMX is reported only beside AVX-512 with bf16
     // (`cpu::detect`).
     unsafe { x86::fill(layer, images, valid, scale, shift, windows) };
-    for window in windows.chunks_exact_mut(BLOCK * SEEN) {
-        window[valid * SEEN..].fill(bf16::ZERO);
+    if valid < images_read {
+        for window in windows.chunks_exact_mut(BLOCK * SEEN) {
+            window[valid * SEEN..images_read * SEEN].fill(bf16::ZERO);
+        }
     }
 }
 

@@ -42,7 +42,7 @@ impl Case {
         let mut numbers = Numbers::new((height * width) as u64);
         let images: Vec<u8> = (0..valid * height * width).map(|_| (numbers.next_u32() >> 24) as u8).collect();
         let mut windows = vec![bf16::from_f32(7.0); shape(&layer).len()];
-        fill(cpu, &layer, &images, valid, SCALE, SHIFT, &mut windows);
+        fill(cpu, &layer, &images, [valid, BLOCK], SCALE, SHIFT, &mut windows);
         let logical: Vec<f32> = wide(&numbers.elements::<bf16>(9 * filters)).into_iter().map(|w| w as f32).collect();
         let mut in_panels = vec![0.0; layer.weights_len()];
         panels::to_panels(&layer, &logical, &mut in_panels);

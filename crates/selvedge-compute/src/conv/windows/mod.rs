@@ -14,7 +14,7 @@
 //! ```
 //!
 //! Four products serve 16 images forward, and 32 backward. Against the broadcasts and multiply-adds of [`super::first`] the passes
-//! take 0.6 and 0.33 of the time.
+//! take 0.67 and 0.37 of the time in a step of `seed`.
 
 mod backward;
 mod fill;

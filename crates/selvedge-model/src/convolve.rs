@@ -1,58 +1,79 @@
 //! Convolutions and dense layers of a plan, in either precision.
 //!
 //! In f32 3x3 weights are transformed once a step for Winograd's algorithm; the forward pass of others reads the parameters as
-//! they lie. In bf16 all but the layer next to the input runs on AMX, and weights are packed once a step. For the gradient of
-//! the weights x and dy are regrouped, but for Winograd's algorithm.
+//! they lie. In bf16 all but a layer next to the input that is not of the usual form ([`windows`]) runs on AMX, and weights are
+//! packed once a step. For the gradient of the weights x and dy are regrouped, but for Winograd's algorithm.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 use selvedge_compute::activation::{self, Activation};
 use selvedge_compute::aligned::{view, view_mut};
-use selvedge_compute::conv::{self, Blocks, ConvElement, Epilogue, Onto, PANEL, Part, Training, pack, regroup};
+use selvedge_compute::conv::winograd::Winograd;
+use selvedge_compute::conv::{
+    self, Blocks, ConvElement, Epilogue, Onto, PANEL, Part, Training, pack, regroup, windows,
+};
 use selvedge_compute::simd::Element;
 use selvedge_compute::{BLOCK, Cpu, Precision, bf16, pool};
 
+use crate::pieces::{self, Piece};
 use crate::plan::{Conv, Plan, WeightGradient};
 use crate::run::{Block, Context, split};
-use crate::timing::{Account, Lap, Timing, timed};
 
-/// Writes the forms of the weights that passes read into `packed`, the network's buffer of them.
-pub(crate) fn pack(cpu: Cpu, conv: &Conv, panels: &[f32], packed: &mut [u8], timing: Option<&Timing>) {
+/// A form of the weights that passes read, or a part of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Form {
+    /// For [`windows`].
+    Windows,
+    /// Rounded to bf16, from this element on.
+    Rounded { first: usize },
+    /// This panel, for Winograd's algorithm.
+    Transformed { winograd: Winograd, panel: usize },
+    /// This panel, transposed for the backward pass.
+    Transposed { panel: usize },
+}
+
+/// The pieces of the network's buffer of packed weights that belong to a layer, in bytes.
+pub(crate) fn packed_pieces(conv: &Conv) -> impl Iterator<Item = Piece<Form>> {
+    const PIECE: usize = 8192;
+    let (shape, bytes) = (&conv.shape, conv.precision.bytes());
+    let (len, forward, windows) = (conv.packed.len(), conv.winograd.forward, conv.reads_windows());
+    let len = match forward {
+        Some(_) => len / shape.panels(),
+        None if windows => len,
+        None => PIECE * bytes,
+    };
+    let packed = move |number| match forward {
+        Some(winograd) => Form::Transformed { winograd, panel: number },
+        None if windows => Form::Windows,
+        None => Form::Rounded { first: number * PIECE },
+    };
+    let panel = conv.transposed.len() / shape.input.channel_stride.div_ceil(PANEL);
+    let transposed = pieces::cut(conv.transposed.clone(), panel, |panel| Form::Transposed { panel });
+    pieces::cut(conv.packed.clone(), len, packed).chain(transposed)
+}
+
+/// Writes one of [`packed_pieces`].
+pub(crate) fn pack(cpu: Cpu, conv: &Conv, form: Form, panels: &[f32], to: &mut [u8]) {
     let shape = &conv.shape;
-    let timed = |work: &mut dyn FnMut()| timed(timing, Account::Packing, work);
-    let packed_weights = conv.packed.clone();
-    if let Some(winograd) = conv.winograd.forward {
-        let panel = winograd.weights_len() / shape.panels();
-        view_mut::<f32>(&mut packed[packed_weights])
-            .par_chunks_mut(panel)
-            .zip(panels.par_chunks(shape.panel_len()))
-            .for_each(|(to, panel)| timed(&mut || winograd.transform_weights(cpu, panel, to)));
-    } else if conv.precision == Precision::Bf16 {
-        const PIECE: usize = 8192;
-        view_mut::<bf16>(&mut packed[packed_weights])
-            .par_chunks_mut(PIECE)
-            .zip(panels.par_chunks(PIECE))
-            .for_each(|(packed, panels)| timed(&mut || regroup::to_bf16(cpu, panels, packed)));
+    match (form, conv.precision) {
+        (Form::Windows, _) => windows::pack(cpu, shape, panels, view_mut(to)),
+        (Form::Rounded { first }, _) => {
+            let to = view_mut::<bf16>(to);
+            regroup::to_bf16(cpu, &panels[first..first + to.len()], to);
+        }
+        (Form::Transformed { winograd, panel }, _) => {
+            let panel = &panels[panel * shape.panel_len()..][..shape.panel_len()];
+            winograd.transform_weights(cpu, panel, view_mut(to));
+        }
+        (Form::Transposed { panel }, Precision::Bf16) => {
+            regroup::transpose_to_bf16(cpu, shape, panels, panel, view_mut(to));
+        }
+        (Form::Transposed { panel }, Precision::F32) => match conv.winograd.backward {
+            Some(winograd) => winograd.transpose_weights(cpu, panels, panel, view_mut(to)),
+            None => pack::transpose_panel(shape, panels, panel, view_mut(to)),
+        },
     }
-    if conv.transposed.is_empty() {
-        return;
-    }
-    let transposed = &mut packed[conv.transposed.clone()];
-    if conv.precision == Precision::Bf16 {
-        let panel_len = shape.taps() * shape.output.channel_stride * PANEL;
-        let panels_of = view_mut::<bf16>(transposed).par_chunks_mut(panel_len).enumerate();
-        panels_of.for_each(|(panel, to)| timed(&mut || regroup::transpose_to_bf16(cpu, shape, panels, panel, to)));
-        return;
-    }
-    let transposed = view_mut::<f32>(transposed);
-    let panel_len = transposed.len() / (shape.input.channel_stride / PANEL);
-    transposed.par_chunks_mut(panel_len).enumerate().for_each(|(panel, to)| {
-        timed(&mut || match conv.winograd.backward {
-            Some(winograd) => winograd.transpose_weights(cpu, panels, panel, to),
-            None => pack::transpose_panel(shape, panels, panel, to),
-        });
-    });
 }
 
 /// The forward pass of one block.
@@ -79,6 +100,9 @@ fn forward_to<Y: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>)
                 match (conv.winograd.forward, conv.precision) {
                     (Some(winograd), _) => {
                         winograd.forward_pooled(cpu, window, view(x), view(packed), bias, part, y, training);
+                    }
+                    (None, Precision::Bf16) if conv.reads_windows() => {
+                        windows::forward(cpu, shape, view(x), view(packed), bias, part, y, training);
                     }
                     (None, Precision::Bf16) => {
                         conv::forward_pooled_bf16(cpu, shape, window, view(x), view(packed), bias, part, y, training);
@@ -178,7 +202,11 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
             let [dweights, dbias] =
                 sums.get_disjoint_mut([weight, bias]).expect("the sums of different parameters do not overlap");
             let dbias = conv.bias.map(|_| dbias);
-            conv::backward_first_layer::<E>(cpu, shape, view(x), view(dy), view(winners), scale, dweights, dbias);
+            if conv.reads_windows() {
+                windows::backward(cpu, shape, view(x), view(dy), view(winners), scale, dweights, dbias);
+            } else {
+                conv::backward_first_layer::<E>(cpu, shape, view(x), view(dy), view(winners), scale, dweights, dbias);
+            }
             return;
         }
         Some(pool) => {
@@ -253,42 +281,46 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
     }
 }
 
-/// The gradient of weights that are summed by panel over all blocks of the batch, as operation `number` of the plan.
+/// Panels of a piece of a gradient that is summed by panel. Two fill the registers of AVX-512 and the tiles of AMX; Winograd's
+/// algorithm transforms x for each piece, which with four takes a seventh less at 3x3 pixels of 512 channels.
+fn panels_of_a_piece(conv: &Conv) -> usize {
+    if conv.winograd.backward.is_some() { 4 } else { 2 }
+}
+
+/// The pieces of the gradient of weights that are summed by panel, which lies at `range`.
+pub(crate) fn panel_pieces(conv: &Conv, range: Range<usize>) -> impl Iterator<Item = Piece<usize>> {
+    pieces::cut(range, panels_of_a_piece(conv) * conv.shape.panel_len(), |number| number)
+}
+
+/// Piece `number` of the gradient of weights that are summed by panel over all blocks of the batch.
 pub(crate) fn panel_gradients(
     cpu: Cpu,
     plan: &Plan,
     conv: &Conv,
+    number: usize,
     arenas: &[u8],
     blocks: usize,
-    grads: &mut [f32],
-    (number, timing): (usize, Option<&Timing>),
+    dweights: &mut [f32],
 ) {
     let shape = &conv.shape;
-    // Two panels fill the registers of AVX-512 and the tiles of AMX. Winograd's algorithm transforms x for each piece: with four
-    // panels that takes a seventh less at 3x3 pixels of 512 channels.
-    let at_once = if conv.winograd.backward.is_some() { 4 } else { 2 };
-    let piece = at_once * shape.panel_len();
-    grads.par_chunks_mut(piece).enumerate().for_each(|(piece, dweights)| {
-        let mut lap = Lap::start(timing);
-        let panels = at_once * piece..(at_once * (piece + 1)).min(shape.panels());
-        let [x, dy] = &conv.regrouped;
-        match (conv.winograd.backward, conv.precision) {
-            (Some(winograd), _) => {
-                let stack = |place: &Range<usize>| blocks_at::<f32>(plan, arenas, blocks, place);
-                let (x, dy) = (stack(&plan.values[conv.x].data), stack(&plan.values[conv.result()].grad));
-                winograd.backward_weights(cpu, x, dy, panels, Onto::Nothing, dweights);
-            }
-            (None, Precision::F32) => {
-                let stack = |place: &Range<usize>| blocks_at::<f32>(plan, arenas, blocks, place);
-                conv::backward_weights(cpu, shape, stack(x), stack(dy), panels, Onto::Nothing, dweights);
-            }
-            (None, Precision::Bf16) => {
-                let stack = |place: &Range<usize>| blocks_at::<bf16>(plan, arenas, blocks, place);
-                conv::backward_weights_bf16(cpu, shape, stack(x), stack(dy), panels, Onto::Nothing, dweights);
-            }
+    let at_once = panels_of_a_piece(conv);
+    let panels = at_once * number..(at_once * (number + 1)).min(shape.panels());
+    let [x, dy] = &conv.regrouped;
+    match (conv.winograd.backward, conv.precision) {
+        (Some(winograd), _) => {
+            let stack = |place: &Range<usize>| blocks_at::<f32>(plan, arenas, blocks, place);
+            let (x, dy) = (stack(&plan.values[conv.x].data), stack(&plan.values[conv.result()].grad));
+            winograd.backward_weights(cpu, x, dy, panels, Onto::Nothing, dweights);
         }
-        lap.end(Account::Backward(number));
-    });
+        (None, Precision::F32) => {
+            let stack = |place: &Range<usize>| blocks_at::<f32>(plan, arenas, blocks, place);
+            conv::backward_weights(cpu, shape, stack(x), stack(dy), panels, Onto::Nothing, dweights);
+        }
+        (None, Precision::Bf16) => {
+            let stack = |place: &Range<usize>| blocks_at::<bf16>(plan, arenas, blocks, place);
+            conv::backward_weights_bf16(cpu, shape, stack(x), stack(dy), panels, Onto::Nothing, dweights);
+        }
+    }
 }
 
 /// A tensor at the same place of each block's arena.

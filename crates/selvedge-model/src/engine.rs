@@ -8,20 +8,22 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 use selvedge_compute::aligned::{view, view_mut};
+use selvedge_compute::conv::windows;
 use selvedge_compute::loss::{self, BlockLoss, BlockTargets, Logits};
 use selvedge_compute::simd::Element;
 use selvedge_compute::{AlignedVec, BLOCK, Cpu, input, sum};
 
-use crate::convolve;
+use crate::convolve::{self, Form};
 use crate::norms::Norms;
 use crate::param::ParamEntry;
 use crate::pass::{BatchMetrics, Loss, StepKey, Targets};
 use crate::phases::{self, Barrier, Phase, Step};
+use crate::pieces::{self, Piece};
 use crate::plan::{Op, Plan, WeightGradient};
 use crate::run::{Block, Context, backward, forward, split};
 use crate::spec::InputSpec;
 use crate::state::State;
-use crate::timing::{Account, Lap, Timing};
+use crate::timing::{Account, Lap, Timing, timed};
 
 /// The most groups of a batch: partial sums of the weights' gradients are kept for each.
 const MAX_GROUPS: usize = 16;
@@ -47,6 +49,9 @@ pub(crate) struct Engine {
     /// Where each parameter's gradient lies in a group's sums; empty if it is not summed by group.
     sum_ranges: Vec<Range<usize>>,
     sums_len: usize,
+    /// How the buffers of packed weights and of gradients are cut over threads.
+    packed_pieces: Vec<Piece<(usize, Form)>>,
+    gradient_pieces: Vec<Piece<Gradient>>,
     /// The groups' sums, one behind another.
     sums: AlignedVec<f32>,
     /// The weights as passes read them, in bytes.
@@ -79,6 +84,7 @@ impl Engine {
             }
         }
         let groups = blocks.div_ceil(group_blocks(blocks));
+        let (packed_pieces, gradient_pieces) = (packed_pieces(&plan), gradient_pieces(&plan, entries, &sum_ranges));
         Self {
             cpu,
             input,
@@ -87,6 +93,8 @@ impl Engine {
             arenas: AlignedVec::zeroed(blocks * plan.arena_bytes),
             sum_ranges,
             sums_len,
+            packed_pieces,
+            gradient_pieces,
             // At least one element a group, so that groups can be counted off where no parameter is summed by group.
             sums: AlignedVec::zeroed(groups * sums_len.max(1)),
             packed: AlignedVec::zeroed(plan.packed_bytes),
@@ -105,11 +113,13 @@ impl Engine {
     /// Brings the weights into the forms that passes read.
     pub(crate) fn pack(&mut self, state: &State) {
         let params = &state.params;
-        for op in &self.plan.ops {
-            let Op::Conv(conv) = op else { continue };
+        let (cpu, plan, timing) = (self.cpu, &self.plan, self.timing.as_ref());
+        pieces::for_each(&self.packed_pieces, &mut self.packed, &|piece, to| {
+            let (number, form) = piece.job;
+            let Op::Conv(conv) = &plan.ops[number] else { return };
             let panels = &params.values[params.entries[conv.weight].range.clone()];
-            convolve::pack(self.cpu, conv, panels, &mut self.packed, self.timing.as_ref());
-        }
+            timed(timing, Account::Packing, || convolve::pack(cpu, conv, form, panels, to));
+        });
     }
 
     /// One training pass: gradients of the mean loss into `params.grads`, running statistics moved along.
@@ -193,31 +203,22 @@ impl Engine {
     /// Gradients of weights that are summed by panel, and the sums of the groups' partial ones.
     fn add_up(&self, state: &mut State, blocks: usize) {
         let groups = blocks.div_ceil(group_blocks(blocks));
-        let (entries, grads) = (&state.params.entries, &mut state.params.grads);
+        let grads = &mut state.params.grads;
         let timing = self.timing.as_ref();
-        for (entry, sum_range) in entries.iter().zip(&self.sum_ranges) {
-            if sum_range.is_empty() {
-                continue;
-            }
-            const PIECE: usize = 4096;
-            grads[entry.range.clone()].par_chunks_mut(PIECE).enumerate().for_each(|(piece, grads)| {
-                let mut lap = Lap::start(timing);
-                let start = sum_range.start + piece * PIECE;
+        pieces::for_each(&self.gradient_pieces, grads, &|piece, grads| match piece.job {
+            Gradient::Sums { start } => timed(timing, Account::GradientSums, || {
                 grads.copy_from_slice(&self.sums[start..start + grads.len()]);
                 for group in 1..groups {
                     let sums = &self.sums[group * self.sums_len + start..][..grads.len()];
                     grads.iter_mut().zip(sums).for_each(|(grad, sum)| *grad += sum);
                 }
-                lap.end(Account::GradientSums);
-            });
-        }
-        for (number, op) in self.plan.ops.iter().enumerate() {
-            let Op::Conv(conv) = op else { continue };
-            if conv.gradient == WeightGradient::PerPanel {
-                let grads = &mut grads[entries[conv.weight].range.clone()];
-                convolve::panel_gradients(self.cpu, &self.plan, conv, &self.arenas, blocks, grads, (number, timing));
-            }
-        }
+            }),
+            Gradient::Panels { op, number } => timed(timing, Account::Backward(op), || {
+                let (plan, arenas) = (&self.plan, &self.arenas);
+                let Op::Conv(conv) = &plan.ops[op] else { return };
+                convolve::panel_gradients(self.cpu, plan, conv, number, arenas, blocks, grads);
+            }),
+        });
     }
 
     /// Inference on up to [`Engine::capacity`] images: the loss if there are targets, and the probabilities
@@ -290,6 +291,47 @@ impl Engine {
     }
 }
 
+/// How a piece of the gradients comes about.
+#[derive(Clone, Copy)]
+enum Gradient {
+    /// From the groups' sums, which begin at `start` in each.
+    Sums { start: usize },
+    /// As piece `number` of the gradient by panels of operation `op`.
+    Panels { op: usize, number: usize },
+}
+
+/// The pieces of the packed weights, each with the number of its operation, in the order of their places.
+fn packed_pieces(plan: &Plan) -> Vec<Piece<(usize, Form)>> {
+    let mut pieces = vec![];
+    for (number, op) in plan.ops.iter().enumerate() {
+        let Op::Conv(conv) = op else { continue };
+        let numbered = |Piece { range, job }| Piece { range, job: (number, job) };
+        pieces.extend(convolve::packed_pieces(conv).map(numbered));
+    }
+    pieces
+}
+
+/// The pieces of the gradients of all convolutions and dense layers, in the order of their places.
+fn gradient_pieces(plan: &Plan, entries: &[ParamEntry], sum_ranges: &[Range<usize>]) -> Vec<Piece<Gradient>> {
+    const PIECE: usize = 4096;
+    let mut pieces = vec![];
+    for (entry, sums) in entries.iter().zip(sum_ranges).filter(|(_, sums)| !sums.is_empty()) {
+        let start = sums.start;
+        pieces
+            .extend(pieces::cut(entry.range.clone(), PIECE, |number| Gradient::Sums { start: start + number * PIECE }));
+    }
+    for (op, conv) in plan.ops.iter().enumerate() {
+        let Op::Conv(conv) = conv else { continue };
+        if conv.gradient == WeightGradient::PerPanel {
+            let panels = convolve::panel_pieces(conv, entries[conv.weight].range.clone());
+            pieces
+                .extend(panels.map(|Piece { range, job }| Piece { range, job: Gradient::Panels { op, number: job } }));
+        }
+    }
+    pieces.sort_by_key(|piece| piece.range.start);
+    pieces
+}
+
 /// Blocks of a group, for a batch of `blocks`.
 fn group_blocks(blocks: usize) -> usize {
     blocks.div_ceil(MAX_GROUPS).max(1)
@@ -305,6 +347,13 @@ fn fill_input(ctx: &Context<'_>, spec: &InputSpec, images: &[u8], block: &mut Bl
     let image = spec.height * spec.width * spec.channels;
     let images = &images[block.first_image * image..][..block.valid * image];
     let (scale, shift) = (1.0 / (255.0 * spec.std), -spec.mean / spec.std);
+    if let Some(layer) = ctx.plan.windows() {
+        let target = view_mut(&mut block.arena[value.data.clone()]);
+        // A prediction reads the images that are there.
+        let read = if ctx.training.is_some() { BLOCK } else { block.valid };
+        windows::fill(ctx.cpu, layer, images, [block.valid, read], scale, shift, target);
+        return;
+    }
     let target = view_mut::<f32>(&mut block.arena[value.data.clone()]);
     if value.shape.channel_stride == value.shape.channels {
         input::fill_block(ctx.cpu, images, block.valid, value.shape, scale, shift, target);

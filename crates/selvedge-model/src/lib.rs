@@ -17,6 +17,7 @@ mod options;
 mod param;
 mod pass;
 mod phases;
+mod pieces;
 mod plan;
 mod run;
 mod shape;

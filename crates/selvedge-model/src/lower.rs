@@ -8,7 +8,7 @@
 use selvedge_compute::activation::Activation;
 use selvedge_compute::aligned::ALIGNMENT;
 use selvedge_compute::conv::winograd::Winograd;
-use selvedge_compute::conv::{Conv2dShape, MAX_WINDOW, is_first_layer};
+use selvedge_compute::conv::{Conv2dShape, MAX_WINDOW, is_first_layer, windows};
 use selvedge_compute::pool::Pool2dShape;
 use selvedge_compute::{BlockShape, Precision};
 
@@ -34,9 +34,13 @@ pub(crate) fn lower(spec: &ModelSpec, shape: &NetworkShape, precision: Precision
     let logits = lowering.layers(&spec.layers, &shape.layers, x);
     let mut plan = lowering.plan;
     (plan.input, plan.logits) = (input, logits);
-    // The input's pixels and the logits are f32 whatever the precision.
+    // The input's pixels, unless they are windows, and the logits are f32 whatever the precision.
     for id in [input, logits] {
         plan.values[id].element = size_of::<f32>();
+    }
+    if let Some(layer) = plan.windows() {
+        let shape = windows::shape(layer);
+        (plan.values[input].shape, plan.values[input].element) = (shape, Precision::Bf16.bytes());
     }
     plan.place();
     plan
@@ -132,7 +136,8 @@ impl Lowering {
         let reads_input = self.plan.values[x].same_as.unwrap_or(x) == 0;
         let large = shape.weights_exceed_activations(element);
         let gradient = if large && !reads_input { WeightGradient::PerPanel } else { WeightGradient::PerGroup };
-        let precision = if reads_input { Precision::F32 } else { self.precision };
+        let is_first_layer = reads_input && fused.window.is_some_and(|window| is_first_layer(&shape, window));
+        let precision = if reads_input && !is_first_layer { Precision::F32 } else { self.precision };
         let mut pack = |elements: usize| {
             let start = self.plan.packed_bytes;
             let end = start + elements * precision.bytes();
@@ -148,6 +153,7 @@ impl Lowering {
         let packed = match winograd.forward {
             Some(winograd) => pack(winograd.weights_len()),
             None if in_f32 => 0..0,
+            None if is_first_layer => pack(windows::packed_len(&shape)),
             None => pack(shape.weights_len()),
         };
         let transposed = match winograd.backward {
@@ -160,16 +166,13 @@ impl Lowering {
             self.fused_dropouts += 1;
             Dropout { rate, key: self.dropout_key() }
         });
-        let pool = fused.window.map(|window| {
-            let is_first_layer = reads_input && is_first_layer(&shape, window);
-            FusedPool {
-                shape: Pool2dShape::new(shape.output, window, window),
-                window,
-                winners: 0..0,
-                full,
-                is_first_layer,
-                dropout,
-            }
+        let pool = fused.window.map(|window| FusedPool {
+            shape: Pool2dShape::new(shape.output, window, window),
+            window,
+            winners: 0..0,
+            full,
+            is_first_layer,
+            dropout,
         });
         let pooled = pool.as_ref().map(|pool| pool.shape.output());
         let y = pooled.map_or(full, |pooled| self.value(pooled, None));

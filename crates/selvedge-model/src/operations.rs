@@ -72,10 +72,7 @@ impl fmt::Display for OperationKind {
 
 /// The operations of a plan on `images` images.
 pub(crate) fn list(plan: &Plan, cpu: Cpu, images: usize) -> Vec<Operation> {
-    let logical = |id: ValueId| {
-        let BlockShape { height, width, channels, .. } = plan.values[id].shape;
-        [height, width, channels]
-    };
+    let image = |shape: &BlockShape| [shape.height, shape.width, shape.channels];
     let operation = |(op, name): (&Op, &String)| {
         let (x, y) = op.ends();
         let (kind, passes) = costs(plan, op, images);
@@ -83,12 +80,17 @@ pub(crate) fn list(plan: &Plan, cpu: Cpu, images: usize) -> Vec<Operation> {
             Op::Conv(conv) => path(conv, cpu),
             _ => (format!("{} vectors", vectors(cpu)), Precision::F32),
         };
+        // A layer that reads windows still has pixels before it.
+        let input = match op {
+            Op::Conv(conv) => image(&conv.shape.input),
+            _ => image(&plan.values[x].shape),
+        };
         let Passes { forward, backward } = passes;
         Operation {
             name: name.clone(),
             kind,
-            input: logical(x),
-            output: logical(y),
+            input,
+            output: image(&plan.values[y].shape),
             path,
             precision,
             forward,
@@ -105,7 +107,7 @@ fn vectors(cpu: Cpu) -> Isa {
 
 fn path(conv: &Conv, cpu: Cpu) -> (String, Precision) {
     let path = Path::of(&conv.shape, conv.precision, conv.pool.as_ref().map(|pool| pool.window));
-    let isa = if path == Path::Tiles { cpu.isa() } else { vectors(cpu) };
+    let isa = if path == Path::Tiles || conv.reads_windows() { cpu.isa() } else { vectors(cpu) };
     (format!("{isa} {path}"), conv.precision)
 }
 

@@ -117,7 +117,8 @@ pub(crate) struct Conv {
     /// where the forward pass reads the parameters and where there is no gradient of the input.
     pub packed: Range<usize>,
     pub transposed: Range<usize>,
-    /// What is multiplied: f32 next to the network's input, which is f32 whatever the precision.
+    /// What is multiplied: f32 next to the network's input whatever the precision, unless it reads windows
+    /// ([`Plan::windows`]).
     pub precision: Precision,
     /// The places of x and dy regrouped for the gradient of the weights, or of some rows of them at a time.
     pub regrouped: [Range<usize>; 2],
@@ -135,6 +136,11 @@ impl Conv {
     /// The value whose gradient the weights get: the result before pooling.
     pub(crate) fn result(&self) -> ValueId {
         self.pool.as_ref().map_or(self.y, |pool| pool.full)
+    }
+
+    /// Whether x is the input as windows ([`Plan::windows`]).
+    pub(crate) fn reads_windows(&self) -> bool {
+        self.precision == Precision::Bf16 && self.pool.as_ref().is_some_and(|pool| pool.is_first_layer)
     }
 }
 
@@ -269,6 +275,14 @@ impl Plan {
             }
         }
         self.arena_bytes = total;
+    }
+
+    /// The layer next to the input, if that is stored as the windows that it sees ([`selvedge_compute::conv::windows`]).
+    pub(crate) fn windows(&self) -> Option<&Conv2dShape> {
+        match self.ops.first() {
+            Some(Op::Conv(conv)) if conv.x == self.input && conv.precision == Precision::Bf16 => Some(&conv.shape),
+            _ => None,
+        }
     }
 
     fn spans(&self) -> Spans {

@@ -20,6 +20,7 @@ mod job;
 pub(crate) mod shuffle;
 mod slide;
 mod taps;
+pub(crate) mod windows;
 
 pub(crate) use job::Job;
 pub(crate) use slide::{Finish, PIXELS, Slide, outside};
@@ -69,6 +70,8 @@ pub(crate) enum Registers {
     Square,
     /// For [`Slide`]: C in 0 to 3, A in 4 to 6, B in 7.
     Slide,
+    /// For [`windows::forward`]: C in 0 to 2, A in 3, B in 4 to 7.
+    Windows,
 }
 
 /// Proof that tiles are configured on this thread: [`Job::run`] asks for it.
@@ -91,12 +94,13 @@ pub(crate) fn with_tiles<R>(
     let b_rows = (depth.steps() / 2) as u8;
     let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
     let rows = rows.clamp(1, ROWS) as u8;
-    let first_b = match registers {
-        Registers::Square => 6,
-        Registers::Slide => 7,
+    let (first_a, first_b) = match registers {
+        Registers::Square => (4, 6),
+        Registers::Slide => (4, 7),
+        Registers::Windows => (3, 4),
     };
     config.row_bytes[..8].fill(64);
-    config.row_bytes[4..first_b].fill(a_bytes);
+    config.row_bytes[first_a..first_b].fill(a_bytes);
     config.rows[..first_b].fill(rows);
     config.rows[first_b..8].fill(b_rows);
     /// Clears the tiles also when `f` panics.

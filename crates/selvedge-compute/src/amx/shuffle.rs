@@ -13,9 +13,10 @@ const INTERLEAVE: [u16; 32] = {
     index
 };
 
+/// Of 32 words, each of the first half before its counterpart of the second.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn interleave(halves: __m512i) -> __m512i {
+pub(crate) fn interleave(halves: __m512i) -> __m512i {
     // SAFETY: INTERLEAVE is 64 readable bytes.
     let index = unsafe { _mm512_loadu_si512(INTERLEAVE.as_ptr().cast()) };
     _mm512_permutexvar_epi16(index, halves)

@@ -41,6 +41,7 @@ mod tile;
 mod tiles;
 mod vectors;
 mod weight_sums;
+pub mod windows;
 pub mod winograd;
 
 pub use backward_bias::backward_bias;

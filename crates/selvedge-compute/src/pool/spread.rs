@@ -1,8 +1,11 @@
 //! [`spread`]: the gradient of a max pooling whose windows do not overlap, and of the bias before it, in one pass.
 
 use super::Pool2dShape;
-use crate::Cpu;
-use crate::layout::BLOCK;
+#[cfg(target_arch = "x86_64")]
+mod words;
+
+use crate::cpu::{Cpu, Isa};
+use crate::layout::{BLOCK, PLANE};
 use crate::simd::{Element, Kernel, Simd, dispatch};
 
 /// Each window's `dy`, times `scale`, goes to the pixel that `winners` names, or nowhere if it names none; all other pixels of `dx` become
@@ -32,7 +35,12 @@ pub fn spread<E: Element>(
     if let Some(dbias) = &dbias {
         assert_eq!(dbias.len(), channels, "the length of dbias and the channel stride");
     }
-    dispatch(cpu, Spread { shape, dy, winners, scale, dx, dbias });
+    let spread = Spread { shape, dy, winners, scale, dx, dbias };
+    if E::IS_BF16 && cpu.isa() >= Isa::Amx && size == [2, 2] && channels.is_multiple_of(PLANE) {
+        // SAFETY: the condition; AMX is reported only beside AVX-512 with bf16 (`cpu::detect`); the assertions above are `Spread`'s.
+        return unsafe { words::spread(spread) };
+    }
+    dispatch(cpu, spread);
 }
 
 struct Spread<'a, E> {
@@ -44,14 +52,36 @@ struct Spread<'a, E> {
     dbias: Option<&'a mut [f32]>,
 }
 
+#[cfg(not(target_arch = "x86_64"))]
+mod words {
+    pub(super) unsafe fn spread<E>(_: super::Spread<'_, E>) {
+        unreachable!("nothing proves AMX here")
+    }
+}
+
 impl<E: Element> Spread<'_, E> {
+    /// Makes zero what no window covers.
+    #[inline(always)]
+    fn clear_rest(&mut self) {
+        let Pool2dShape { input, size: [height, width], stride } = *self.shape;
+        if stride != [height, width] {
+            self.dx.fill(E::default());
+            return;
+        }
+        // What is left over at the right and at the lower edge.
+        let rest = input.width % width * input.pixel();
+        for row in self.dx.chunks_exact_mut(input.row()) {
+            row[input.row() - rest..].fill(E::default());
+        }
+        let covered = input.height / height * height * input.row();
+        self.dx[covered..].fill(E::default());
+    }
+
     #[inline(always)]
     fn pass<S: Simd>(mut self, s: S, [height, width]: [usize; 2]) {
         let Pool2dShape { input, stride, .. } = *self.shape;
         let output = self.shape.output();
-        if stride != [height, width] || input.height % height + input.width % width > 0 {
-            self.dx.fill(E::default());
-        }
+        self.clear_rest();
         let (window, scale) = (s.splat_u((height * width) as u32), s.splat(self.scale));
         for y in 0..output.height {
             for x in 0..output.width {
@@ -111,10 +141,14 @@ mod tests {
     use crate::test_support::{Numbers, cpus, wide};
 
     fn equals_max_backward<E: Element>() {
-        for (height, width, size, stride) in
-            [(4, 6, [2, 2], [2, 2]), (5, 7, [2, 2], [2, 2]), (7, 7, [3, 2], [3, 3]), (3, 3, [3, 3], [3, 3])]
-        {
-            let shape = Pool2dShape::new(BlockShape::new(height, width, 20), size, stride);
+        for (height, width, channels, size, stride) in [
+            (4, 6, 20, [2, 2], [2, 2]),
+            (5, 7, 40, [2, 2], [2, 2]),
+            (5, 6, 64, [2, 2], [3, 2]),
+            (7, 7, 20, [3, 2], [3, 3]),
+            (3, 3, 20, [3, 3], [3, 3]),
+        ] {
+            let shape = Pool2dShape::new(BlockShape::new(height, width, channels), size, stride);
             let mut numbers = Numbers::new(height as u64);
             let dy = numbers.block::<E>(&shape.output());
             let mut winners = vec![0; dy.len()];
@@ -122,13 +156,14 @@ mod tests {
                 let draw = numbers.next_u32() as usize % (size[0] * size[1] + 1);
                 *winner = if draw == size[0] * size[1] { NO_WINNER } else { draw as u16 };
             }
-            for cpu in cpus() {
+            for (cpu, scale) in cpus().into_iter().flat_map(|cpu| [(cpu, 1.0), (cpu, 0.5)]) {
                 let (mut dx, mut want) =
                     (vec![E::from_f32(7.0); shape.input().len()], vec![E::default(); shape.input().len()]);
                 let mut dbias = vec![0.5; shape.input().channel_stride];
-                spread(cpu, &shape, &dy, &winners, 1.0, &mut dx, Some(&mut dbias));
+                spread(cpu, &shape, &dy, &winners, scale, &mut dx, Some(&mut dbias));
                 max_backward(cpu, &shape, 0..height, &dy, &winners, &mut want);
-                assert_eq!(wide(&dx), wide(&want), "{shape:?} on {}", cpu.isa());
+                let want: Vec<f64> = wide(&want).iter().map(|want| f64::from(scale) * want).collect();
+                assert_eq!(wide(&dx), want, "{shape:?} on {}", cpu.isa());
                 for (c, dbias) in dbias.iter().enumerate() {
                     let channel = |&(at, _): &(usize, &f64)| shape.input().image_and_channel(at).1 == c;
                     let sum: f64 = wide(&dx).iter().enumerate().filter(channel).map(|(_, dx)| dx).sum();

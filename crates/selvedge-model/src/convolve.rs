@@ -281,30 +281,29 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
     }
 }
 
-/// Panels of a piece of a gradient that is summed by panel. Two fill the registers of AVX-512 and the tiles of AMX; Winograd's
-/// algorithm transforms x for each piece, which with four takes a seventh less at 3x3 pixels of 512 channels.
-fn panels_of_a_piece(conv: &Conv) -> usize {
-    if conv.winograd.backward.is_some() { 4 } else { 2 }
+/// The pieces of the gradient of weights that are summed by panel, which lies at `range`, each with its first panel.
+///
+/// Two panels fill the registers of AVX-512 and the tiles of AMX. Winograd's algorithm transforms x for each piece, which with
+/// four panels takes a seventh less at 3x3 pixels of 512 channels: it has four where that leaves each thread a piece. A panel's
+/// bits are the same in any piece.
+pub(crate) fn panel_pieces(conv: &Conv, range: Range<usize>, threads: usize) -> impl Iterator<Item = Piece<usize>> {
+    let four = conv.winograd.backward.is_some() && conv.shape.panels() >= 4 * threads;
+    let at_once = if four { 4 } else { 2 };
+    pieces::cut(range, at_once * conv.shape.panel_len(), move |number| at_once * number)
 }
 
-/// The pieces of the gradient of weights that are summed by panel, which lies at `range`.
-pub(crate) fn panel_pieces(conv: &Conv, range: Range<usize>) -> impl Iterator<Item = Piece<usize>> {
-    pieces::cut(range, panels_of_a_piece(conv) * conv.shape.panel_len(), |number| number)
-}
-
-/// Piece `number` of the gradient of weights that are summed by panel over all blocks of the batch.
+/// The gradient of the panels from `first` on that `dweights` has room for, summed over all blocks of the batch.
 pub(crate) fn panel_gradients(
     cpu: Cpu,
     plan: &Plan,
     conv: &Conv,
-    number: usize,
+    first: usize,
     arenas: &[u8],
     blocks: usize,
     dweights: &mut [f32],
 ) {
     let shape = &conv.shape;
-    let at_once = panels_of_a_piece(conv);
-    let panels = at_once * number..(at_once * (number + 1)).min(shape.panels());
+    let panels = first..first + dweights.len() / shape.panel_len();
     let [x, dy] = &conv.regrouped;
     match (conv.winograd.backward, conv.precision) {
         (Some(winograd), _) => {

@@ -7,35 +7,25 @@
 use std::ops::Range;
 
 use rayon::prelude::*;
-use selvedge_compute::aligned::{view, view_mut};
-use selvedge_compute::conv::windows;
-use selvedge_compute::loss::{self, BlockLoss, BlockTargets, Logits};
+use selvedge_compute::loss::{self, BlockLoss, BlockTargets};
 use selvedge_compute::simd::Element;
-use selvedge_compute::{AlignedVec, BLOCK, Cpu, input, sum};
+use selvedge_compute::{AlignedVec, BLOCK, Cpu};
 
 use crate::convolve::{self, Form};
+use crate::ends::{fill_input, logits, step_loss};
 use crate::norms::Norms;
 use crate::param::ParamEntry;
-use crate::pass::{BatchMetrics, Loss, StepKey, Targets};
+use crate::pass::{Batch, BatchMetrics, Loss, StepKey};
 use crate::phases::{self, Barrier, Phase, Step};
 use crate::pieces::{self, Piece};
 use crate::plan::{Op, Plan, WeightGradient};
-use crate::run::{Block, Context, backward, forward, split};
+use crate::run::{Block, Context, backward, forward};
 use crate::spec::InputSpec;
 use crate::state::State;
 use crate::timing::{Account, Lap, Timing, timed};
 
 /// The most groups of a batch: partial sums of the weights' gradients are kept for each.
 const MAX_GROUPS: usize = 16;
-
-/// Images and what they should be recognised as.
-#[derive(Clone, Copy)]
-pub(crate) struct Batch<'a> {
-    /// `[count][height][width][channels]`.
-    pub images: &'a [u8],
-    pub targets: Targets<'a>,
-    pub count: usize,
-}
 
 /// The memory of a network's passes.
 pub(crate) struct Engine {
@@ -63,14 +53,14 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Memory for batches of up to `max_batch` images.
+    /// Memory for batches of up to `max_batch` images, on a pool of `threads`.
     pub(crate) fn new(
         plan: Plan,
         entries: &[ParamEntry],
         cpu: Cpu,
         input: InputSpec,
         classes: usize,
-        max_batch: usize,
+        [max_batch, threads]: [usize; 2],
     ) -> Self {
         let blocks = max_batch.div_ceil(BLOCK).max(1);
         let mut sum_ranges = vec![0..0; entries.len()];
@@ -84,7 +74,8 @@ impl Engine {
             }
         }
         let groups = blocks.div_ceil(group_blocks(blocks));
-        let (packed_pieces, gradient_pieces) = (packed_pieces(&plan), gradient_pieces(&plan, entries, &sum_ranges));
+        let (packed_pieces, gradient_pieces) =
+            (packed_pieces(&plan), gradient_pieces(&plan, entries, &sum_ranges, threads));
         Self {
             cpu,
             input,
@@ -213,10 +204,10 @@ impl Engine {
                     grads.iter_mut().zip(sums).for_each(|(grad, sum)| *grad += sum);
                 }
             }),
-            Gradient::Panels { op, number } => timed(timing, Account::Backward(op), || {
+            Gradient::Panels { op, first } => timed(timing, Account::Backward(op), || {
                 let (plan, arenas) = (&self.plan, &self.arenas);
                 let Op::Conv(conv) = &plan.ops[op] else { return };
-                convolve::panel_gradients(self.cpu, plan, conv, number, arenas, blocks, grads);
+                convolve::panel_gradients(self.cpu, plan, conv, first, arenas, blocks, grads);
             }),
         });
     }
@@ -296,8 +287,8 @@ impl Engine {
 enum Gradient {
     /// From the groups' sums, which begin at `start` in each.
     Sums { start: usize },
-    /// As piece `number` of the gradient by panels of operation `op`.
-    Panels { op: usize, number: usize },
+    /// As the panels from `first` on of operation `op`.
+    Panels { op: usize, first: usize },
 }
 
 /// The pieces of the packed weights, each with the number of its operation, in the order of their places.
@@ -312,7 +303,12 @@ fn packed_pieces(plan: &Plan) -> Vec<Piece<(usize, Form)>> {
 }
 
 /// The pieces of the gradients of all convolutions and dense layers, in the order of their places.
-fn gradient_pieces(plan: &Plan, entries: &[ParamEntry], sum_ranges: &[Range<usize>]) -> Vec<Piece<Gradient>> {
+fn gradient_pieces(
+    plan: &Plan,
+    entries: &[ParamEntry],
+    sum_ranges: &[Range<usize>],
+    threads: usize,
+) -> Vec<Piece<Gradient>> {
     const PIECE: usize = 4096;
     let mut pieces = vec![];
     for (entry, sums) in entries.iter().zip(sum_ranges).filter(|(_, sums)| !sums.is_empty()) {
@@ -323,9 +319,8 @@ fn gradient_pieces(plan: &Plan, entries: &[ParamEntry], sum_ranges: &[Range<usiz
     for (op, conv) in plan.ops.iter().enumerate() {
         let Op::Conv(conv) = conv else { continue };
         if conv.gradient == WeightGradient::PerPanel {
-            let panels = convolve::panel_pieces(conv, entries[conv.weight].range.clone());
-            pieces
-                .extend(panels.map(|Piece { range, job }| Piece { range, job: Gradient::Panels { op, number: job } }));
+            let panels = convolve::panel_pieces(conv, entries[conv.weight].range.clone(), threads);
+            pieces.extend(panels.map(|Piece { range, job }| Piece { range, job: Gradient::Panels { op, first: job } }));
         }
     }
     pieces.sort_by_key(|piece| piece.range.start);
@@ -340,58 +335,4 @@ fn group_blocks(blocks: usize) -> usize {
 /// Into how many pieces the rows of each of `blocks` blocks are cut, so that every thread of the pool has one.
 fn row_pieces(blocks: usize) -> usize {
     rayon::current_num_threads().div_ceil(blocks.max(1))
-}
-
-fn fill_input(ctx: &Context<'_>, spec: &InputSpec, images: &[u8], block: &mut Block<'_>) {
-    let value = &ctx.plan.values[ctx.plan.input];
-    let image = spec.height * spec.width * spec.channels;
-    let images = &images[block.first_image * image..][..block.valid * image];
-    let (scale, shift) = (1.0 / (255.0 * spec.std), -spec.mean / spec.std);
-    if let Some(layer) = ctx.plan.windows() {
-        let target = view_mut(&mut block.arena[value.data.clone()]);
-        // A prediction reads the images that are there.
-        let read = if ctx.training.is_some() { BLOCK } else { block.valid };
-        windows::fill(ctx.cpu, layer, images, [block.valid, read], scale, shift, target);
-        return;
-    }
-    let target = view_mut::<f32>(&mut block.arena[value.data.clone()]);
-    if value.shape.channel_stride == value.shape.channels {
-        input::fill_block(ctx.cpu, images, block.valid, value.shape, scale, shift, target);
-        return;
-    }
-    // The first layer is none that reads unpadded channels: pooling or a normalisation, say.
-    target.fill(0.0);
-    for (i, &byte) in images.iter().enumerate() {
-        let (image_number, at) = (i / image, i % image);
-        let (pixel, channel) = (at / spec.channels, at % spec.channels);
-        let to = pixel * value.shape.pixel() + value.shape.channel(channel) + image_number * value.shape.plane();
-        target[to] = f32::from(byte) * scale + shift;
-    }
-}
-
-fn logits<'a>(ctx: &Context<'_>, classes: usize, block: &'a Block<'_>) -> Logits<'a> {
-    let value = &ctx.plan.values[ctx.plan.logits];
-    Logits { values: view(&block.arena[value.data.clone()]), classes, valid: block.valid }
-}
-
-fn step_loss<E: Element>(
-    ctx: &Context<'_>,
-    classes: usize,
-    batch: Batch<'_>,
-    loss: &Loss,
-    block: &mut Block<'_>,
-) -> BlockLoss {
-    let value = &ctx.plan.values[ctx.plan.logits];
-    let images = block.first_image..block.first_image + block.valid;
-    let targets = match batch.targets {
-        Targets::Labels(labels) => BlockTargets::Labels(&labels[images]),
-        Targets::Soft(soft) => BlockTargets::Soft(&soft[images.start * classes..images.end * classes]),
-    };
-    let ([values], [dlogits, grad]) = split(block.arena, [&value.data], [&ctx.plan.loss_gradient, &value.grad]);
-    let dlogits = view_mut::<f32>(dlogits);
-    let logits = Logits { values: view(values), classes, valid: block.valid };
-    let scale = 1.0 / batch.count as f32;
-    let result = loss::cross_entropy(ctx.cpu, logits, targets, loss.label_smoothing, Some((scale, &mut *dlogits)));
-    sum::convert::<f32, E>(ctx.cpu, dlogits, view_mut(grad));
-    result
 }

@@ -3,6 +3,7 @@
 
 mod array;
 mod convolve;
+mod ends;
 mod engine;
 mod error;
 mod file;

@@ -6,8 +6,9 @@ use std::path::Path;
 use ndarray::Array2;
 use selvedge_compute::{BLOCK, Cpu, Precision, Threads, bf16, scratch};
 
-use crate::engine::{Batch, Engine};
+use crate::engine::Engine;
 use crate::lower::lower;
+use crate::pass::Batch;
 use crate::shape::NetworkShape;
 use crate::state::State;
 use crate::timing::{PassTimes, Timing};
@@ -68,7 +69,8 @@ impl Network {
         // What workers keep is made before the first pass, which a worker may sleep through.
         let scratch = plan.scratch_len();
         options.threads.install(|| rayon::broadcast(|_| scratch::reserve(scratch)));
-        let engine = Engine::new(plan, &state.params.entries, cpu, spec.input.clone(), spec.classes, options.max_batch);
+        let sizes = [options.max_batch, options.threads.count()];
+        let engine = Engine::new(plan, &state.params.entries, cpu, spec.input.clone(), spec.classes, sizes);
         Network {
             spec,
             shape,

@@ -68,3 +68,12 @@ impl std::ops::AddAssign for BatchMetrics {
         self.count += other.count;
     }
 }
+
+/// Images and what they should be recognised as.
+#[derive(Clone, Copy)]
+pub(crate) struct Batch<'a> {
+    /// `[count][height][width][channels]`.
+    pub images: &'a [u8],
+    pub targets: Targets<'a>,
+    pub count: usize,
+}

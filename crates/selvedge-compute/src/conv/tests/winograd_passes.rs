@@ -240,6 +240,11 @@ fn backward_weights_equals_the_reference() {
                 assert_accurate(&format!("{} {shape:?} {blocks} blocks", cpu.isa()), &got, &want);
                 let mut overwritten = vec![f32::NAN; shape.weights_len()];
                 winograd.backward_weights(cpu, x, dy, 0..shape.panels(), Onto::Nothing, &mut overwritten);
+                let mut parts = vec![f32::NAN; shape.weights_len()];
+                for (panel, part) in parts.chunks_exact_mut(shape.panel_len()).enumerate() {
+                    winograd.backward_weights(cpu, x, dy, panel..panel + 1, Onto::Nothing, part);
+                }
+                assert!(parts == overwritten, "{} {shape:?}: panels one by one", cpu.isa());
                 for (overwritten, added) in overwritten.iter().zip(&added) {
                     assert!((overwritten + 0.25 - added).abs() < 1e-3, "{overwritten} + 0.25 is not {added}");
                 }

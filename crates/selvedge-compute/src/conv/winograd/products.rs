@@ -1,7 +1,7 @@
 //! The passes that gather, forward and backward data: tiles of the source are transformed, multiplied by the weights at each
 //! point, and become tiles of results.
 //!
-//! One tile of 32 images at a time, or several of a few images: V, 1.2 MB for 256 channels, and the products of two panels
+//! One tile of 32 images at a time, or several of a few images: V, .6 MB for 128 channels, and the products of two panels
 //! stay in the second cache.
 
 use std::marker::PhantomData;

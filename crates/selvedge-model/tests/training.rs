@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Adam, build, build_in, bytes, convolutional, gradients, images, precisions, spec, threads};
+use common::{Adam, SIZE, build, build_in, bytes, convolutional, gradients, images, precisions, spec, threads};
 use selvedge_model::{BatchMetrics, Loss, ModelSpec, Network, Precision, Snapshot, StepKey, Targets};
 
 const KEY: StepKey = StepKey { seed: 5, step: 1 };
@@ -13,10 +13,37 @@ fn loss(network: &mut Network, images: &[u8], labels: &[u8]) -> f64 {
 }
 
 /// Along a random direction the loss changes as its gradient says. With only smooth layers the central difference is
-/// off by a term in h² and by the rounding of the loss, 1e-7, divided by h: h = 2e-3 keeps both below 1e-3.
+/// off by a term in h² and by the rounding of the loss, 1e-7, divided by h: steps of 0.03 keep both below 1e-3.
+fn central_differences_confirm_the_gradient_of(smooth: &ModelSpec) {
+    let channels = smooth.input.channels;
+    let (_, labels) = images(40, 3);
+    let images = bytes(40 * SIZE * SIZE * channels, 3);
+    let mut network = build(smooth, 40, &threads(2));
+    loss(&mut network, &images, &labels);
+    let gradient = gradients(&mut network);
+    let start = network.snapshot();
+    for direction in 0..4 {
+        let direction: Vec<f32> =
+            bytes(gradient.len(), direction).iter().map(|&byte| f32::from(byte) / 127.5 - 1.0).collect();
+        let slope: f64 = gradient.iter().zip(&direction).map(|(g, d)| f64::from(g * d)).sum();
+        let mut loss_at = |h: f32| {
+            let params = start.params.iter().zip(&direction).map(|(value, d)| value + h * d).collect();
+            network.restore(&Snapshot { params, buffers: start.buffers.clone() });
+            loss(&mut network, &images, &labels)
+        };
+        // Steps of one length, however many parameters there are.
+        let h = 0.05 / (gradient.len() as f32).sqrt();
+        let difference = (loss_at(h) - loss_at(-h)) / f64::from(2.0 * h);
+        assert!(
+            (difference - slope).abs() < 1e-3 * slope.abs().max(1.0),
+            "{difference}, and the gradient says {slope}"
+        );
+    }
+}
+
 #[test]
 fn central_differences_confirm_the_gradient() {
-    let smooth = spec(
+    central_differences_confirm_the_gradient_of(&spec(
         r#"
         { layer = "conv2d", filters = 5, kernel = 3, stride = 2 },
         { layer = "gelu" },
@@ -31,28 +58,41 @@ fn central_differences_confirm_the_gradient() {
         { layer = "dropout", rate = 0.3 },
         { layer = "dense", units = "classes" },
         "#,
-    );
-    let (images, labels) = images(40, 3);
-    let mut network = build(&smooth, 40, &threads(2));
-    loss(&mut network, &images, &labels);
-    let gradient = gradients(&mut network);
-    let start = network.snapshot();
-    for direction in 0..4 {
-        let direction: Vec<f32> =
-            bytes(gradient.len(), direction).iter().map(|&byte| f32::from(byte) / 127.5 - 1.0).collect();
-        let slope: f64 = gradient.iter().zip(&direction).map(|(g, d)| f64::from(g * d)).sum();
-        let mut loss_at = |h: f32| {
-            let params = start.params.iter().zip(&direction).map(|(value, d)| value + h * d).collect();
-            network.restore(&Snapshot { params, buffers: start.buffers.clone() });
-            loss(&mut network, &images, &labels)
-        };
-        const H: f32 = 2e-3;
-        let difference = (loss_at(H) - loss_at(-H)) / f64::from(2.0 * H);
-        assert!(
-            (difference - slope).abs() < 1e-3 * slope.abs().max(1.0),
-            "{difference}, and the gradient says {slope}"
-        );
-    }
+    ));
+}
+
+/// In tiles of four results and of three; the last convolution has more weights than activations, so that its gradient is
+/// summed by panels.
+const BY_WINOGRAD: &str = r#"
+    { layer = "conv2d", filters = 20, kernel = 3 },
+    { layer = "avg_pool2d" },
+    { layer = "residual", layers = [
+        { layer = "conv2d", filters = 20, kernel = 3 },
+        { layer = "batch_norm" },
+        { layer = "silu" },
+    ] },
+    { layer = "avg_pool2d" },
+    { layer = "conv2d", filters = 96, kernel = 3 },
+    { layer = "batch_norm" },
+    { layer = "gelu" },
+    { layer = "conv2d", filters = 96, kernel = 3 },
+    { layer = "silu" },
+    { layer = "flatten" },
+    { layer = "dense", units = "classes" },
+"#;
+
+#[test]
+fn central_differences_confirm_the_gradient_by_winograd() {
+    let grey = spec(BY_WINOGRAD);
+    central_differences_confirm_the_gradient_of(&grey);
+    // Sixteen channels of input are padded as they are: the first layer, too.
+    let mut many = grey.clone();
+    many.input.channels = 16;
+    central_differences_confirm_the_gradient_of(&many);
+    let threads = threads(1);
+    let paths =
+        |spec| build(spec, 32, &threads).operations(32).into_iter().filter(|o| o.path.ends_with("winograd")).count();
+    assert_eq!([paths(&grey), paths(&many)], [3, 4]);
 }
 
 /// Dropout that drops nothing keeps max pooling out of the normalisation's pass. What is pooled is the same to the bit; the

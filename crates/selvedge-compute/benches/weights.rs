@@ -1,5 +1,5 @@
-//! What a training step does for its weights beside the large products: the gradient of a network's first layer, the
-//! forms that passes read weights in, and a batch normalisation's numbers between its passes.
+//! What a training step does beside the large products: a network's first layer, the forms that passes read weights in, and
+//! a batch normalisation's numbers between its passes.
 //!
 //! On one thread; weights are those of a 3x3 convolution of 64 to 64 channels. Figures count the bytes read and written,
 //! but for the first layer, where they count operations as those of `conv` do.
@@ -8,28 +8,51 @@ mod common;
 
 use common::numbers;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use selvedge_compute::conv::{self, Conv2dShape, PANEL, pack, regroup};
+use selvedge_compute::conv::{self, Conv2dShape, PANEL, Training, pack, regroup, windows};
 use selvedge_compute::norm::{self, Normalisation};
-use selvedge_compute::simd::Element;
 use selvedge_compute::{AlignedVec, BLOCK, BlockShape, bf16};
 
-/// Weights and bias from the pooled gradient, on one block.
-fn first_layer<E: Element>(criterion: &mut Criterion) {
+/// The layer next to the input on one block: in f32, and in bf16 on AMX, whose input is windows of pixels.
+fn first_layer(criterion: &mut Criterion) {
     let shape = Conv2dShape::same(BlockShape::input(28, 28, 1), 16, [3, 3], 1);
-    let (x, dy) = (numbers::<f32>(shape.input.len()), numbers::<E>(BlockShape::new(14, 14, 16).len()));
-    let mut winners = AlignedVec::<u16>::zeroed(dy.len());
+    let (pooled, ops) = (BlockShape::new(14, 14, 16), (2 * shape.multiply_adds() * BLOCK) as u64);
+    let mut winners = AlignedVec::<u16>::zeroed(pooled.len());
     winners.iter_mut().enumerate().for_each(|(i, winner)| *winner = (i * 7919 % 4) as u16);
     let (mut dweights, mut dbias) = (numbers::<f32>(shape.weights_len()), numbers::<f32>(16));
     let mut group = criterion.benchmark_group("conv/backward_first_layer");
-    group.throughput(Throughput::Elements((2 * shape.multiply_adds() * BLOCK) as u64));
-    let element = if E::IS_BF16 { "bf16" } else { "f32" };
+    group.throughput(Throughput::Elements(ops));
+    let (x, dy) = (numbers::<f32>(shape.input.len()), numbers::<f32>(pooled.len()));
     for cpu in common::vector_cpus() {
-        group.bench_function(BenchmarkId::new(element, cpu.isa()), |bencher| {
+        group.bench_function(BenchmarkId::new("f32", cpu.isa()), |bencher| {
             bencher.iter(|| {
                 conv::backward_first_layer(cpu, &shape, &x, &dy, &winners, 1.0, &mut dweights, Some(&mut dbias));
             });
         });
     }
+    group.finish();
+    let Some(cpu) = common::amx() else { return };
+    let mut group = criterion.benchmark_group("conv/windows");
+    group.throughput(Throughput::Elements(ops));
+    let (panels, bias) = (numbers::<f32>(shape.weights_len()), numbers::<f32>(16));
+    let (mut weights, mut y) = (AlignedVec::zeroed(windows::packed_len(&shape)), numbers::<bf16>(pooled.len()));
+    windows::pack(cpu, &shape, &panels, &mut weights);
+    let (mut x, dy) = (numbers::<bf16>(windows::shape(&shape).len()), numbers::<bf16>(pooled.len()));
+    group.bench_function("forward", |bencher| {
+        bencher.iter(|| {
+            let training = Some(Training { winners: &mut winners, dropout: None });
+            windows::forward(cpu, &shape, &x, &weights, Some(&bias), 0..pooled.height, &mut y, training);
+        });
+    });
+    group.bench_function("backward", |bencher| {
+        bencher.iter(|| {
+            windows::backward(cpu, &shape, &x, &dy, &winners, 1.0, &mut dweights, Some(&mut dbias));
+        });
+    });
+    let images = vec![7; BLOCK * 28 * 28];
+    group.throughput(Throughput::BytesDecimal((images.len() + size_of_val(&x[..])) as u64));
+    group.bench_function("fill", |bencher| {
+        bencher.iter(|| windows::fill(cpu, &shape, &images, [BLOCK; 2], 0.0125, -0.75, &mut x));
+    });
     group.finish();
 }
 
@@ -93,6 +116,6 @@ fn channels(criterion: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = common::settings();
-    targets = first_layer::<f32>, first_layer::<bf16>, packing, channels
+    targets = first_layer, packing, channels
 }
 criterion_main!(benches);

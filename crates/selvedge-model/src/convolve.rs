@@ -205,7 +205,7 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
             if conv.reads_windows() {
                 windows::backward(cpu, shape, view(x), view(dy), view(winners), scale, dweights, dbias);
             } else {
-                conv::backward_first_layer::<E>(cpu, shape, view(x), view(dy), view(winners), scale, dweights, dbias);
+                conv::backward_first_layer(cpu, shape, view(x), view(dy), view(winners), scale, dweights, dbias);
             }
             return;
         }

@@ -166,11 +166,11 @@ unsafe fn window_sums<S: Simd>(s: S, rows: &Rows, at: usize, taps: &[S::V; 9]) -
 ///
 /// # Panics
 /// If the layer is not of this form, or a slice is not as long as the shape says.
-pub fn backward_first_layer<E: Element>(
+pub fn backward_first_layer(
     cpu: Cpu,
     shape: &Conv2dShape,
     x: &[f32],
-    dy: &[E],
+    dy: &[f32],
     winners: &[u16],
     scale: f32,
     dweights: &mut [f32],
@@ -188,17 +188,17 @@ pub fn backward_first_layer<E: Element>(
     dispatch(cpu, BackwardFirst { shape, x, dy, winners, scale, dweights, dbias });
 }
 
-struct BackwardFirst<'a, E> {
+struct BackwardFirst<'a> {
     shape: &'a Conv2dShape,
     x: &'a [f32],
-    dy: &'a [E],
+    dy: &'a [f32],
     winners: &'a [u16],
     scale: f32,
     dweights: &'a mut [f32],
     dbias: Option<&'a mut [f32]>,
 }
 
-impl<E: Element> Kernel for BackwardFirst<'_, E> {
+impl Kernel for BackwardFirst<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
@@ -218,7 +218,7 @@ impl<E: Element> Kernel for BackwardFirst<'_, E> {
                         // at most the width + 1, which `Rows` holds.
                         unsafe {
                             let winner = s.load_u16(self.winners.as_ptr().add(from));
-                            let dy = s.mul(E::load(s, self.dy.as_ptr().add(from)), scale);
+                            let dy = s.mul(s.load(self.dy.as_ptr().add(from)), scale);
                             for pixel in 0..4 {
                                 let (py, px) = (pixel / 2, pixel % 2);
                                 let dy = s.select(s.eq_u(winner, s.splat_u(pixel as u32)), dy, s.zero());

@@ -1,14 +1,7 @@
 //! F(3, 3) at the points 0, a, −a, b, ∞.
 
-use std::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
-
-use super::transform::{Linear, Transform, scaled, scaled_plus, sum_and_difference};
+use super::transform::{A, B, Linear, Transform, plus_and_minus, scaled, scaled_plus, sum_and_difference};
 use crate::simd::Simd;
-
-/// The point a = 1/√2.
-const A: f32 = FRAC_1_SQRT_2;
-/// The point b = √2 = 1/a.
-const B: f32 = SQRT_2;
 
 pub(super) struct F3;
 
@@ -56,14 +49,8 @@ pub(super) struct OutputGradient;
 impl Linear<3, 5> for OutputGradient {
     #[inline(always)]
     fn times<S: Simd>(s: S, [y0, y1, y2]: [S::V; 3]) -> [S::V; 5] {
-        let even = scaled_plus(s, 0.5, y2, y0);
-        [
-            y0,
-            scaled_plus(s, A, y1, even),
-            scaled_plus(s, -A, y1, even),
-            scaled_plus(s, 2.0, y2, scaled_plus(s, B, y1, y0)),
-            y2,
-        ]
+        let [a, minus_a] = plus_and_minus(s, A, y1, scaled_plus(s, 0.5, y2, y0));
+        [y0, a, minus_a, scaled_plus(s, 2.0, y2, scaled_plus(s, B, y1, y0)), y2]
     }
 }
 

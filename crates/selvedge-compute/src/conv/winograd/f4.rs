@@ -1,14 +1,7 @@
 //! F(4, 3) at the points 0, a, −a, b, −b, ∞.
 
-use std::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
-
-use super::transform::{Linear, Transform, scaled, scaled_plus, sum_and_difference};
+use super::transform::{A, B, Linear, Transform, plus_and_minus, scaled, scaled_plus, sum_and_difference};
 use crate::simd::Simd;
-
-/// The point a = 1/√2.
-const A: f32 = FRAC_1_SQRT_2;
-/// The point b = √2 = 1/a.
-const B: f32 = SQRT_2;
 
 pub(super) struct F4;
 
@@ -29,14 +22,9 @@ impl Linear<6, 6> for Input {
         let (even_a, odd_a) = (scaled_plus(s, -2.0, d2, d4), scaled_plus(s, -2.0, d1, d3));
         let (even_b, odd_b) = (scaled_plus(s, -0.5, d2, d4), scaled_plus(s, -0.5, d1, d3));
         let infinity = scaled_plus(s, -2.5, d3, s.add(d1, d5));
-        [
-            zero,
-            scaled_plus(s, A, odd_a, even_a),
-            scaled_plus(s, -A, odd_a, even_a),
-            scaled_plus(s, B, odd_b, even_b),
-            scaled_plus(s, -B, odd_b, even_b),
-            infinity,
-        ]
+        let [a, minus_a] = plus_and_minus(s, A, odd_a, even_a);
+        let [b, minus_b] = plus_and_minus(s, B, odd_b, even_b);
+        [zero, a, minus_a, b, minus_b, infinity]
     }
 }
 
@@ -63,14 +51,9 @@ impl Linear<4, 6> for OutputGradient {
     fn times<S: Simd>(s: S, [y0, y1, y2, y3]: [S::V; 4]) -> [S::V; 6] {
         let (even_a, odd_a) = (scaled_plus(s, 0.5, y2, y0), scaled_plus(s, 0.5, y3, y1));
         let (even_b, odd_b) = (scaled_plus(s, 2.0, y2, y0), scaled_plus(s, 2.0, y3, y1));
-        [
-            y0,
-            scaled_plus(s, A, odd_a, even_a),
-            scaled_plus(s, -A, odd_a, even_a),
-            scaled_plus(s, B, odd_b, even_b),
-            scaled_plus(s, -B, odd_b, even_b),
-            y3,
-        ]
+        let [a, minus_a] = plus_and_minus(s, A, odd_a, even_a);
+        let [b, minus_b] = plus_and_minus(s, B, odd_b, even_b);
+        [y0, a, minus_a, b, minus_b, y3]
     }
 }
 

@@ -14,7 +14,14 @@
 //! grow nor cancel much. Measured on 64 channels behind a ReLU, the root mean square of the error is 6.7e-7 of that of the
 //! results for either; with the usual points 0, ±1, ±2 it is 1.4e-6 for m = 4, and a sum without transforms has 3.1e-7.
 
+use std::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
+
 use crate::simd::Simd;
+
+/// The point a = 1/√2.
+pub(super) const A: f32 = FRAC_1_SQRT_2;
+/// The point b = √2 = 1/a.
+pub(super) const B: f32 = SQRT_2;
 
 /// The steps of F(M, 3), with N = M + 2 points. The gradient of a step is its transpose.
 pub(super) trait Transform<const M: usize, const N: usize> {
@@ -113,4 +120,10 @@ pub(super) fn scaled<S: Simd>(s: S, c: f32, x: S::V) -> S::V {
 #[inline(always)]
 pub(super) fn scaled_plus<S: Simd>(s: S, c: f32, x: S::V, y: S::V) -> S::V {
     s.mul_add(s.splat(c), x, y)
+}
+
+/// even ± c · odd: what two points that differ in their sign have in common.
+#[inline(always)]
+pub(super) fn plus_and_minus<S: Simd>(s: S, c: f32, odd: S::V, even: S::V) -> [S::V; 2] {
+    [scaled_plus(s, c, odd, even), scaled_plus(s, -c, odd, even)]
 }

@@ -26,7 +26,8 @@ const F32: u64 = 4;
 /// Operations and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
-    /// Floating-point operations that are needed: products with the padding of a convolution are left out.
+    /// Floating-point operations that are needed: products with the padding of a convolution are left out, and of Winograd's
+    /// algorithm those that it takes are counted.
     pub flops: u64,
     /// The same with the taps on the padding, as other libraries' figures count them.
     pub nominal_flops: u64,

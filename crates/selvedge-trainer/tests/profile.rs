@@ -76,8 +76,8 @@ fn a_profile_adds_up() {
     let operations = report["operations"].as_array().unwrap();
     let passes: Vec<&str> = operations.iter().map(|row| row["pass"].as_str().unwrap()).collect();
     assert_eq!(passes, ["forward", "backward_data", "backward_weights"]);
-    // 32 images of 10x10 pixels: of 30 x 30 taps in each direction, 28 x 28 are on the image.
-    assert_eq!(operations[0]["figure"]["flops"], 2 * 32 * 28 * 28 * 16 * 16);
+    // 32 images of 10x10 pixels: 30 x 30 taps. By Winograd's algorithm 3 x 3 tiles of 6 x 6 points are multiplied.
+    assert_eq!(operations[0]["figure"]["flops"], 2 * 32 * 3 * 3 * 36 * 16 * 16);
     assert_eq!(operations[0]["figure"]["nominal_flops"], 2 * 32 * 30 * 30 * 16 * 16);
 
     let recipe = &report["recipe"];

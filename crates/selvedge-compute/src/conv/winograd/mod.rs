@@ -1,8 +1,8 @@
 //! Convolutions of 3x3 weights in f32 by Winograd's algorithm: 2.25 multiply-adds for a result and channel instead of 9.
 //!
-//! Tiles of the input become 6 × 6 numbers, one for each pair of points ([`transform`]), a convolution a product at each
+//! Tiles of the input become 6 × 6 numbers, one for each pair of points (`transform.rs`), a convolution a product at each
 //! point, and the products tiles of 4 × 4 results. At one point a tile of a block is a matrix with a row for each image, so
-//! what multiplies is the same tile of registers as without transforms ([`super::tile`]).
+//! what multiplies is the same tile of registers as without transforms (`conv/tile.rs`).
 //!
 //! | pass | at each point | transforms |
 //! |---|---|---|

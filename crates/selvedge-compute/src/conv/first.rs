@@ -8,11 +8,14 @@
 
 use std::ops::Range;
 
-use super::pooled::{Training, largest, store};
+use super::pooled::{Training, check, largest, pooled_shape, store};
 use super::{Conv2dShape, PANEL};
 use crate::cpu::Cpu;
 use crate::layout::{BLOCK, BlockShape};
 use crate::simd::{Element, Kernel, Simd, dispatch, math};
+
+/// Pixels of a window.
+pub(super) const WINDOW: [usize; 2] = [2, 2];
 
 /// The widest image that [`Rows`] holds.
 const MAX_WIDTH: usize = 62;
@@ -25,18 +28,15 @@ const MAX_WIDTH: usize = 62;
 /// assert!(is_first_layer(&shape, [2, 2]) && !is_first_layer(&shape, [3, 3]));
 /// ```
 pub fn is_first_layer(shape: &Conv2dShape, window: [usize; 2]) -> bool {
-    let Conv2dShape { input, kernel, stride, padding, .. } = shape;
+    let Conv2dShape { input, output, kernel, stride, padding } = shape;
     input.channel_stride == 1
+        && [output.height, output.width] == [input.height, input.width]
+        && output.channel_stride.is_multiple_of(PANEL)
         && *kernel == [3, 3]
         && *stride == 1
         && *padding == [1, 1]
-        && window == [2, 2]
+        && window == WINDOW
         && input.width <= MAX_WIDTH
-}
-
-/// The pooled output's shape.
-fn pooled(shape: &Conv2dShape) -> BlockShape {
-    BlockShape::new(shape.output.height / 2, shape.output.width / 2, shape.output.channels)
 }
 
 /// The four rows that a row of windows sees, `[row][column][image]`, with a pixel of zeros on either side.
@@ -79,19 +79,10 @@ pub(super) struct ForwardFirst<'a, Y> {
 impl<Y: Element> ForwardFirst<'_, Y> {
     /// Compares every length with the shape.
     pub(super) fn check(&self) {
-        let pooled = pooled(self.shape);
-        let rows = &self.rows;
         assert_eq!(self.x.len(), self.shape.input.len(), "the source's length and that of {:?}", self.shape.input);
         assert_eq!(self.weights.len(), self.shape.weights_len(), "the weights' length and that of {:?}", self.shape);
-        assert!(rows.start <= rows.end && rows.end <= pooled.height, "rows {rows:?} of {pooled:?}");
         assert!((1..=BLOCK).contains(&self.images), "{} images of a block of {BLOCK}", self.images);
-        assert_eq!(self.y.len(), rows.len() * pooled.row(), "the length of y and that of rows {rows:?} of {pooled:?}");
-        if let Some(training) = &self.training {
-            training.check(self.y.len());
-        }
-        if let Some(bias) = self.bias {
-            assert_eq!(bias.len(), pooled.channel_stride, "the bias' length and the channel stride");
-        }
+        check(&pooled_shape(self.shape, WINDOW), &self.rows, self.bias, self.y, &self.training);
     }
 }
 
@@ -99,7 +90,7 @@ impl<Y: Element> Kernel for ForwardFirst<'_, Y> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
-        let pooled = pooled(self.shape);
+        let pooled = pooled_shape(self.shape, WINDOW);
         let draws = Training::draws(&self.training, s);
         let mut rows = Rows::new();
         for y in self.rows.clone() {
@@ -176,8 +167,8 @@ pub fn backward_first_layer(
     dweights: &mut [f32],
     dbias: Option<&mut [f32]>,
 ) {
-    assert!(is_first_layer(shape, [2, 2]), "a first layer is needed, not {shape:?}");
-    let pooled = pooled(shape);
+    assert!(is_first_layer(shape, WINDOW), "a first layer is needed, not {shape:?}");
+    let pooled = pooled_shape(shape, WINDOW);
     assert_eq!(x.len(), shape.input.len(), "the length of x and that of {:?}", shape.input);
     assert_eq!(dy.len(), pooled.len(), "the length of dy and that of {pooled:?}");
     assert_eq!(winners.len(), pooled.len(), "the length of winners and that of {pooled:?}");
@@ -202,7 +193,7 @@ impl Kernel for BackwardFirst<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
-        let pooled = pooled(self.shape);
+        let pooled = pooled_shape(self.shape, WINDOW);
         let mut rows = Rows::new();
         let scale = s.splat(self.scale);
         for y in 0..pooled.height {

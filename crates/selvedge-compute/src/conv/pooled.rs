@@ -85,10 +85,29 @@ pub(super) unsafe fn store<S: Simd, Y: Element>(
     }
 }
 
-/// The shape that pooling over windows of `window` pixels leaves of a convolution's output.
+/// The shape that pooling over windows of `window` pixels leaves of a convolution's output, whose channel stride it keeps.
 pub(super) fn pooled_shape(shape: &Conv2dShape, window: [usize; 2]) -> BlockShape {
-    let BlockShape { height, width, channels, .. } = shape.output;
-    BlockShape::new(height / window[0], width / window[1], channels)
+    let BlockShape { height, width, .. } = shape.output;
+    BlockShape { height: height / window[0], width: width / window[1], ..shape.output }
+}
+
+/// Compares what a pass writes of a tensor of shape `pooled`, and its bias, with the shape.
+#[track_caller]
+pub(super) fn check<Y>(
+    pooled: &BlockShape,
+    rows: &Range<usize>,
+    bias: Option<&[f32]>,
+    y: &[Y],
+    training: &Option<Training<'_>>,
+) {
+    assert!(rows.start <= rows.end && rows.end <= pooled.height, "rows {rows:?} of {pooled:?}");
+    assert_eq!(y.len(), rows.len() * pooled.row(), "the length of y and that of rows {rows:?} of {pooled:?}");
+    if let Some(training) = training {
+        training.check(y.len());
+    }
+    if let Some(bias) = bias {
+        assert_eq!(bias.len(), pooled.channel_stride, "the bias' length and the channel stride");
+    }
 }
 
 /// Rows `rows` of the pooled output.
@@ -119,14 +138,7 @@ impl<'a, P: Product, Y: Element> ForwardPooled<'a, P, Y> {
         assert!((1..=MAX_WINDOW).contains(&(window[0] * window[1])), "a window of {window:?}");
         let shape = gather.shape;
         let pooled = pooled_shape(shape, window);
-        assert!(rows.start <= rows.end && rows.end <= pooled.height, "rows {rows:?} of {pooled:?}");
-        assert_eq!(y.len(), rows.len() * pooled.row(), "the length of y and that of rows {rows:?} of {pooled:?}");
-        if let Some(training) = &training {
-            training.check(y.len());
-        }
-        if let Some(bias) = bias {
-            assert_eq!(bias.len(), shape.output.channel_stride, "the bias' length and the channel stride");
-        }
+        check(&pooled, &rows, bias, y, &training);
         gather.check(&(0..shape.output.height), shape.output.len());
         Self { window, gather, bias, pooled, rows, y, training }
     }

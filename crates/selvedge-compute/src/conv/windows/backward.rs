@@ -2,8 +2,10 @@
 
 use half::bf16;
 
+use super::super::first::WINDOW;
+use super::super::pooled::pooled_shape;
 use super::super::{Conv2dShape, PANEL};
-use super::{pooled, shape};
+use super::shape;
 use crate::amx::{Depth, ROWS, Registers, with_tiles};
 use crate::cpu::Cpu;
 
@@ -21,8 +23,8 @@ pub fn backward(
     dweights: &mut [f32],
     dbias: Option<&mut [f32]>,
 ) {
-    let pooled = pooled(layer);
     assert_eq!(x.len(), shape(layer).len(), "the length of x and that of {layer:?}");
+    let pooled = pooled_shape(layer, WINDOW);
     assert_eq!(dy.len(), pooled.len(), "the length of dy and that of {pooled:?}");
     assert_eq!(winners.len(), pooled.len(), "the length of winners and that of {pooled:?}");
     assert_eq!(dweights.len(), layer.weights_len(), "the gradient's length and that of {layer:?}");

@@ -7,9 +7,10 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::super::pooled::{Training, largest, store};
+use super::super::first::WINDOW;
+use super::super::pooled::{Training, check, largest, pooled_shape, store};
 use super::super::{Conv2dShape, PANEL, Part};
-use super::{PANEL_LEN, SEEN, packed_len, pooled};
+use super::{PANEL_LEN, SEEN, packed_len};
 use crate::amx::windows::{PIXELS, TILE};
 use crate::amx::{Depth, ROWS, Registers, Tiles, windows, with_tiles};
 use crate::cpu::Cpu;
@@ -33,18 +34,11 @@ pub fn forward<Y: Element>(
     training: Option<Training<'_>>,
 ) {
     let Part { rows, images } = part.into();
-    let pooled = pooled(layer);
-    assert!(rows.start <= rows.end && rows.end <= pooled.height, "rows {rows:?} of {pooled:?}");
     assert!((1..=BLOCK).contains(&images), "{images} images of a block of {BLOCK}");
     assert_eq!(x.len(), super::shape(layer).len(), "the length of x and that of {layer:?}");
     assert_eq!(weights.len(), packed_len(layer), "the weights' length and that of {layer:?}");
-    assert_eq!(y.len(), rows.len() * pooled.row(), "the length of y and that of rows {rows:?} of {pooled:?}");
-    if let Some(training) = &training {
-        training.check(y.len());
-    }
-    if let Some(bias) = bias {
-        assert_eq!(bias.len(), pooled.channel_stride, "the bias' length and the channel stride");
-    }
+    let pooled = pooled_shape(layer, WINDOW);
+    check(&pooled, &rows, bias, y, &training);
     with_tiles(cpu, Depth::Sixteen, Registers::Windows, images, |tiles| {
         dispatch(cpu, Forward { tiles, pooled, x, weights, bias, rows, images, y, training });
     });

@@ -24,6 +24,8 @@ mod tests;
 
 use half::bf16;
 
+use super::first::WINDOW;
+use super::pooled::pooled_shape;
 use super::{Conv2dShape, PANEL, is_first_layer};
 use crate::amx::windows::PIXELS;
 use crate::cpu::{Cpu, Isa};
@@ -44,13 +46,9 @@ const PANEL_LEN: usize = PIXELS * SEEN * PANEL;
 /// # Panics
 /// If the layer is not of this form.
 pub fn shape(layer: &Conv2dShape) -> BlockShape {
-    assert!(is_first_layer(layer, [2, 2]), "a first layer is needed, not {layer:?}");
-    BlockShape::new(layer.output.height / 2, layer.output.width / 2, SEEN)
-}
-
-/// The pooled output's shape.
-fn pooled(layer: &Conv2dShape) -> BlockShape {
-    BlockShape { channels: layer.output.channels, channel_stride: layer.output.channel_stride, ..shape(layer) }
+    assert!(is_first_layer(layer, WINDOW), "a first layer is needed, not {layer:?}");
+    let BlockShape { height, width, .. } = pooled_shape(layer, WINDOW);
+    BlockShape::new(height, width, SEEN)
 }
 
 /// Elements of the packed weights.

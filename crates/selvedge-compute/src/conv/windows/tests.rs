@@ -70,14 +70,14 @@ impl Case {
 
     /// The logical number of an output.
     fn output_at(&self, window: usize, pixel: usize, channel: usize) -> usize {
-        let (output, width) = (&self.layer.output, pooled(&self.layer).width);
+        let (output, width) = (&self.layer.output, pooled_shape(&self.layer, WINDOW).width);
         let (y, x) = (window / width * 2 + pixel / 2, window % width * 2 + pixel % 2);
         (y * output.width + x) * output.channels + channel
     }
 
     /// Calls `f` with window, image, channel and place of each element of the pooled output that is no padding.
     fn for_each_pooled(&self, mut f: impl FnMut(usize, usize, usize, usize)) {
-        let pooled = pooled(&self.layer);
+        let pooled = pooled_shape(&self.layer, WINDOW);
         for at in 0..pooled.len() {
             let (image, channel) = pooled.image_and_channel(at);
             if channel < pooled.channels {
@@ -87,7 +87,7 @@ impl Case {
     }
 
     fn run<Y: Element>(&self, images: usize, mask: Option<&DropoutMask>) -> (Vec<Y>, Vec<u16>) {
-        let pooled = pooled(&self.layer);
+        let pooled = pooled_shape(&self.layer, WINDOW);
         let (mut y, mut winners) = (vec![Y::from_f32(7.0); pooled.len()], vec![77; pooled.len()]);
         let cut = pooled.height / 2;
         let (upper, lower) = y.split_at_mut(cut * pooled.row());
@@ -151,7 +151,7 @@ fn bf16_results_match_the_reference() {
 fn dropout_in_the_pass_equals_dropout_behind_it() {
     let mask = DropoutMask { key: 5, first_image: 64, rate: 0.25 };
     for case in cases() {
-        let pooled = pooled(&case.layer);
+        let pooled = pooled_shape(&case.layer, WINDOW);
         let (plain, plain_winners) = case.run::<f32>(BLOCK, None);
         let mut want = plain.clone();
         dropout::apply_in_place(case.cpu, &pooled, 0..pooled.height, &mask, &mut want);
@@ -169,7 +169,7 @@ fn dropout_in_the_pass_equals_dropout_behind_it() {
 fn the_gradient_matches_the_reference() {
     for case in cases() {
         let Case { layer, .. } = &case;
-        let pooled = pooled(layer);
+        let pooled = pooled_shape(layer, WINDOW);
         let mut numbers = Numbers::new(layer.input.width as u64);
         let dy = numbers.block::<bf16>(&pooled);
         let winners: Vec<u16> =

@@ -120,8 +120,8 @@ impl<'a, T: Transform<M, N>, const M: usize, const N: usize> GradientPass<'a, T,
                 // SAFETY: `at` and a vector behind it lie in a point's sums of the panel, and behind the first of the kept
                 // channels in each tap of the panel of the gradient.
                 unsafe {
-                    let point = channels * PANEL;
-                    let sums = Strided { first: panel_sums.as_ptr().add(at), steps: [N * point, point] };
+                    let point = (channels * PANEL) as isize;
+                    let sums = Strided { first: panel_sums.as_ptr().add(at), steps: [N as isize * point, point] };
                     let taps = both::<S, T::WeightsGradient, N, 3>(s, &sums);
                     for (row, taps) in taps.into_iter().enumerate() {
                         for (column, mut tap) in taps.into_iter().enumerate() {

@@ -29,7 +29,7 @@ use std::ops::Range;
 use super::pooled::pooled_shape;
 use super::{Blocks, Conv2dShape, Epilogue, MAX_WINDOW, Onto, PANEL, Part, Training};
 use crate::cpu::Cpu;
-use crate::layout::{BLOCK, BlockShape, padded_channels};
+use crate::layout::{BLOCK, BlockShape};
 use crate::scratch;
 use crate::simd::{Element, dispatch};
 
@@ -38,6 +38,7 @@ use f4::F4;
 use gradient::GradientPass;
 use outputs::{Outputs, Pooled, Rows};
 use products::TilePass;
+use weights::{Transformed, Turned};
 
 /// Winograd's algorithm for a shape.
 ///
@@ -112,7 +113,7 @@ impl Winograd {
         let fits = shape.kernel == [3, 3]
             && shape.stride == 1
             && shape.padding.iter().all(|&padding| padding < 3)
-            && shape.input.channel_stride.is_multiple_of(PANEL);
+            && [shape.input, shape.output].iter().all(|tensor| tensor.channel_stride.is_multiple_of(PANEL));
         let holds = |size: &TileSize| window.iter().all(|&w| w > 0 && size.results().is_multiple_of(w));
         let products = |size: &TileSize| size.tiles(results) * size.points().pow(2);
         let tile = TileSize::ALL.into_iter().filter(|size| fits && holds(size)).min_by_key(products)?;
@@ -166,12 +167,7 @@ impl Winograd {
         let of_rows =
             [[&input, &output], [&output, &input]].map(|[from, to]| products::scratch_len(self.points(), from, to));
         let of_gradient = gradient::scratch_len(self.points(), &self.shape, self.shape.panels());
-        of_rows
-            .into_iter()
-            .max()
-            .unwrap_or(0)
-            .max(of_gradient)
-            .max(self.shape.taps() * padded_channels(output.channels) * PANEL)
+        of_rows[0].max(of_rows[1]).max(of_gradient).max(self.transposed_panel_len())
     }
 
     /// U = G W Gᵀ of panels, as many as `panels` has, to as many of the transformed ones.
@@ -179,15 +175,20 @@ impl Winograd {
     /// # Panics
     /// If the slices are not whole panels, or not equally many.
     pub fn transform_weights(&self, cpu: Cpu, panels: &[f32], to: &mut [f32]) {
-        weights::check(self, self.shape.input.channel_stride, panels.len(), to.len());
+        self.transform(cpu, panels, to, self.shape.input.channel_stride, Turned::No);
+    }
+
+    fn transform(&self, cpu: Cpu, panels: &[f32], to: &mut [f32], channels: usize, turned: Turned) {
+        weights::check(self, channels, panels.len(), to.len());
         match self.tile {
-            TileSize::Three => {
-                dispatch(cpu, weights::Transformed::<F3, 3, 5>::new(panels, to, self.shape.input.channel_stride))
-            }
-            TileSize::Four => {
-                dispatch(cpu, weights::Transformed::<F4, 4, 6>::new(panels, to, self.shape.input.channel_stride))
-            }
+            TileSize::Three => dispatch(cpu, Transformed::<F3, 3, 5>::new(panels, to, channels, turned)),
+            TileSize::Four => dispatch(cpu, Transformed::<F4, 4, 6>::new(panels, to, channels, turned)),
         }
+    }
+
+    /// Elements of a panel of transposed weights before they are transformed, `[tap][out][16]`.
+    fn transposed_panel_len(&self) -> usize {
+        self.shape.taps() * self.shape.output.channel_stride * PANEL
     }
 
     /// Panel `panel`, of `shape.input.channel_stride / 16`, of the weights for [`Winograd::backward_data`] from all panels.
@@ -195,17 +196,10 @@ impl Winograd {
     /// # Panics
     /// If a slice is not as long as the shape says.
     pub fn transpose_weights(&self, cpu: Cpu, panels: &[f32], panel: usize, to: &mut [f32]) {
-        let outputs = self.shape.output.channel_stride;
-        let len = self.shape.taps() * outputs * PANEL;
-        weights::check(self, outputs, len, to.len());
-        scratch::with(len, |transposed| {
+        scratch::with(self.transposed_panel_len(), |transposed| {
             super::pack::transpose_panel(&self.shape, panels, panel, transposed);
             // A result of the data pass meets the taps in the opposite order.
-            turn_round(transposed, outputs * PANEL);
-            match self.tile {
-                TileSize::Three => dispatch(cpu, weights::Transformed::<F3, 3, 5>::new(transposed, to, outputs)),
-                TileSize::Four => dispatch(cpu, weights::Transformed::<F4, 4, 6>::new(transposed, to, outputs)),
-            }
+            self.transform(cpu, transposed, to, self.shape.output.channel_stride, Turned::Round);
         });
     }
 
@@ -224,13 +218,7 @@ impl Winograd {
     ) {
         let Part { rows, images } = part.into();
         let outputs = Rows::new(&self.shape.output, epilogue, rows, y);
-        self.run(
-            cpu,
-            Tensors { from: &self.shape.input, to: &self.shape.output, before: self.shape.padding },
-            [x, weights],
-            images,
-            outputs,
-        );
+        self.run(cpu, self.forward_tensors(), [x, weights], images, outputs);
     }
 
     /// [`super::forward_pooled`] with weights from [`Winograd::transform_weights`].
@@ -255,13 +243,7 @@ impl Winograd {
             self.tile()
         );
         let outputs = Pooled::new(&self.shape, window, bias, rows, y, training);
-        self.run(
-            cpu,
-            Tensors { from: &self.shape.input, to: &self.shape.output, before: self.shape.padding },
-            [x, weights],
-            images,
-            outputs,
-        );
+        self.run(cpu, self.forward_tensors(), [x, weights], images, outputs);
     }
 
     /// [`super::backward_data`] with weights from [`Winograd::transpose_weights`].
@@ -278,13 +260,12 @@ impl Winograd {
     ) {
         let outputs = Rows::new(&self.shape.input, Epilogue::NONE, rows, dx);
         let before = self.shape.padding.map(|padding| 2 - padding);
-        self.run(
-            cpu,
-            Tensors { from: &self.shape.output, to: &self.shape.input, before },
-            [dy, transposed],
-            BLOCK,
-            outputs,
-        );
+        let tensors = Tensors { from: &self.shape.output, to: &self.shape.input, before };
+        self.run(cpu, tensors, [dy, transposed], BLOCK, outputs);
+    }
+
+    fn forward_tensors(&self) -> Tensors<'_> {
+        Tensors { from: &self.shape.input, to: &self.shape.output, before: self.shape.padding }
     }
 
     fn run<O: Outputs>(&self, cpu: Cpu, tensors: Tensors<'_>, operands: [&[f32]; 2], images: usize, outputs: O) {
@@ -327,13 +308,4 @@ struct Tensors<'a> {
     to: &'a BlockShape,
     /// Rows and columns of zeros before the tensor that is read, as the one that is written sees it.
     before: [usize; 2],
-}
-
-/// The last tap first.
-fn turn_round(weights: &mut [f32], tap: usize) {
-    let taps = weights.len() / tap;
-    for first in 0..taps / 2 {
-        let (low, high) = weights.split_at_mut((taps - 1 - first) * tap);
-        low[first * tap..][..tap].swap_with_slice(&mut high[..tap]);
-    }
 }

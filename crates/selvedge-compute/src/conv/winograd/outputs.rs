@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::super::gather::Epilogue;
-use super::super::pooled::{Training, largest, pooled_shape, store};
+use super::super::pooled::{Training, check, largest, pooled_shape, store};
 use super::super::{Conv2dShape, MAX_WINDOW, PANEL};
 use super::transform::{Linear, Strided, both};
 use crate::dropout::Draws;
@@ -134,14 +134,7 @@ impl<'a, Y: Element> Pooled<'a, Y> {
         training: Option<Training<'a>>,
     ) -> Self {
         let shape = pooled_shape(conv, window);
-        assert!(rows.start <= rows.end && rows.end <= shape.height, "rows {rows:?} of {shape:?}");
-        assert_eq!(y.len(), rows.len() * shape.row(), "the length of y and that of rows {rows:?} of {shape:?}");
-        if let Some(training) = &training {
-            training.check(y.len());
-        }
-        if let Some(bias) = bias {
-            assert_eq!(bias.len(), shape.channel_stride, "the bias' length and the channel stride");
-        }
+        check(&shape, &rows, bias, y, &training);
         Self { window, shape, bias, rows, y, training }
     }
 }

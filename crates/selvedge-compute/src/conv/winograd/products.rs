@@ -110,7 +110,10 @@ impl<O: Outputs, T: Transform<M, N>, const M: usize, const N: usize> Kernel for 
                     for lane in (0..count * PANEL).step_by(S::LANES) {
                         let at = lane / PANEL * products.panel() + (tile - tiles.start) * images * PANEL + lane % PANEL;
                         let first = self.products.as_ptr().wrapping_add(at);
-                        let products = Strided { first, steps: [N * products.point(), products.point()] };
+                        let products = Strided {
+                            first,
+                            steps: [N * products.point(), products.point()].map(|step| step as isize),
+                        };
                         let place = Place { first: place(tile), channel: panel * PANEL + lane, images };
                         // SAFETY: the channels are the tensor's, and at each point there is a vector for each of the tile's
                         // images from `at` on.

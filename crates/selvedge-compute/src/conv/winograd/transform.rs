@@ -56,7 +56,7 @@ pub(super) trait Tile {
 #[derive(Clone, Copy)]
 pub(super) struct Strided {
     pub first: *const f32,
-    pub steps: [usize; 2],
+    pub steps: [isize; 2],
 }
 
 impl Strided {
@@ -70,7 +70,7 @@ impl Tile for Strided {
     #[inline(always)]
     unsafe fn load<S: Simd>(&self, s: S, row: usize, column: usize) -> S::V {
         // SAFETY: the caller's promise.
-        unsafe { s.load(self.first.add(row * self.steps[0] + column * self.steps[1])) }
+        unsafe { s.load(self.first.offset(row as isize * self.steps[0] + column as isize * self.steps[1])) }
     }
 }
 

@@ -23,17 +23,25 @@ pub(super) fn check(winograd: &Winograd, channels: usize, panels: usize, to: usi
     );
 }
 
+/// Whether the last tap is read first.
+#[derive(Clone, Copy)]
+pub(super) enum Turned {
+    No,
+    Round,
+}
+
 /// Panels `[tap][channel][16]` to `[point][channel][16]`.
 pub(super) struct Transformed<'a, T, const M: usize, const N: usize> {
     panels: &'a [f32],
     to: &'a mut [f32],
     channels: usize,
+    turned: Turned,
     transform: PhantomData<T>,
 }
 
 impl<'a, T: Transform<M, N>, const M: usize, const N: usize> Transformed<'a, T, M, N> {
-    pub(super) fn new(panels: &'a [f32], to: &'a mut [f32], channels: usize) -> Self {
-        Self { panels, to, channels, transform: PhantomData }
+    pub(super) fn new(panels: &'a [f32], to: &'a mut [f32], channels: usize, turned: Turned) -> Self {
+        Self { panels, to, channels, turned, transform: PhantomData }
     }
 }
 
@@ -48,7 +56,11 @@ impl<T: Transform<M, N>, const M: usize, const N: usize> Kernel for Transformed<
                 // SAFETY: `at` and a vector behind it lie in a tap, of which `chunks_exact` gives nine, and as many as there
                 // are points.
                 unsafe {
-                    let weights = Strided { first: panel.as_ptr().add(at), steps: [3 * tap, tap] };
+                    let (first, step) = match self.turned {
+                        Turned::No => (0, tap as isize),
+                        Turned::Round => ((TAPS - 1) * tap, -(tap as isize)),
+                    };
+                    let weights = Strided { first: panel.as_ptr().add(first + at), steps: [3 * step, step] };
                     let transformed = both::<S, T::Weights, 3, N>(s, &weights);
                     for (row, points) in transformed.into_iter().enumerate() {
                         for (column, u) in points.into_iter().enumerate() {

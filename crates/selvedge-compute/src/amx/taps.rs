@@ -5,9 +5,9 @@ use half::bf16;
 use super::Tiles;
 use super::slide::{LEFT, RIGHT};
 
-/// `C(tap) += Σ A(x + tap) · B(x)` for three taps, summed over the pixels of rows of blocks: A is X, 16 channels × 32
-/// images, B is dY, 16 pairs of images × 16 channels. Distances are in bytes; every tile is 1 KiB in one piece, and the
-/// tiles of a row of pixels follow each other.
+/// `C(tap) = Σ A(x + tap) · B(x)`, or added to C, for three taps, summed over the pixels of rows of blocks: A is X,
+/// 16 channels × 32 images, B is dY, 16 pairs of images × 16 channels. Distances are in bytes; every tile is 1 KiB in one
+/// piece, and the tiles of a row of pixels follow each other.
 ///
 /// For three products, one tile of A and one of B are loaded: A(x − 1) and A(x) were met before.
 ///
@@ -19,7 +19,7 @@ pub(crate) struct Taps {
     pub a: *const bf16,
     /// The B tile of the first pixel.
     pub b: *const bf16,
-    /// The first tap's tile of C, to which the sum is added.
+    /// The first tap's tile of C.
     pub c: *mut f32,
     /// From tap to tap of C. Rows of C lie 64 bytes apart.
     pub c_tap: usize,
@@ -37,6 +37,8 @@ pub(crate) struct Taps {
     /// Where the memory that later sums read begins, and how many lines of 64 bytes are asked for at each point.
     pub ahead: *const u8,
     pub lines: usize,
+    /// Whether the sum is added to what C holds, or overwrites it: 1 or 0.
+    pub add: usize,
     /// Blocks that are left, which the assembly keeps here.
     pub left: usize,
 }
@@ -96,17 +98,26 @@ unsafe fn run(taps: &mut Taps) {
             "mov {s64}, 64",
             "mov {c}, [{taps} + 16]",
             "mov {tap}, [{taps} + 24]",
+            "cmp qword ptr [{taps} + 120], 0",
+            "je 23f",
             "tileloadd tmm0, [{c} + {s64}]",
             "add {c}, {tap}",
             "tileloadd tmm1, [{c} + {s64}]",
             "add {c}, {tap}",
             "tileloadd tmm2, [{c} + {s64}]",
+            "jmp 24f",
+            "23:",
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "lea {c}, [{c} + 2 * {tap}]",
+            "24:",
             "mov {a}, [{taps}]",
             "mov {b}, [{taps} + 8]",
             "mov {next}, [{taps} + 96]",
             "mov {ahead}, [{taps} + 104]",
             "mov {n}, [{taps} + 32]",
-            "mov [{taps} + 120], {n}",
+            "mov [{taps} + 128], {n}",
             "2:",
             "mov {y}, [{taps} + 40]",
             // A row: A(x − 1) and A(x) in tmm4 and tmm5.
@@ -195,7 +206,7 @@ unsafe fn run(taps: &mut Taps) {
             "jnz 3b",
             "add {a}, [{taps} + 64]",
             "add {b}, [{taps} + 80]",
-            "dec qword ptr [{taps} + 120]",
+            "dec qword ptr [{taps} + 128]",
             "jnz 2b",
             "tilestored [{c} + {s64}], tmm2",
             "sub {c}, {tap}",

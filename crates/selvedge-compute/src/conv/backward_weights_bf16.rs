@@ -13,6 +13,7 @@ use super::regroup::{pair_pixels, transpose_pixels};
 use super::slides::Slides;
 use super::weight_sums::{
     Regroup, Rows, TILE, Tap, TapRow, TapSum, add_block, add_blocks, check_block, check_blocks, check_padded,
+    rows_at_once,
 };
 use super::{Blocks, Conv2dShape, Onto, PANEL};
 use crate::amx::{Depth, Job, ROWS, Registers, Taps, Tiles, outside, with_tiles};
@@ -71,20 +72,37 @@ pub fn backward_weights_of_block_bf16(
     });
 }
 
-/// Clears the gradient if nothing is to be added to and the sums do not begin at zero by themselves; whether they add.
+/// Whether sums add to the gradient from the first on. If nothing is to be added to, they overwrite it where the first ones
+/// meet all of it: gradients of 9 MB, beyond the second cache, are written once less, and 3x3 pixels of 512 channels take a
+/// fifth less. Elsewhere the gradient is cleared.
 fn start(shape: &Conv2dShape, onto: Onto, blocks: usize, dweights: &mut [f32]) -> bool {
-    // A dense layer meets each weight in one sum.
-    let starts_at_zero = onto == Onto::Nothing && shape.output.height * shape.output.width == 1 && shape.sees_all();
-    if onto == Onto::Nothing && (!starts_at_zero || blocks == 0) {
-        dweights.fill(0.0);
+    if onto == Onto::Content {
+        return true;
     }
-    !starts_at_zero
+    let meets_all = if by_rows(shape) {
+        let first = 0..rows_at_once(shape);
+        (0..shape.kernel[0]).all(|ky| !shape.rows_seeing(ky, &first).is_empty())
+    } else {
+        // A dense layer meets each weight in one sum.
+        shape.output.height * shape.output.width == 1 && shape.sees_all()
+    };
+    if meets_all && blocks > 0 {
+        return false;
+    }
+    dweights.fill(0.0);
+    true
+}
+
+/// Whether rows of taps are summed.
+fn by_rows(shape: &Conv2dShape) -> bool {
+    Slides::fit(shape, Direction::Forward)
 }
 
 struct TileSum<'a> {
     cpu: Cpu,
     shape: &'a Conv2dShape,
     panels: Range<usize>,
+    /// Whether the first sums add to the gradient too.
     add: bool,
     dweights: &'a mut [f32],
     tiles: &'a Tiles,
@@ -99,7 +117,7 @@ impl TapSum for TileSum<'_> {
     const CHANNELS: usize = 2 * ROWS;
 
     fn by_rows(&self) -> bool {
-        Slides::fit(self.shape, Direction::Forward)
+        by_rows(self.shape)
     }
 
     fn shape(&self) -> &Conv2dShape {
@@ -162,7 +180,7 @@ impl TapSum for TileSum<'_> {
 
     #[inline(always)]
     unsafe fn add_row(&mut self, x: Rows<'_, bf16>, dy: Rows<'_, bf16>, taps: &TapRow, ahead: &mut Ahead) {
-        let &TapRow { ref rows, tile, next } = taps;
+        let &TapRow { ref rows, tile, next, first: first_sum } = taps;
         let ([ky, panel, channel], shape) = (tile, self.shape);
         let tap = shape.input.channel_stride * PANEL;
         let weight = |[ky, panel, channel]: [usize; 3]| {
@@ -193,6 +211,7 @@ impl TapSum for TileSum<'_> {
                 next_c: self.dweights.as_ptr().wrapping_add(weight(next)),
                 ahead,
                 lines,
+                add: usize::from(self.add || !first_sum || y > rows.start),
                 left: 0,
             };
             // SAFETY: the caller's promise; of the columns' taps at most one falls on the padding on either side

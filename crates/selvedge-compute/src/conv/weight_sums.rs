@@ -88,7 +88,7 @@ pub fn row_buffers(shape: &Conv2dShape) -> [usize; 2] {
 }
 
 /// Rows of dY that are regrouped at a time: enough that sums over narrow images are not stored after a few products.
-fn rows_at_once(shape: &Conv2dShape) -> usize {
+pub(super) fn rows_at_once(shape: &Conv2dShape) -> usize {
     const PIXELS: usize = 28;
     PIXELS.div_ceil(shape.output.width).min(shape.output.height)
 }
@@ -150,6 +150,8 @@ pub(super) struct TapRow {
     pub tile: [usize; 3],
     /// The same of those that are summed after these.
     pub next: [usize; 3],
+    /// Whether these rows of these blocks are the first that the tiles are summed over.
+    pub first: bool,
 }
 
 /// Adds up one tap, or a row of taps, for a tile of the gradient.
@@ -215,8 +217,9 @@ pub(super) unsafe fn add_blocks<K: TapSum>(sum: &mut K, x: Blocks<'_, K::Element
         let x = Rows::of_blocks(x.part(block, blocks_at_once), &shape.input);
         let dy = Rows::of_blocks(dy.part(block, blocks_at_once), &shape.output);
         for y in (0..shape.output.height).step_by(rows_at_once) {
+            let rows = y..(y + rows_at_once).min(shape.output.height);
             // SAFETY: the caller's promise.
-            unsafe { add_rows(sum, y..(y + rows_at_once).min(shape.output.height), x, dy, Later::Channels) };
+            unsafe { add_rows(sum, (rows, block + y == 0), x, dy, Later::Channels) };
         }
     }
 }
@@ -262,7 +265,7 @@ pub(super) unsafe fn add_block<D, K: Regroup<D>>(
         ]);
         let (x, dy) = (Rows::of_ring(x_rows, &shape.input), Rows::of_ring(dy_rows, &shape.output));
         // SAFETY: the caller's promise.
-        unsafe { add_rows(sum, rows, x, dy, later) };
+        unsafe { add_rows(sum, (rows, start == 0), x, dy, later) };
     }
 }
 
@@ -275,14 +278,14 @@ enum Later {
     Channels,
 }
 
-/// Adds what output rows `rows` bring.
+/// Adds what output rows `rows` bring; whether they are the first ones.
 ///
 /// # Safety
 /// As for [`TapSum::add`] and [`TapSum::add_row`].
 #[inline(always)]
 unsafe fn add_rows<K: TapSum>(
     sum: &mut K,
-    rows: Range<usize>,
+    (rows, first): (Range<usize>, bool),
     x: Rows<'_, K::Element>,
     dy: Rows<'_, K::Element>,
     later: Later,
@@ -315,7 +318,7 @@ unsafe fn add_rows<K: TapSum>(
         if !rows.is_empty() {
             let next = *tiles.peek().unwrap_or(&tile);
             // SAFETY: the caller's promise; `rows_seeing` leaves out the padding.
-            unsafe { sum.add_row(x, dy, &TapRow { rows, tile, next }, &mut ahead) };
+            unsafe { sum.add_row(x, dy, &TapRow { rows, tile, next, first }, &mut ahead) };
         }
     }
 }

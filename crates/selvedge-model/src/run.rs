@@ -26,7 +26,7 @@ pub(crate) struct Context<'a> {
     /// Where each parameter's gradient lies in a group's sums.
     pub sum_ranges: &'a [Range<usize>],
     pub norms: &'a Norms,
-    /// Into how many pieces convolutions cut a block's rows: for threads that would have no block.
+    /// Into how many pieces convolutions cut a block: for threads that would have no block.
     pub pieces: usize,
     /// Whether this is a training pass, and the key of its dropout masks.
     pub training: Option<u32>,

@@ -174,9 +174,10 @@ fn the_number_of_threads_changes_no_bit() {
     }
 }
 
-/// Layers so large that more threads than blocks cut them by rows, with pooling and without.
+/// Layers so large that more threads than blocks cut them: by rows or tiles, with pooling and without, and, of 3x3 pixels, by
+/// channels.
 #[test]
-fn rows_cut_over_threads_change_no_bit() {
+fn blocks_cut_over_threads_change_no_bit() {
     let large = spec(
         r#"
         { layer = "conv2d", filters = 64, kernel = 3 },
@@ -186,6 +187,12 @@ fn rows_cut_over_threads_change_no_bit() {
         { layer = "conv2d", filters = 64, kernel = 3 },
         { layer = "relu" },
         { layer = "max_pool2d" },
+        { layer = "conv2d", filters = 256, kernel = 3, bias = false },
+        { layer = "batch_norm" },
+        { layer = "relu" },
+        { layer = "max_pool2d" },
+        { layer = "conv2d", filters = 256, kernel = 3 },
+        { layer = "gelu" },
         { layer = "flatten" },
         { layer = "dense", units = "classes" },
         "#,
@@ -198,7 +205,7 @@ fn rows_cut_over_threads_change_no_bit() {
             (metrics, gradients(&mut network), network.predict(&images))
         };
         let one = pass(1);
-        for thread_count in [2, 5] {
+        for thread_count in [2, 5, 16] {
             assert!(pass(thread_count) == one, "a pass in {precision} on {thread_count} threads");
         }
     }

@@ -15,7 +15,7 @@ use selvedge_compute::conv::{
 use selvedge_compute::simd::Element;
 use selvedge_compute::{BLOCK, Cpu, Precision, bf16, pool};
 
-use crate::cut::{RowCut, Rows};
+use crate::cut::{RowCut, Rows, elementwise};
 use crate::pieces::{self, Piece};
 use crate::plan::{Conv, Plan, WeightGradient};
 use crate::run::{Block, Context, split};
@@ -92,7 +92,7 @@ fn forward_to<Y: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>)
     let (x, y) = (ctx.data(*x), ctx.data(*y));
     match pool {
         Some(pool) => {
-            let (height, window) = (pool.shape.output().height, pool.window);
+            let (pooled, window) = (pool.shape.output(), pool.window);
             let mask = pool.dropout.and_then(|dropout| ctx.mask(dropout, block));
             let ([x], [y, winners]) = split(block.arena, [x], [y, &pool.winners]);
             let (y, winners) = (view_mut::<Y>(y), view_mut::<u16>(winners));
@@ -100,9 +100,8 @@ fn forward_to<Y: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>)
                 let training = ctx.training.map(|_| Training { winners, dropout: mask.as_ref() });
                 return winograd.forward_pooled(cpu, window, view(x), view(packed), bias, share, y, training);
             }
-            let row = pool.shape.output().row();
-            let winners = ctx.training.map(|_| Rows { data: winners, row });
-            RowCut::new(height, share.pieces).for_each((Rows { data: y, row }, winners), |rows, (y, winners)| {
+            let winners = ctx.training.map(|_| Rows::of(&pooled, winners));
+            RowCut::new(pooled.height, share.pieces).for_each((Rows::of(&pooled, y), winners), |rows, (y, winners)| {
                 let training = winners.map(|winners| Training { winners: winners.data, dropout: mask.as_ref() });
                 let (part, y) = (Part { rows, images }, y.data);
                 match conv.precision {
@@ -124,8 +123,7 @@ fn forward_to<Y: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>)
             if let Some(winograd) = conv.winograd.forward {
                 return winograd.forward(cpu, view(x), view(packed), epilogue, share, y);
             }
-            let y = Rows { data: y, row: shape.output.row() };
-            RowCut::new(shape.output.height, share.pieces).for_each(y, |rows, y| {
+            RowCut::new(shape.output.height, share.pieces).for_each(Rows::of(&shape.output, y), |rows, y| {
                 let (part, y) = (Part { rows, images }, y.data);
                 match conv.precision {
                     Precision::Bf16 => conv::forward_bf16(cpu, shape, view(x), view(packed), epilogue, part, y),
@@ -176,7 +174,9 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
         None if conv.relu => {
             let ([y], [dy]) = split(block.arena, [ctx.data(conv.y)], [ctx.grad(conv.y)]);
             // y > 0 just where the convolution's result was.
-            activation::backward_in_place::<E>(cpu, Activation::Relu, view(y), view_mut(dy));
+            elementwise(ctx.pieces, [y], dy, |[y], dy| {
+                activation::backward_in_place::<E>(cpu, Activation::Relu, view(y), view_mut(dy));
+            });
         }
         None => {}
     }
@@ -227,8 +227,7 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
         if let Some(winograd) = conv.winograd.backward {
             return winograd.backward_data(cpu, view(dy), view(transposed), pieces, dx);
         }
-        let dx = Rows { data: dx, row: shape.input.row() };
-        RowCut::new(shape.input.height, pieces).for_each(dx, |rows, dx| match conv.precision {
+        RowCut::new(shape.input.height, pieces).for_each(Rows::of(&shape.input, dx), |rows, dx| match conv.precision {
             Precision::Bf16 => conv::backward_data_bf16(cpu, shape, view(dy), view(transposed), rows, dx.data),
             Precision::F32 => conv::backward_data(cpu, shape, view(dy), view(transposed), rows, dx.data),
         });

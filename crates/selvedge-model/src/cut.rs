@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use selvedge_compute::BlockShape;
+
 /// What pieces write: tensors, of which each piece gets its rows.
 pub(crate) trait Tensors: Send + Sized {
     /// The first `rows` rows, and what lies behind them.
@@ -12,6 +14,13 @@ pub(crate) trait Tensors: Send + Sized {
 pub(crate) struct Rows<'a, T> {
     pub data: &'a mut [T],
     pub row: usize,
+}
+
+impl<'a, T> Rows<'a, T> {
+    /// The rows of a tensor of this shape.
+    pub(crate) fn of(shape: &BlockShape, data: &'a mut [T]) -> Self {
+        Self { data, row: shape.row() }
+    }
 }
 
 impl<T: Send> Tensors for Rows<'_, T> {
@@ -65,9 +74,53 @@ impl RowCut {
     }
 }
 
+/// Rows `rows` of a tensor of this shape.
+pub(crate) fn rows_of<'a, T>(shape: &BlockShape, data: &'a [T], rows: &Range<usize>) -> &'a [T] {
+    &data[rows.start * shape.row()..rows.end * shape.row()]
+}
+
+/// In how many pieces a layer that reads and writes `bytes` of a block, and multiplies next to nothing, is to be computed:
+/// `most` if each is worth a hundred microseconds, in which a core moves about a megabyte.
+pub(crate) fn pieces_of_bytes(most: usize, bytes: usize) -> usize {
+    most.min(bytes >> 20).max(1)
+}
+
+/// Calls `run` with parts of `reads` and of `write`, all equally long, in up to `most` pieces of whole vectors.
+pub(crate) fn elementwise<const READS: usize>(
+    most: usize,
+    reads: [&[u8]; READS],
+    write: &mut [u8],
+    run: impl Fn([&[u8]; READS], &mut [u8]) + Sync,
+) {
+    const ROW: usize = 4096;
+    let pieces = pieces_of_bytes(most, (READS + 1) * write.len());
+    RowCut::new(write.len().div_ceil(ROW), pieces).for_each(Rows { data: write, row: ROW }, |rows, write| {
+        let part = rows.start * ROW..rows.start * ROW + write.data.len();
+        run(reads.map(|read| &read[part.clone()]), write.data);
+    });
+}
+
 #[cfg(test)]
 mod tests {
+    use selvedge_compute::Precision;
+
     use super::*;
+    use crate::lower::lower;
+    use crate::shape::NetworkShape;
+    use crate::test_support::resnet9;
+
+    /// Of each block of a batch of 128 on 16 threads.
+    #[test]
+    fn large_tensors_are_cut_and_small_ones_are_not() {
+        let spec = resnet9();
+        let plan = lower(&spec, &NetworkShape::infer(&spec).unwrap(), Precision::F32);
+        let pieces = |bytes: usize| -> Vec<usize> {
+            plan.norms.iter().map(|norm| pieces_of_bytes(4, 2 * norm.shape.len() * bytes)).collect()
+        };
+        // 28x28 pixels twice, 14x14 three times, 7x7, 3x3 twice; x and y in f32 and in bf16.
+        assert_eq!(pieces(4), [4, 4, 4, 4, 4, 4, 1, 1]);
+        assert_eq!(pieces(2), [4, 4, 3, 3, 4, 3, 1, 1]);
+    }
 
     #[test]
     fn every_piece_gets_its_rows() {

@@ -2,7 +2,7 @@
 //!
 //! A batch is cut into blocks of [`BLOCK`] images, blocks into groups. How many there are, and the order in which their
 //! results are added, depends on the batch alone, so the bits of a result do not depend on the number of threads. Where
-//! there are more threads than blocks, convolutions cut a block, too, into parts that are each computed alone.
+//! there are more threads than blocks, large layers cut a block, too, into parts that are each computed alone.
 
 use std::ops::Range;
 

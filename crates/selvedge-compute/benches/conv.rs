@@ -9,7 +9,7 @@ mod common;
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use rayon::prelude::*;
-use selvedge_compute::conv::winograd::Winograd;
+use selvedge_compute::conv::winograd::{Share, Winograd};
 use selvedge_compute::conv::{Blocks, Conv2dShape, ConvElement, Epilogue, Onto, row_buffers};
 use selvedge_compute::simd::Element;
 use selvedge_compute::{AlignedVec, BLOCK, BlockShape, Cpu, Threads, bf16};
@@ -163,7 +163,7 @@ fn winograd_passes(criterion: &mut Criterion) {
         Box::new(move |cpu| {
             let epilogue = Epilogue { bias: Some(&bias), relu: true };
             let blocks = y.par_chunks_mut(shape.output.len()).zip(x.par_chunks(shape.input.len()));
-            blocks.for_each(|(y, x)| winograd.forward(cpu, x, &weights, epilogue, 0..shape.output.height, y));
+            blocks.for_each(|(y, x)| winograd.forward(cpu, x, &weights, epilogue, Share::ALL, y));
         })
     };
     let backward_data: Prepare = |shape| {
@@ -172,7 +172,7 @@ fn winograd_passes(criterion: &mut Criterion) {
         let transposed = common::numbers::<f32>(winograd.transposed_len());
         Box::new(move |cpu| {
             let blocks = dx.par_chunks_mut(shape.input.len()).zip(dy.par_chunks(shape.output.len()));
-            blocks.for_each(|(dx, dy)| winograd.backward_data(cpu, dy, &transposed, 0..shape.input.height, dx));
+            blocks.for_each(|(dx, dy)| winograd.backward_data(cpu, dy, &transposed, 1, dx));
         })
     };
     let backward_weights: Prepare = |shape| {

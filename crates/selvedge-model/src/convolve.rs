@@ -6,16 +6,16 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
 use selvedge_compute::activation::{self, Activation};
 use selvedge_compute::aligned::{view, view_mut};
-use selvedge_compute::conv::winograd::Winograd;
+use selvedge_compute::conv::winograd::{Share, Winograd};
 use selvedge_compute::conv::{
     self, Blocks, ConvElement, Epilogue, Onto, PANEL, Part, Training, pack, regroup, windows,
 };
 use selvedge_compute::simd::Element;
 use selvedge_compute::{BLOCK, Cpu, Precision, bf16, pool};
 
+use crate::cut::{RowCut, Rows, elementwise};
 use crate::pieces::{self, Piece};
 use crate::plan::{Conv, Plan, WeightGradient};
 use crate::run::{Block, Context, split};
@@ -88,104 +88,61 @@ fn forward_to<Y: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>)
     let packed = &ctx.packed[conv.packed.clone()];
     // What images that are not there leave behind, a backward pass would multiply by zero, which is no help against NaN.
     let images = if ctx.training.is_some() { BLOCK } else { block.valid };
+    let share = Share { images, pieces: pieces(ctx.pieces, conv, images) };
     let (x, y) = (ctx.data(*x), ctx.data(*y));
     match pool {
         Some(pool) => {
-            let (height, window) = (pool.shape.output().height, pool.window);
+            let (pooled, window) = (pool.shape.output(), pool.window);
             let mask = pool.dropout.and_then(|dropout| ctx.mask(dropout, block));
             let ([x], [y, winners]) = split(block.arena, [x], [y, &pool.winners]);
-            let run = |rows, y: &mut [Y], winners: Option<&mut [u16]>| {
-                let training = winners.map(|winners| Training { winners, dropout: mask.as_ref() });
-                let part = Part { rows, images };
-                match (conv.winograd.forward, conv.precision) {
-                    (Some(winograd), _) => {
-                        winograd.forward_pooled(cpu, window, view(x), view(packed), bias, part, y, training);
-                    }
-                    (None, Precision::Bf16) if conv.reads_windows() => {
+            let (y, winners) = (view_mut::<Y>(y), view_mut::<u16>(winners));
+            if let Some(winograd) = conv.winograd.forward {
+                let training = ctx.training.map(|_| Training { winners, dropout: mask.as_ref() });
+                return winograd.forward_pooled(cpu, window, view(x), view(packed), bias, share, y, training);
+            }
+            let winners = ctx.training.map(|_| Rows::of(&pooled, winners));
+            RowCut::new(pooled.height, share.pieces).for_each((Rows::of(&pooled, y), winners), |rows, (y, winners)| {
+                let training = winners.map(|winners| Training { winners: winners.data, dropout: mask.as_ref() });
+                let (part, y) = (Part { rows, images }, y.data);
+                match conv.precision {
+                    Precision::Bf16 if conv.reads_windows() => {
                         windows::forward(cpu, shape, view(x), view(packed), bias, part, y, training);
                     }
-                    (None, Precision::Bf16) => {
+                    Precision::Bf16 => {
                         conv::forward_pooled_bf16(cpu, shape, window, view(x), view(packed), bias, part, y, training);
                     }
-                    (None, Precision::F32) => {
+                    Precision::F32 => {
                         conv::forward_pooled(cpu, shape, window, view(x), weights, bias, part, y, training);
                     }
                 }
-            };
-            // Rows of a tile are best computed together.
-            let tile = conv.winograd.forward.map_or(1, |winograd| winograd.tile() / window[0]);
-            let cut = RowCut::new(ctx, conv, height, tile, images);
-            let (y, winners) = (view_mut::<Y>(y), view_mut::<u16>(winners));
-            match ctx.training {
-                Some(_) => cut.for_each(y, winners, |rows, y, winners| run(rows, y, Some(winners))),
-                None => cut.for_each(y, &mut [], |rows, y, _| run(rows, y, None)),
-            }
+            });
         }
         None => {
             let ([x], [y]) = split(block.arena, [x], [y]);
-            let epilogue = Epilogue { bias, relu: *relu };
-            let tile = conv.winograd.forward.map_or(1, |winograd| winograd.tile());
-            let cut = RowCut::new(ctx, conv, shape.output.height, tile, images);
-            cut.for_each(view_mut::<Y>(y), &mut [], |rows, y, _| {
-                let part = Part { rows, images };
-                match (conv.winograd.forward, conv.precision) {
-                    (Some(winograd), _) => winograd.forward(cpu, view(x), view(packed), epilogue, part, y),
-                    (None, Precision::Bf16) => {
-                        conv::forward_bf16(cpu, shape, view(x), view(packed), epilogue, part, y);
-                    }
-                    (None, Precision::F32) => conv::forward(cpu, shape, view(x), weights, epilogue, part, y),
+            let (y, epilogue) = (view_mut::<Y>(y), Epilogue { bias, relu: *relu });
+            if let Some(winograd) = conv.winograd.forward {
+                return winograd.forward(cpu, view(x), view(packed), epilogue, share, y);
+            }
+            RowCut::new(shape.output.height, share.pieces).for_each(Rows::of(&shape.output, y), |rows, y| {
+                let (part, y) = (Part { rows, images }, y.data);
+                match conv.precision {
+                    Precision::Bf16 => conv::forward_bf16(cpu, shape, view(x), view(packed), epilogue, part, y),
+                    Precision::F32 => conv::forward(cpu, shape, view(x), weights, epilogue, part, y),
                 }
             });
         }
     }
 }
 
-/// The cut of one block's rows of pixels, where there are more threads than blocks. Each row is computed alone, so its bits
-/// do not depend on the cut.
-struct RowCut {
-    height: usize,
-    /// Rows of a piece.
-    rows: usize,
-}
-
-impl RowCut {
-    /// Pieces of a multiple of `tile` rows each.
-    fn new(ctx: &Context<'_>, conv: &Conv, height: usize, tile: usize, images: usize) -> Self {
-        // To wake another thread takes some tens of microseconds: a piece has to be worth a hundred.
-        let multiply_adds =
-            conv.winograd.backward.map_or(conv.shape.multiply_adds(), |winograd| winograd.multiply_adds());
-        let least = match conv.precision {
-            Precision::F32 => 8 << 20,
-            Precision::Bf16 => 64 << 20,
-        };
-        let pieces = ctx.pieces.min(height.div_ceil(tile)).min(multiply_adds * images / least).max(1);
-        Self { height, rows: height.div_ceil(pieces).next_multiple_of(tile) }
-    }
-
-    fn is_one_piece(&self) -> bool {
-        self.rows >= self.height
-    }
-
-    /// Calls `run` with the rows of each piece, and what of `y` and of `beside` belongs to them; `beside` is as long as `y`,
-    /// or empty.
-    fn for_each<Y: Send>(
-        self,
-        y: &mut [Y],
-        beside: &mut [u16],
-        run: impl Fn(Range<usize>, &mut [Y], &mut [u16]) + Sync,
-    ) {
-        if self.is_one_piece() {
-            return run(0..self.height, y, beside);
-        }
-        let chunk = self.rows * (y.len() / self.height);
-        let rows_of = |piece: usize| piece * self.rows..((piece + 1) * self.rows).min(self.height);
-        if beside.is_empty() {
-            y.par_chunks_mut(chunk).enumerate().for_each(|(piece, y)| run(rows_of(piece), y, &mut []));
-        } else {
-            let chunks = y.par_chunks_mut(chunk).zip(beside.par_chunks_mut(chunk)).enumerate();
-            chunks.for_each(|(piece, (y, beside))| run(rows_of(piece), y, beside));
-        }
-    }
+/// In how many pieces the results of a block are to be computed: `most` if each is worth it.
+fn pieces(most: usize, conv: &Conv, images: usize) -> usize {
+    // To wake another thread takes some tens of microseconds: a piece has to be worth a hundred.
+    let multiply_adds = conv.winograd.backward.map_or(conv.shape.multiply_adds(), |winograd| winograd.multiply_adds());
+    let least = match conv.precision {
+        Precision::F32 => 8 << 20,
+        Precision::Bf16 => 64 << 20,
+    };
+    most.min(multiply_adds * images / least).max(1)
 }
 
 /// The backward pass of one block. Gradients that each group sums apart are added to `sums`.
@@ -217,7 +174,9 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
         None if conv.relu => {
             let ([y], [dy]) = split(block.arena, [ctx.data(conv.y)], [ctx.grad(conv.y)]);
             // y > 0 just where the convolution's result was.
-            activation::backward_in_place::<E>(cpu, Activation::Relu, view(y), view_mut(dy));
+            elementwise(ctx.pieces, [y], dy, |[y], dy| {
+                activation::backward_in_place::<E>(cpu, Activation::Relu, view(y), view_mut(dy));
+            });
         }
         None => {}
     }
@@ -263,17 +222,17 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
         return;
     }
     let transposed = &ctx.packed[conv.transposed.clone()];
-    let tile = conv.winograd.backward.map_or(1, |winograd| winograd.tile());
-    let cut = RowCut::new(ctx, conv, shape.input.height, tile, BLOCK);
-    let both_at_once = !cut.is_one_piece();
-    let data_pass = || {
-        cut.for_each(view_mut::<E>(dx), &mut [], |rows, dx, _| match (conv.winograd.backward, conv.precision) {
-            (Some(winograd), _) => winograd.backward_data(cpu, view(dy), view(transposed), rows, dx),
-            (None, Precision::Bf16) => conv::backward_data_bf16(cpu, shape, view(dy), view(transposed), rows, dx),
-            (None, Precision::F32) => conv::backward_data(cpu, shape, view(dy), view(transposed), rows, dx),
+    let (pieces, dx) = (pieces(ctx.pieces, conv, BLOCK), view_mut::<E>(dx));
+    let mut data_pass = || {
+        if let Some(winograd) = conv.winograd.backward {
+            return winograd.backward_data(cpu, view(dy), view(transposed), pieces, dx);
+        }
+        RowCut::new(shape.input.height, pieces).for_each(Rows::of(&shape.input, dx), |rows, dx| match conv.precision {
+            Precision::Bf16 => conv::backward_data_bf16(cpu, shape, view(dy), view(transposed), rows, dx.data),
+            Precision::F32 => conv::backward_data(cpu, shape, view(dy), view(transposed), rows, dx.data),
         });
     };
-    if both_at_once {
+    if pieces > 1 {
         rayon::join(weights_pass, data_pass);
     } else {
         weights_pass();
@@ -325,4 +284,40 @@ pub(crate) fn panel_gradients(
 /// A tensor at the same place of each block's arena.
 fn blocks_at<'a, E: Element>(plan: &Plan, arenas: &'a [u8], blocks: usize, place: &Range<usize>) -> Blocks<'a, E> {
     Blocks { data: view(&arenas[place.start..]), stride: plan.arena_bytes / size_of::<E>(), count: blocks }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lower::lower;
+    use crate::plan::Op;
+    use crate::shape::NetworkShape;
+    use crate::test_support::resnet9;
+
+    /// Pieces of forward and backward_data of all convolutions but the first, for a batch of 128 on 16 threads.
+    fn pieces_of_a_batch(precision: Precision) -> Vec<[usize; 2]> {
+        let (spec, blocks, most) = (resnet9(), 4, 4);
+        let plan = lower(&spec, &NetworkShape::infer(&spec).unwrap(), precision);
+        let convolutions = plan.ops.iter().filter_map(|op| match op {
+            Op::Conv(conv) if conv.shape.kernel == [3, 3] && conv.shape.input.channels > 1 => Some(conv),
+            _ => None,
+        });
+        let of_block = |conv: &Conv| {
+            let (shape, wanted) = (&conv.shape, pieces(most, conv, BLOCK));
+            let rows = |height| RowCut::new(height, wanted).pieces;
+            [
+                conv.winograd.forward.map_or_else(|| rows(shape.output.height), |w| w.forward_pieces(None, wanted)),
+                conv.winograd.backward.map_or_else(|| rows(shape.input.height), |w| w.backward_data_pieces(wanted)),
+            ]
+        };
+        convolutions.map(|conv| of_block(conv).map(|pieces| blocks * pieces)).collect()
+    }
+
+    #[test]
+    fn sixteen_threads_have_a_piece_each() {
+        // 28x28 pixels, 14x14 three times, 7x7, 3x3 twice. By rows there are three pieces of 3x3 pixels.
+        assert_eq!(pieces_of_a_batch(Precision::F32), [[16, 16]; 7]);
+        let by_rows = [[16, 16], [16, 16], [16, 16], [16, 16], [16, 16], [12, 12], [12, 12]];
+        assert_eq!(pieces_of_a_batch(Precision::Bf16), by_rows);
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! A batch is cut into blocks of [`BLOCK`] images, blocks into groups. How many there are, and the order in which their
 //! results are added, depends on the batch alone, so the bits of a result do not depend on the number of threads. Where
-//! there are more threads than blocks, convolutions cut a block's rows, too, each of which is computed alone.
+//! there are more threads than blocks, large layers cut a block, too, into parts that are each computed alone.
 
 use std::ops::Range;
 
@@ -138,7 +138,7 @@ impl Engine {
                 params: &params.values,
                 packed: &self.packed,
                 norms: &self.norms,
-                pieces: row_pieces(blocks),
+                pieces: block_pieces(blocks),
                 training: dropout,
             };
             let input = &self.input;
@@ -233,7 +233,7 @@ impl Engine {
             params: &params.values,
             packed: &self.packed,
             norms: &self.norms,
-            pieces: row_pieces(blocks),
+            pieces: block_pieces(blocks),
             training: None,
         };
         let (input, classes) = (&self.input, self.classes);
@@ -332,7 +332,7 @@ fn group_blocks(blocks: usize) -> usize {
     blocks.div_ceil(MAX_GROUPS).max(1)
 }
 
-/// Into how many pieces the rows of each of `blocks` blocks are cut, so that every thread of the pool has one.
-fn row_pieces(blocks: usize) -> usize {
+/// Into how many pieces each of `blocks` blocks is cut, so that every thread of the pool has one.
+fn block_pieces(blocks: usize) -> usize {
     rayon::current_num_threads().div_ceil(blocks.max(1))
 }

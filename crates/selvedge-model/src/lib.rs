@@ -3,6 +3,7 @@
 
 mod array;
 mod convolve;
+mod cut;
 mod ends;
 mod engine;
 mod error;

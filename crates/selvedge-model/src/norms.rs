@@ -4,9 +4,11 @@ use std::ops::Range;
 
 use selvedge_compute::aligned::{view, view_mut};
 use selvedge_compute::norm::{self, Normalisation, Winners};
+use selvedge_compute::pool::Pool2dShape;
 use selvedge_compute::simd::Element;
-use selvedge_compute::{AlignedVec, BLOCK};
+use selvedge_compute::{AlignedVec, BLOCK, BlockShape};
 
+use crate::cut::{RowCut, Rows, pieces_of_bytes, rows_of};
 use crate::param::ParamEntry;
 use crate::plan::{Norm, NormPool, Op, Plan, ValueId};
 use crate::run::{Block, Context, split};
@@ -98,13 +100,25 @@ impl Norms {
         match pool {
             None => {
                 let ([x], [y]) = split(block.arena, [x], [y]);
-                norm::normalise::<E>(ctx.cpu, &norm.shape, channels, norm.activation, view(x), view_mut(y));
+                let pieces = pieces_of_bytes(ctx.pieces, x.len() + y.len());
+                let y = Rows::of(&norm.shape, view_mut::<E>(y));
+                RowCut::new(norm.shape.height, pieces).for_each(y, |rows, y| {
+                    let x = rows_of(&norm.shape, view(x), &rows);
+                    norm::normalise(ctx.cpu, &norm.shape, channels, norm.activation, x, y.data);
+                });
             }
             Some(pool) => {
                 let ([x], [y, winners, kept]) = split(block.arena, [x], [y, &pool.winners, &pool.kept]);
-                let winners = ctx.training.map(|_| (view_mut(winners), view_mut(kept)));
-                let (x, y) = (view::<E>(x), view_mut(y));
-                norm::normalise_pooled(ctx.cpu, &pool.shape, channels, norm.activation, x, y, winners);
+                let pieces = pieces_of_bytes(ctx.pieces, x.len() + y.len());
+                let (input, output) = (pool.shape.input(), pool.shape.output());
+                let rows = |data| Rows::of(&output, view_mut::<E>(data));
+                let winners = ctx.training.map(|_| (Rows::of(&output, view_mut(winners)), rows(kept)));
+                RowCut::new(output.height, pieces).for_each((rows(y), winners), |rows, (y, winners)| {
+                    let (shape, covered) = windows_of(&pool.shape, &rows);
+                    let winners = winners.map(|(numbers, kept)| (numbers.data, kept.data));
+                    let x = rows_of(&input, view(x), &covered);
+                    norm::normalise_pooled(ctx.cpu, &shape, channels, norm.activation, x, y.data, winners);
+                });
             }
         }
     }
@@ -125,13 +139,35 @@ impl Norms {
         match pool {
             None => {
                 let ([x, dy], [dx]) = split(block.arena, [x, dy], [dx]);
-                let (x, dy, dx) = (view::<E>(x), view(dy), view_mut(dx));
-                norm::input_gradient(cpu, &norm.shape, valid, &normalisation, coefficients, x, dy, dx);
+                let pieces = pieces_of_bytes(ctx.pieces, x.len() + dy.len() + dx.len());
+                let dx = Rows::of(&norm.shape, view_mut::<E>(dx));
+                RowCut::new(norm.shape.height, pieces).for_each(dx, |rows, dx| {
+                    let [x, dy] = [x, dy].map(|tensor| rows_of(&norm.shape, view(tensor), &rows));
+                    let shape = BlockShape { height: rows.len(), ..norm.shape };
+                    norm::input_gradient(cpu, &shape, valid, &normalisation, coefficients, x, dy, dx.data);
+                });
             }
             Some(pool) => {
                 let ([x, dy, winners], [dx]) = split(block.arena, [x, dy, &pool.winners], [dx]);
-                let (x, winners, dy, dx) = (view::<E>(x), view(winners), view(dy), view_mut(dx));
-                norm::pooled_input_gradient(cpu, &pool.shape, valid, &normalisation, coefficients, x, winners, dy, dx);
+                let pieces = pieces_of_bytes(ctx.pieces, x.len() + dy.len() + dx.len());
+                let (input, output) = (pool.shape.input(), pool.shape.output());
+                let dx = Rows { data: view_mut::<E>(dx), row: pool.shape.stride()[0] * input.row() };
+                RowCut::new(output.height, pieces).for_each(dx, |rows, dx| {
+                    let (shape, covered) = windows_of(&pool.shape, &rows);
+                    let x = rows_of(&input, view(x), &covered);
+                    let (winners, dy) = (rows_of(&output, view(winners), &rows), rows_of(&output, view(dy), &rows));
+                    norm::pooled_input_gradient(
+                        cpu,
+                        &shape,
+                        valid,
+                        &normalisation,
+                        coefficients,
+                        x,
+                        winners,
+                        dy,
+                        dx.data,
+                    );
+                });
             }
         }
     }
@@ -231,4 +267,13 @@ impl Norms {
             self.parts[1].extend_from_slice(second);
         }
     }
+}
+
+/// The windows of pooled rows `rows`, which do not overlap with others, and the rows of the input that are theirs: up to the
+/// next window, or to the end.
+fn windows_of(shape: &Pool2dShape, rows: &Range<usize>) -> (Pool2dShape, Range<usize>) {
+    let (input, stride) = (shape.input(), shape.stride());
+    let end = if rows.end == shape.output().height { input.height } else { rows.end * stride[0] };
+    let covered = rows.start * stride[0]..end;
+    (Pool2dShape::new(BlockShape { height: covered.len(), ..input }, shape.size(), stride), covered)
 }

@@ -6,8 +6,9 @@ use selvedge_compute::activation;
 use selvedge_compute::aligned::{view, view_mut};
 use selvedge_compute::dropout::{self, DropoutMask};
 use selvedge_compute::simd::Element;
-use selvedge_compute::{Cpu, pool, sum};
+use selvedge_compute::{BlockShape, Cpu, pool, sum};
 
+use crate::cut::{RowCut, Rows, elementwise, pieces_of_bytes, rows_of};
 use crate::norms::Norms;
 use crate::param::ParamEntry;
 use crate::plan::{Dropout, Op, Plan, ValueId};
@@ -26,7 +27,7 @@ pub(crate) struct Context<'a> {
     /// Where each parameter's gradient lies in a group's sums.
     pub sum_ranges: &'a [Range<usize>],
     pub norms: &'a Norms,
-    /// Into how many pieces convolutions cut a block's rows: for threads that would have no block.
+    /// Into how many pieces large layers cut a block: for threads that would have no block.
     pub pieces: usize,
     /// Whether this is a training pass, and the key of its dropout masks.
     pub training: Option<u32>,
@@ -117,16 +118,23 @@ pub(crate) fn forward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block<
         }
         Op::Activate { kind, x, y } => {
             let ([x], [y]) = split(block.arena, [ctx.data(*x)], [ctx.data(*y)]);
-            activation::forward::<E>(cpu, *kind, view(x), view_mut(y));
+            elementwise(ctx.pieces, [x], y, |[x], y| activation::forward::<E>(cpu, *kind, view(x), view_mut(y)));
         }
         Op::MaxPool { shape, x, y, winners } => {
             let ([x], [y, winners]) = split(block.arena, [ctx.data(*x)], [ctx.data(*y), winners]);
-            let winners = ctx.training.map(|_| view_mut(winners));
-            pool::max_forward::<E>(cpu, shape, 0..shape.output().height, view(x), view_mut(y), winners);
+            let (output, pieces) = (shape.output(), pieces_of_bytes(ctx.pieces, x.len() + y.len()));
+            let winners = ctx.training.map(|_| Rows::of(&output, view_mut(winners)));
+            let tensors = (Rows::of(&output, view_mut::<E>(y)), winners);
+            RowCut::new(output.height, pieces).for_each(tensors, |rows, (y, winners)| {
+                pool::max_forward(cpu, shape, rows, view(x), y.data, winners.map(|winners| winners.data));
+            });
         }
         Op::AvgPool { shape, x, y } => {
             let ([x], [y]) = split(block.arena, [ctx.data(*x)], [ctx.data(*y)]);
-            pool::average_forward::<E>(cpu, shape, 0..shape.output().height, view(x), view_mut(y));
+            let (output, pieces) = (shape.output(), pieces_of_bytes(ctx.pieces, x.len() + y.len()));
+            let y = Rows::of(&output, view_mut::<E>(y));
+            RowCut::new(output.height, pieces)
+                .for_each(y, |rows, y| pool::average_forward(cpu, shape, rows, view(x), y.data));
         }
         Op::Norm { norm, pool, x, y, .. } => ctx.norms.forward::<E>(ctx, *norm, pool.as_ref(), [*x, *y], block),
         Op::Dropout { dropout, x, y } => {
@@ -134,16 +142,25 @@ pub(crate) fn forward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block<
             let mask = ctx.mask(*dropout, block);
             let ([x], [y]) = split(block.arena, [ctx.data(*x)], [ctx.data(*y)]);
             match mask {
-                Some(mask) => dropout::apply::<E>(cpu, shape, 0..shape.height, &mask, view(x), view_mut(y)),
-                None => y.copy_from_slice(x),
+                Some(mask) => apply_dropout::<E>(ctx, shape, &mask, x, y),
+                None => elementwise(ctx.pieces, [x], y, |[x], y| y.copy_from_slice(x)),
             }
         }
         Op::Fork { .. } => {}
         Op::Add { shortcut, body, y } => {
             let ([a, b], [y]) = split(block.arena, [ctx.data(*shortcut), ctx.data(*body)], [ctx.data(*y)]);
-            sum::add::<E>(cpu, view(a), view(b), view_mut(y));
+            elementwise(ctx.pieces, [a, b], y, |[a, b], y| sum::add::<E>(cpu, view(a), view(b), view_mut(y)));
         }
     }
+}
+
+/// Dropout of a whole tensor, forward or backward.
+fn apply_dropout<E: Element>(ctx: &Context<'_>, shape: &BlockShape, mask: &DropoutMask, x: &[u8], y: &mut [u8]) {
+    let pieces = pieces_of_bytes(ctx.pieces, x.len() + y.len());
+    RowCut::new(shape.height, pieces).for_each(Rows::of(shape, view_mut::<E>(y)), |rows, y| {
+        let x = rows_of(shape, view(x), &rows);
+        dropout::apply(ctx.cpu, shape, rows, mask, x, y.data);
+    });
 }
 
 /// Runs operation `op` backward on `block`: the gradient of its input from that of its output. Gradients of weights
@@ -159,31 +176,39 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block
         Op::Round { .. } => {}
         Op::Activate { kind, x, y } => {
             let ([x, dy], [dx]) = split(block.arena, [ctx.data(*x), ctx.grad(*y)], [ctx.grad(*x)]);
-            activation::backward::<E>(cpu, *kind, view(x), view(dy), view_mut(dx));
+            elementwise(ctx.pieces, [x, dy], dx, |[x, dy], dx| {
+                activation::backward::<E>(cpu, *kind, view(x), view(dy), view_mut(dx));
+            });
         }
         Op::MaxPool { shape, x, y, winners } => {
             let ([dy, winners], [dx]) = split(block.arena, [ctx.grad(*y), winners], [ctx.grad(*x)]);
-            pool::max_backward::<E>(cpu, shape, 0..shape.input().height, view(dy), view(winners), view_mut(dx));
+            let (input, pieces) = (shape.input(), pieces_of_bytes(ctx.pieces, dx.len() + dy.len()));
+            let dx = Rows::of(&input, view_mut::<E>(dx));
+            RowCut::new(input.height, pieces)
+                .for_each(dx, |rows, dx| pool::max_backward(cpu, shape, rows, view(dy), view(winners), dx.data));
         }
         Op::AvgPool { shape, x, y } => {
             let ([dy], [dx]) = split(block.arena, [ctx.grad(*y)], [ctx.grad(*x)]);
-            pool::average_backward::<E>(cpu, shape, 0..shape.input().height, view(dy), view_mut(dx));
+            let (input, pieces) = (shape.input(), pieces_of_bytes(ctx.pieces, dx.len() + dy.len()));
+            let dx = Rows::of(&input, view_mut::<E>(dx));
+            RowCut::new(input.height, pieces)
+                .for_each(dx, |rows, dx| pool::average_backward(cpu, shape, rows, view(dy), dx.data));
         }
         Op::Norm { norm, pool, x, y, .. } => ctx.norms.backward::<E>(ctx, *norm, pool.as_ref(), [*x, *y], block),
         Op::Dropout { dropout, x, y } => {
             let shape = &ctx.plan.values[*x].shape;
             let mask = ctx.mask(*dropout, block).expect("only training passes run backward");
             let ([dy], [dx]) = split(block.arena, [ctx.grad(*y)], [ctx.grad(*x)]);
-            dropout::apply::<E>(cpu, shape, 0..shape.height, &mask, view(dy), view_mut(dx));
+            apply_dropout::<E>(ctx, shape, &mask, dy, dx);
         }
         Op::Fork { x, body, sum } => {
             let ([a, b], [dx]) = split(block.arena, [ctx.grad(*body), ctx.grad(*sum)], [ctx.grad(*x)]);
-            sum::add::<E>(cpu, view(a), view(b), view_mut(dx));
+            elementwise(ctx.pieces, [a, b], dx, |[a, b], dx| sum::add::<E>(cpu, view(a), view(b), view_mut(dx)));
         }
         Op::Add { body, y, .. } => {
             // A copy, since what follows changes the body's gradient, and the fork still needs the sum's.
             let ([dy], [dx]) = split(block.arena, [ctx.grad(*y)], [ctx.grad(*body)]);
-            dx.copy_from_slice(dy);
+            elementwise(ctx.pieces, [dy], dx, |[dy], dx| dx.copy_from_slice(dy));
         }
     }
 }

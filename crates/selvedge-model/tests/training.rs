@@ -174,9 +174,10 @@ fn the_number_of_threads_changes_no_bit() {
     }
 }
 
-/// Layers so large that more threads than blocks cut them by rows, with pooling and without.
+/// Layers so large that more threads than blocks cut them: by rows or tiles, with pooling and without, and, of 3x3 pixels, by
+/// channels.
 #[test]
-fn rows_cut_over_threads_change_no_bit() {
+fn blocks_cut_over_threads_change_no_bit() {
     let large = spec(
         r#"
         { layer = "conv2d", filters = 64, kernel = 3 },
@@ -186,19 +187,58 @@ fn rows_cut_over_threads_change_no_bit() {
         { layer = "conv2d", filters = 64, kernel = 3 },
         { layer = "relu" },
         { layer = "max_pool2d" },
+        { layer = "conv2d", filters = 256, kernel = 3, bias = false },
+        { layer = "batch_norm" },
+        { layer = "relu" },
+        { layer = "max_pool2d" },
+        { layer = "conv2d", filters = 256, kernel = 3 },
+        { layer = "gelu" },
         { layer = "flatten" },
         { layer = "dense", units = "classes" },
         "#,
     );
+    more_threads_than_blocks_change_no_bit_of(&large);
+}
+
+/// Layers that multiply little, on tensors so large that they are cut, too; the windows of the last pooling leave a row.
+#[test]
+fn elementwise_layers_cut_over_threads_change_no_bit() {
+    more_threads_than_blocks_change_no_bit_of(&spec(
+        r#"
+        { layer = "conv2d", filters = 256, kernel = 2, padding = "valid", bias = false },
+        { layer = "batch_norm" },
+        { layer = "relu" },
+        { layer = "silu" },
+        { layer = "dropout", rate = 0.2 },
+        { layer = "residual", layers = [
+            { layer = "conv2d", filters = 256, kernel = 1 },
+            { layer = "relu" },
+            { layer = "batch_norm" },
+        ] },
+        { layer = "max_pool2d", stride = 1 },
+        { layer = "avg_pool2d", stride = 1 },
+        { layer = "conv2d", filters = 256, kernel = 1, bias = false },
+        { layer = "batch_norm" },
+        { layer = "relu" },
+        { layer = "max_pool2d" },
+        { layer = "flatten" },
+        { layer = "dense", units = "classes" },
+        "#,
+    ));
+}
+
+/// A pass over one block in either precision, on one thread and on several.
+#[track_caller]
+fn more_threads_than_blocks_change_no_bit_of(spec: &ModelSpec) {
     let (images, labels) = images(20, 4);
     for precision in precisions() {
         let pass = |thread_count: usize| {
-            let mut network = build_in(precision, &large, 20, &threads(thread_count));
+            let mut network = build_in(precision, spec, 20, &threads(thread_count));
             let metrics = network.forward_backward(&images, Targets::Labels(&labels), &Loss::default(), KEY);
             (metrics, gradients(&mut network), network.predict(&images))
         };
         let one = pass(1);
-        for thread_count in [2, 5] {
+        for thread_count in [2, 5, 16] {
             assert!(pass(thread_count) == one, "a pass in {precision} on {thread_count} threads");
         }
     }

@@ -204,23 +204,33 @@ fn forward_pooled_equals_the_passes_apart() {
     }
 }
 
+/// A pooled pass in two calls, since the dropout's mask counts the rows of the whole image.
+fn in_two_parts<E>(
+    shape: &Conv2dShape,
+    run: impl Fn(Part, &mut [E], Option<Training<'_>>),
+) -> impl Fn(usize, &mut [E], Training<'_>) {
+    let pooled = BlockShape::new(shape.output.height / 2, shape.output.width / 2, shape.output.channels);
+    move |images, y, Training { winners, dropout }| {
+        let cut = pooled.height / 2;
+        let (upper, lower) = y.split_at_mut(cut * pooled.row());
+        let (upper_winners, lower_winners) = winners.split_at_mut(cut * pooled.row());
+        run(Part { rows: 0..cut, images }, upper, Some(Training { winners: upper_winners, dropout }));
+        run(Part { rows: cut..pooled.height, images }, lower, Some(Training { winners: lower_winners, dropout }));
+    }
+}
+
 /// What dropout makes of the pooled pass's result afterwards: kept elements, and no winner where it drops one.
 fn pooled_with_dropout<E: ConvElement>(
     cpu: Cpu,
     shape: &Conv2dShape,
-    run: impl Fn(Part, &mut [E], Option<Training<'_>>),
+    run: impl Fn(usize, &mut [E], Training<'_>),
     tolerance: f32,
 ) {
     let pooled = BlockShape::new(shape.output.height / 2, shape.output.width / 2, shape.output.channels);
     let mask = DropoutMask { key: 5, first_image: 64, rate: 0.25 };
     let pass = |images: usize, dropout: Option<&DropoutMask>| {
         let (mut y, mut winners) = (vec![E::from_f32(7.0); pooled.len()], vec![77; pooled.len()]);
-        // In two calls, since the mask counts the rows of the whole image.
-        let cut = pooled.height / 2;
-        let (upper, lower) = y.split_at_mut(cut * pooled.row());
-        let (upper_winners, lower_winners) = winners.split_at_mut(cut * pooled.row());
-        run(Part { rows: 0..cut, images }, upper, Some(Training { winners: upper_winners, dropout }));
-        run(Part { rows: cut..pooled.height, images }, lower, Some(Training { winners: lower_winners, dropout }));
+        run(images, &mut y, Training { winners: &mut winners, dropout });
         (y, winners)
     };
     let (plain, plain_winners) = pass(BLOCK, None);
@@ -249,7 +259,7 @@ fn dropout_in_the_pooled_pass_equals_dropout_behind_it() {
             let run = |part: Part, y: &mut [f32], training: Option<Training<'_>>| {
                 forward_pooled(cpu, &shape, [2, 2], &case.x, &case.panels(), None, part, y, training);
             };
-            pooled_with_dropout(cpu, &shape, run, 0.0);
+            pooled_with_dropout(cpu, &shape, in_two_parts(&shape, run), 0.0);
         }
     }
 }

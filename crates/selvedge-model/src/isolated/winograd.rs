@@ -1,7 +1,7 @@
 //! The three passes of a convolution by Winograd's algorithm.
 
 use rayon::prelude::*;
-use selvedge_compute::conv::winograd::Winograd;
+use selvedge_compute::conv::winograd::{Share, Winograd};
 use selvedge_compute::conv::{Blocks, Epilogue, Onto, Path};
 use selvedge_compute::cost::{self, Cost};
 use selvedge_compute::{AlignedVec, BLOCK, Cpu, Isa, Precision};
@@ -27,7 +27,7 @@ pub(super) fn passes(winograd: Winograd) -> Vec<Make> {
         let run = Box::new(move || {
             let epilogue = Epilogue { bias: Some(&bias), relu: true };
             let blocks = y.par_chunks_mut(dy_len).zip(x.par_chunks(x_len));
-            blocks.for_each(|(y, x)| winograd.forward(cpu, x, &weights, epilogue, 0..shape.output.height, y));
+            blocks.for_each(|(y, x)| winograd.forward(cpu, x, &weights, epilogue, Share::ALL, y));
         });
         pass("forward", cpu, |passes| passes.forward, batch, of_thread, run)
     });
@@ -37,7 +37,7 @@ pub(super) fn passes(winograd: Winograd) -> Vec<Make> {
         let transposed = numbers::<f32>(winograd.transposed_len());
         let run = Box::new(move || {
             let blocks = dx.par_chunks_mut(x_len).zip(dy.par_chunks(dy_len));
-            blocks.for_each(|(dx, dy)| winograd.backward_data(cpu, dy, &transposed, 0..shape.input.height, dx));
+            blocks.for_each(|(dx, dy)| winograd.backward_data(cpu, dy, &transposed, 1, dx));
         });
         pass("backward_data", cpu, |passes| passes.backward_data, batch, of_thread, run)
     });

@@ -1,7 +1,11 @@
 //! The passes by Winograd's algorithm against the naive convolution, on every instruction set.
 
 use super::*;
-use crate::conv::winograd::Winograd;
+use crate::Threads;
+use crate::conv::winograd::{Share, Winograd};
+
+/// Pieces that passes are asked for: fewer than tiles, more, and more than there are.
+const PIECES: [usize; 4] = [2, 3, 7, 100];
 
 /// 3x3 weights on tensors around the edges of tiles of 3 and of 4 pixels, paddings that are not the same on both sides,
 /// channels of whole and of half planes.
@@ -67,6 +71,7 @@ impl Case {
 
 #[test]
 fn forward_equals_the_reference() {
+    let threads = Threads::new(16).unwrap();
     for case in cases(1) {
         let (shape, bias) = (case.shape, case.bias());
         for (cpu, winograd) in algorithms(&shape) {
@@ -74,7 +79,7 @@ fn forward_equals_the_reference() {
             for relu in [false, true] {
                 let epilogue = Epilogue { bias: Some(&bias), relu };
                 let mut y = vec![f32::NAN; shape.output.len()];
-                winograd.forward(cpu, &case.x, &weights, epilogue, 0..shape.output.height, &mut y);
+                winograd.forward(cpu, &case.x, &weights, epilogue, Share::ALL, &mut y);
                 padded_lanes_are_zero(&shape.output, &y);
                 for image in [0, 1, 15, 31] {
                     let x = case.image(&shape.input, &case.x, 0, image);
@@ -87,13 +92,11 @@ fn forward_equals_the_reference() {
                     }
                     assert_accurate(&format!("{} {shape:?}", cpu.isa()), &got, &want);
                 }
-                // Tiles lie on one grid, wherever the rows that are asked for begin.
-                for cut in 0..shape.output.height {
-                    let mut parts = vec![f32::NAN; shape.output.len()];
-                    let (upper, lower) = parts.split_at_mut(cut * shape.output.row());
-                    winograd.forward(cpu, &case.x, &weights, epilogue, 0..cut, upper);
-                    winograd.forward(cpu, &case.x, &weights, epilogue, cut..shape.output.height, lower);
-                    assert!(parts == y, "{} {shape:?} cut at row {cut}", cpu.isa());
+                for pieces in PIECES {
+                    let mut cut = vec![f32::NAN; shape.output.len()];
+                    let share = Share { pieces, ..Share::ALL };
+                    threads.install(|| winograd.forward(cpu, &case.x, &weights, epilogue, share, &mut cut));
+                    assert!(cut == y, "{} {shape:?} in {pieces} pieces", cpu.isa());
                 }
             }
         }
@@ -102,6 +105,7 @@ fn forward_equals_the_reference() {
 
 #[test]
 fn forward_pooled_equals_the_passes_apart() {
+    let threads = Threads::new(16).unwrap();
     for case in cases(1) {
         let (shape, bias) = (case.shape, case.bias());
         for window in [[1, 1], [2, 2], [3, 3], [2, 1], [4, 2]] {
@@ -112,11 +116,19 @@ fn forward_pooled_equals_the_passes_apart() {
                 let weights = case.transformed(cpu, &winograd);
                 let mut full = vec![0.0f32; shape.output.len()];
                 let epilogue = Epilogue { bias: None, relu: false };
-                winograd.forward(cpu, &case.x, &weights, epilogue, 0..shape.output.height, &mut full);
-                let (mut y, mut winners) = (vec![f32::NAN; pooled.len()], vec![77; pooled.len()]);
-                let training = Some(Training { winners: &mut winners, dropout: None });
-                let rows = 0..pooled.height;
-                winograd.forward_pooled(cpu, window, &case.x, &weights, Some(&bias), rows, &mut y, training);
+                winograd.forward(cpu, &case.x, &weights, epilogue, Share::ALL, &mut full);
+                let pass = |pieces| {
+                    let (mut y, mut winners) = (vec![f32::NAN; pooled.len()], vec![77; pooled.len()]);
+                    let training = Some(Training { winners: &mut winners, dropout: None });
+                    let share = Share { pieces, ..Share::ALL };
+                    winograd.forward_pooled(cpu, window, &case.x, &weights, Some(&bias), share, &mut y, training);
+                    (y, winners)
+                };
+                let (y, winners) = pass(1);
+                for pieces in PIECES {
+                    let cut = threads.install(|| pass(pieces));
+                    assert!(cut == (y.clone(), winners.clone()), "{} {shape:?} in {pieces} pieces", cpu.isa());
+                }
                 for at in 0..pooled.len() {
                     let (pixel, lane) = (at / pooled.pixel(), at % pooled.pixel());
                     let [row, column] = [pixel / pooled.width * window[0], pixel % pooled.width * window[1]];
@@ -141,10 +153,13 @@ fn dropout_in_the_pooled_pass_equals_dropout_behind_it() {
     for case in cases(1).into_iter().filter(|case| case.shape.output.height.min(case.shape.output.width) > 3) {
         for (cpu, winograd) in algorithms(&case.shape).into_iter().filter(|(_, winograd)| winograd.tile() == 4) {
             let weights = case.transformed(cpu, &winograd);
-            let run = |part: Part, y: &mut [f32], training: Option<Training<'_>>| {
-                winograd.forward_pooled(cpu, [2, 2], &case.x, &weights, None, part, y, training);
-            };
-            pooled_with_dropout(cpu, &case.shape, run, 0.0);
+            for pieces in [1, 3] {
+                let run = |images, y: &mut [f32], training: Training<'_>| {
+                    let share = Share { images, pieces };
+                    winograd.forward_pooled(cpu, [2, 2], &case.x, &weights, None, share, y, Some(training));
+                };
+                pooled_with_dropout(cpu, &case.shape, run, 0.0);
+            }
         }
     }
 }
@@ -179,17 +194,18 @@ fn a_part_of_the_images_is_what_all_of_them_have() {
         let shape = case.shape;
         for (cpu, winograd) in algorithms(&shape) {
             let weights = case.transformed(cpu, &winograd);
-            let run = |images| {
+            let run = |images, pieces| {
                 let mut y = vec![f32::NAN; shape.output.len()];
-                let part = Part { rows: 0..shape.output.height, images };
-                winograd.forward(cpu, &case.x, &weights, Epilogue::NONE, part, &mut y);
+                winograd.forward(cpu, &case.x, &weights, Epilogue::NONE, Share { images, pieces }, &mut y);
                 y
             };
-            let all = run(BLOCK);
+            let all = run(BLOCK, 1);
             for images in [1, 2, 7, 16, 17, 31] {
                 let want = first_images(&shape.output, &all, images);
-                let got = first_images(&shape.output, &run(images), images);
-                assert!(got == want, "{images} images of {shape:?} on {}", cpu.isa());
+                for pieces in [1, 3] {
+                    let got = first_images(&shape.output, &run(images, pieces), images);
+                    assert!(got == want, "{images} images of {shape:?} on {} in {pieces} pieces", cpu.isa());
+                }
             }
         }
     }
@@ -197,15 +213,21 @@ fn a_part_of_the_images_is_what_all_of_them_have() {
 
 #[test]
 fn backward_data_equals_the_reference() {
+    let threads = Threads::new(16).unwrap();
     for case in cases(1) {
         let shape = case.shape;
         for (cpu, winograd) in algorithms(&shape) {
             let transposed = case.transformed_and_transposed(cpu, &winograd);
-            let mut dx = vec![f32::NAN; shape.input.len()];
-            let cut = shape.input.height / 2;
-            let (upper, lower) = dx.split_at_mut(cut * shape.input.row());
-            winograd.backward_data(cpu, &case.dy, &transposed, 0..cut, upper);
-            winograd.backward_data(cpu, &case.dy, &transposed, cut..shape.input.height, lower);
+            let pass = |pieces| {
+                let mut dx = vec![f32::NAN; shape.input.len()];
+                winograd.backward_data(cpu, &case.dy, &transposed, pieces, &mut dx);
+                dx
+            };
+            let dx = pass(1);
+            for pieces in PIECES {
+                let cut = threads.install(|| pass(pieces));
+                assert!(cut == dx, "{} {shape:?} in {pieces} pieces", cpu.isa());
+            }
             padded_lanes_are_zero(&shape.input, &dx);
             for image in [0, 3, 31] {
                 let dy = case.image(&shape.output, &case.dy, 0, image);
@@ -273,7 +295,7 @@ fn a_short_source_is_refused() {
     let shape = Conv2dShape::same(BlockShape::new(4, 4, 16), 16, [3, 3], 1);
     let winograd = Winograd::of(&shape).unwrap();
     let (weights, mut y) = (vec![0.0; winograd.weights_len()], vec![0.0f32; shape.output.len()]);
-    winograd.forward(Cpu::detect().unwrap(), &[0.0; 15], &weights, Epilogue::NONE, 0..4, &mut y);
+    winograd.forward(Cpu::detect().unwrap(), &[0.0; 15], &weights, Epilogue::NONE, Share::ALL, &mut y);
 }
 
 #[test]
@@ -282,5 +304,29 @@ fn plain_weights_are_refused() {
     let shape = Conv2dShape::same(BlockShape::new(4, 4, 16), 16, [3, 3], 1);
     let winograd = Winograd::of(&shape).unwrap();
     let (x, weights) = (vec![0.0; shape.input.len()], vec![0.0; shape.weights_len()]);
-    winograd.forward(Cpu::detect().unwrap(), &x, &weights, Epilogue::NONE, 0..4, &mut vec![0.0f32; shape.output.len()]);
+    let mut y = vec![0.0f32; shape.output.len()];
+    winograd.forward(Cpu::detect().unwrap(), &x, &weights, Epilogue::NONE, Share::ALL, &mut y);
+}
+
+#[test]
+#[should_panic(expected = "33 images of a block of 32")]
+fn more_images_than_a_block_has_are_refused() {
+    let shape = Conv2dShape::same(BlockShape::new(4, 4, 16), 16, [3, 3], 1);
+    let winograd = Winograd::of(&shape).unwrap();
+    let (x, weights) = (vec![0.0; shape.input.len()], vec![0.0; winograd.weights_len()]);
+    let (share, mut y) = (Share { images: 33, pieces: 1 }, vec![0.0f32; shape.output.len()]);
+    winograd.forward(Cpu::detect().unwrap(), &x, &weights, Epilogue::NONE, share, &mut y);
+}
+
+/// The layers of a residual network of nine, for each of four blocks on sixteen threads: 16 pieces.
+#[test]
+fn pieces_for_sixteen_threads() {
+    for (size, channels) in [(28, 128), (14, 128), (14, 256), (7, 512), (3, 512)] {
+        let shape = Conv2dShape::same(BlockShape::new(size, size, channels), channels, [3, 3], 1);
+        let winograd = Winograd::of(&shape).unwrap();
+        assert_eq!((winograd.forward_pieces(None, 4), winograd.backward_data_pieces(4)), (4, 4), "{shape:?}");
+        if let Some(pooled) = Winograd::pooled(&shape, [2, 2]) {
+            assert_eq!(pooled.forward_pieces(Some([2, 2]), 4), 4, "{shape:?}");
+        }
+    }
 }

@@ -12,9 +12,10 @@
 //!
 //! U = G W Gᵀ is made once a step, in panels as the weights are: `[out/16][point][in][16]`.
 //!
-//! A result's sums take the same steps whatever is computed beside it, so its bits do not depend on the rows or images
-//! asked for: tiles lie on a grid that begins at the first pixel.
+//! A result's sums take the same steps whatever is computed beside it, so its bits do not depend on the images asked for or on
+//! the pieces that threads compute (`cut.rs`): tiles lie on a grid that begins at the first pixel.
 
+mod cut;
 mod f3;
 mod f4;
 mod gathered;
@@ -27,23 +28,24 @@ mod weights;
 use std::ops::Range;
 
 use super::pooled::pooled_shape;
-use super::{Blocks, Conv2dShape, Epilogue, MAX_WINDOW, Onto, PANEL, Part, Training};
+use super::{Blocks, Conv2dShape, Epilogue, MAX_WINDOW, Onto, PANEL, Training};
 use crate::cpu::Cpu;
 use crate::layout::{BLOCK, BlockShape};
 use crate::scratch;
 use crate::simd::{Element, dispatch};
 
+use cut::Cut;
 use f3::F3;
 use f4::F4;
 use gradient::GradientPass;
-use outputs::{Outputs, Pooled, Rows};
+use outputs::{Outputs, Pixels, Pooled};
 use products::TilePass;
 use weights::{Transformed, Turned};
 
 /// Winograd's algorithm for a shape.
 ///
 /// ```
-/// use selvedge_compute::conv::{Conv2dShape, Epilogue, pack, winograd::Winograd};
+/// use selvedge_compute::conv::{Conv2dShape, Epilogue, pack, winograd::{Share, Winograd}};
 /// use selvedge_compute::{BlockShape, Cpu};
 /// let (cpu, shape) = (Cpu::detect()?, Conv2dShape::same(BlockShape::new(4, 4, 1), 1, [3, 3], 1));
 /// let winograd = Winograd::of(&shape).expect("3x3 weights, padded channels");
@@ -52,7 +54,7 @@ use weights::{Transformed, Turned};
 /// let mut weights = vec![0.0; winograd.weights_len()];
 /// winograd.transform_weights(cpu, &panels, &mut weights);
 /// let (x, mut y) = (vec![1.0; shape.input.len()], vec![0.0; shape.output.len()]);
-/// winograd.forward(cpu, &x, &weights, Epilogue::NONE, 0..4, &mut y);
+/// winograd.forward(cpu, &x, &weights, Epilogue::NONE, Share::ALL, &mut y);
 /// // The sum over the 3x3 neighbourhood: 4 pixels of it at a corner, 9 in the middle.
 /// assert!((y[0] - 4.0).abs() < 1e-5 && (y[shape.output.offset(1, 1)] - 9.0).abs() < 1e-5);
 /// # Ok::<(), selvedge_compute::CpuError>(())
@@ -61,6 +63,21 @@ use weights::{Transformed, Turned};
 pub struct Winograd {
     shape: Conv2dShape,
     tile: TileSize,
+}
+
+/// What a pass computes of a block, and for how many threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// How many images, from 1 to [`BLOCK`]; whatever is left in the place of the others means nothing.
+    pub images: usize,
+    /// How many pieces threads of the current rayon pool are to compute on their own. There may be a few more, or fewer where
+    /// there is not so much to cut.
+    pub pieces: usize,
+}
+
+impl Share {
+    /// All images, in one piece.
+    pub const ALL: Self = Self { images: BLOCK, pieces: 1 };
 }
 
 /// The results of a tile in each direction.
@@ -84,9 +101,9 @@ impl TileSize {
         self.results() + 2
     }
 
-    /// Tiles that cover `output`.
-    fn tiles(self, output: &BlockShape) -> usize {
-        output.height.div_ceil(self.results()) * output.width.div_ceil(self.results())
+    /// Tiles that cover so many rows and columns of pixels.
+    fn tiles(self, [height, width]: [usize; 2]) -> usize {
+        height.div_ceil(self.results()) * width.div_ceil(self.results())
     }
 }
 
@@ -94,14 +111,12 @@ impl Winograd {
     /// The algorithm for the three passes of `shape`: 3x3 weights that meet every pixel, padded channels, and
     /// tiles enough of whose results are wanted. Of the sizes of tiles the one with the fewest products.
     pub fn of(shape: &Conv2dShape) -> Option<Self> {
-        Self::for_results(shape, &shape.output, [1, 1])
+        Self::for_results(shape, pixels(&shape.output), [1, 1])
     }
 
     /// The algorithm for [`Winograd::forward_pooled`] over windows of `window`, none of which may lie in two tiles.
     pub fn pooled(shape: &Conv2dShape, window: [usize; 2]) -> Option<Self> {
-        let pooled = pooled_shape(shape, window);
-        let results = BlockShape { height: pooled.height * window[0], width: pooled.width * window[1], ..shape.output };
-        Self::for_results(shape, &results, window)
+        Self::for_results(shape, outputs::pooled_pixels(&pooled_shape(shape, window), window), window)
     }
 
     /// [`Winograd::pooled`] if there is a window, or [`Winograd::of`].
@@ -109,7 +124,7 @@ impl Winograd {
         window.map_or_else(|| Self::of(shape), |window| Self::pooled(shape, window))
     }
 
-    fn for_results(shape: &Conv2dShape, results: &BlockShape, window: [usize; 2]) -> Option<Self> {
+    fn for_results(shape: &Conv2dShape, results: [usize; 2], window: [usize; 2]) -> Option<Self> {
         let fits = shape.kernel == [3, 3]
             && shape.stride == 1
             && shape.padding.iter().all(|&padding| padding < 3)
@@ -141,7 +156,7 @@ impl Winograd {
         self.tile.points().pow(2)
     }
 
-    /// Results of a tile in each direction. Rows of results are best asked for in multiples of it.
+    /// Results of a tile in each direction.
     pub fn tile(&self) -> usize {
         self.tile.results()
     }
@@ -158,7 +173,10 @@ impl Winograd {
 
     /// Multiply-adds for an image in one pass, those of the transforms left out.
     pub fn multiply_adds(&self) -> usize {
-        self.tile.tiles(&self.shape.output) * self.points() * self.shape.input.channels * self.shape.output.channels
+        self.tile.tiles(pixels(&self.shape.output))
+            * self.points()
+            * self.shape.input.channels
+            * self.shape.output.channels
     }
 
     /// The numbers that a thread keeps in [`scratch`] for the largest of the passes.
@@ -203,6 +221,18 @@ impl Winograd {
         });
     }
 
+    /// The pieces of [`Winograd::forward`], or with a window of [`Winograd::forward_pooled`], where `wanted` are asked for.
+    pub fn forward_pieces(&self, window: Option<[usize; 2]>, wanted: usize) -> usize {
+        let window = window.unwrap_or([1, 1]);
+        let pixels = outputs::pooled_pixels(&pooled_shape(&self.shape, window), window);
+        self.cut(&self.shape.output, pixels, wanted).count()
+    }
+
+    /// The pieces of [`Winograd::backward_data`] where `wanted` are asked for.
+    pub fn backward_data_pieces(&self, wanted: usize) -> usize {
+        self.cut(&self.shape.input, pixels(&self.shape.input), wanted).count()
+    }
+
     /// [`super::forward`] with weights from [`Winograd::transform_weights`].
     ///
     /// # Panics
@@ -213,12 +243,11 @@ impl Winograd {
         x: &[f32],
         weights: &[f32],
         epilogue: Epilogue<'_>,
-        part: impl Into<Part>,
+        share: Share,
         y: &mut [Y],
     ) {
-        let Part { rows, images } = part.into();
-        let outputs = Rows::new(&self.shape.output, epilogue, rows, y);
-        self.run(cpu, self.forward_tensors(), [x, weights], images, outputs);
+        let outputs = Pixels::new(&self.shape.output, epilogue, y);
+        self.run(cpu, self.forward_tensors(), [x, weights], share, outputs);
     }
 
     /// [`super::forward_pooled`] with weights from [`Winograd::transform_weights`].
@@ -232,47 +261,59 @@ impl Winograd {
         x: &[f32],
         weights: &[f32],
         bias: Option<&[f32]>,
-        part: impl Into<Part>,
+        share: Share,
         y: &mut [Y],
         training: Option<Training<'_>>,
     ) {
-        let Part { rows, images } = part.into();
         assert!(
             window.iter().all(|&w| w > 0 && self.tile().is_multiple_of(w)) && window[0] * window[1] <= MAX_WINDOW,
             "windows of {window:?} on tiles of {} pixels",
             self.tile()
         );
-        let outputs = Pooled::new(&self.shape, window, bias, rows, y, training);
-        self.run(cpu, self.forward_tensors(), [x, weights], images, outputs);
+        let outputs = Pooled::new(&self.shape, window, bias, y, training);
+        self.run(cpu, self.forward_tensors(), [x, weights], share, outputs);
     }
 
-    /// [`super::backward_data`] with weights from [`Winograd::transpose_weights`].
+    /// [`super::backward_data`] of all images, in `pieces` pieces ([`Share::pieces`]), with weights from
+    /// [`Winograd::transpose_weights`].
     ///
     /// # Panics
     /// As [`Winograd::forward`].
-    pub fn backward_data<Y: Element>(
-        &self,
-        cpu: Cpu,
-        dy: &[f32],
-        transposed: &[f32],
-        rows: Range<usize>,
-        dx: &mut [Y],
-    ) {
-        let outputs = Rows::new(&self.shape.input, Epilogue::NONE, rows, dx);
+    pub fn backward_data<Y: Element>(&self, cpu: Cpu, dy: &[f32], transposed: &[f32], pieces: usize, dx: &mut [Y]) {
+        let outputs = Pixels::new(&self.shape.input, Epilogue::NONE, dx);
         let before = self.shape.padding.map(|padding| 2 - padding);
         let tensors = Tensors { from: &self.shape.output, to: &self.shape.input, before };
-        self.run(cpu, tensors, [dy, transposed], BLOCK, outputs);
+        self.run(cpu, tensors, [dy, transposed], Share { pieces, ..Share::ALL }, outputs);
     }
 
     fn forward_tensors(&self) -> Tensors<'_> {
         Tensors { from: &self.shape.input, to: &self.shape.output, before: self.shape.padding }
     }
 
-    fn run<O: Outputs>(&self, cpu: Cpu, tensors: Tensors<'_>, operands: [&[f32]; 2], images: usize, outputs: O) {
+    /// The cut of a pass to `pixels` of `to`.
+    fn cut(&self, to: &BlockShape, pixels: [usize; 2], pieces: usize) -> Cut {
+        Cut::new([self.tile.tiles(pixels), to.channel_stride / PANEL], pieces)
+    }
+
+    fn run<O: Outputs>(&self, cpu: Cpu, tensors: Tensors<'_>, operands: [&[f32]; 2], share: Share, outputs: O) {
+        let Share { images, pieces } = share;
         let len = products::scratch_len(self.points(), tensors.from, tensors.to);
-        scratch::with(len, |buffer| match self.tile {
-            TileSize::Three => dispatch(cpu, TilePass::<_, F3, 3, 5>::new(tensors, operands, images, outputs, buffer)),
-            TileSize::Four => dispatch(cpu, TilePass::<_, F4, 4, 6>::new(tensors, operands, images, outputs, buffer)),
+        self.cut(tensors.to, outputs.pixels(), pieces).for_each(|piece| {
+            // No buffer is kept while a thread waits for others: meanwhile it may run another piece, which needs one.
+            scratch::with(len, |buffer| {
+                let to = (outputs, piece);
+                // SAFETY: the pieces of a cut have no tile and panel in common, and no other pass has these outputs.
+                unsafe {
+                    match self.tile {
+                        TileSize::Three => {
+                            dispatch(cpu, TilePass::<_, F3, 3, 5>::new(tensors, operands, images, to, buffer));
+                        }
+                        TileSize::Four => {
+                            dispatch(cpu, TilePass::<_, F4, 4, 6>::new(tensors, operands, images, to, buffer));
+                        }
+                    }
+                }
+            });
         });
     }
 
@@ -299,6 +340,11 @@ impl Winograd {
             }
         });
     }
+}
+
+/// Rows and columns of pixels.
+fn pixels(shape: &BlockShape) -> [usize; 2] {
+    [shape.height, shape.width]
 }
 
 /// The tensors of a pass that gathers.

@@ -1,12 +1,12 @@
-//! What becomes of a tile of results: rows of the tensor, or maxima over windows.
+//! What becomes of a tile of results: pixels of the tensor, or maxima over windows.
 
-use std::ops::Range;
+use std::marker::PhantomData;
 
 use super::super::gather::Epilogue;
 use super::super::pooled::{Training, check, largest, pooled_shape, store};
 use super::super::{Conv2dShape, MAX_WINDOW, PANEL};
 use super::transform::{Linear, Strided, both};
-use crate::dropout::Draws;
+use crate::dropout::{Draws, DropoutMask};
 use crate::layout::BlockShape;
 use crate::simd::{Element, Simd, math};
 
@@ -18,13 +18,47 @@ pub(super) struct Place {
     pub images: usize,
 }
 
-/// Where results go.
-pub(super) trait Outputs {
-    /// The rows of results that are wanted.
-    fn rows(&self) -> Range<usize>;
+/// A tensor that several threads write at once, each its own part.
+struct Shared<'a, Y> {
+    first: *mut Y,
+    len: usize,
+    tensor: PhantomData<&'a mut [Y]>,
+}
 
-    /// How many results of a row are wanted.
-    fn columns(&self) -> usize;
+// SAFETY: it is the slice that it was made of, whose parts `part` gives out one by one to callers who promise that they differ.
+unsafe impl<Y: Send> Send for Shared<'_, Y> {}
+// SAFETY: as above.
+unsafe impl<Y: Send> Sync for Shared<'_, Y> {}
+
+impl<Y> Clone for Shared<'_, Y> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<Y> Copy for Shared<'_, Y> {}
+
+impl<'a, Y> Shared<'a, Y> {
+    fn new(tensor: &'a mut [Y]) -> Self {
+        Self { first: tensor.as_mut_ptr(), len: tensor.len(), tensor: PhantomData }
+    }
+
+    /// The `len` elements from `at` on.
+    ///
+    /// # Safety
+    /// The tensor must have them, and nobody else may use them meanwhile.
+    #[inline(always)]
+    unsafe fn part(&self, at: usize, len: usize) -> &'a mut [Y] {
+        debug_assert!(at + len <= self.len);
+        // SAFETY: the caller's promise; `new` borrowed the tensor for as long as the part lives.
+        unsafe { std::slice::from_raw_parts_mut(self.first.add(at), len) }
+    }
+}
+
+/// Where results go, those of different tiles or channels to different places.
+pub(super) trait Outputs: Copy + Sync {
+    /// Rows and columns of results that are wanted.
+    fn pixels(&self) -> [usize; 2];
 
     /// The draws of a dropout behind the results.
     fn draws<S: Simd>(&self, s: S) -> Option<Draws<S>>;
@@ -33,9 +67,10 @@ pub(super) trait Outputs {
     /// of the one before.
     ///
     /// # Safety
-    /// The channels must lie within the tensor's stride, and the products of all images be readable.
+    /// The channels must lie within the tensor's stride, and the products of all images be readable. No other thread may write
+    /// these channels of the tile meanwhile.
     unsafe fn write<S: Simd, L: Linear<N, M>, const M: usize, const N: usize>(
-        &mut self,
+        &self,
         s: S,
         place: &Place,
         draws: &Option<Draws<S>>,
@@ -43,34 +78,29 @@ pub(super) trait Outputs {
     );
 }
 
-/// Rows `rows` of a tensor.
-pub(super) struct Rows<'a, Y> {
+/// A tensor's pixels.
+#[derive(Clone, Copy)]
+pub(super) struct Pixels<'a, Y> {
     shape: &'a BlockShape,
     epilogue: Epilogue<'a>,
-    rows: Range<usize>,
-    y: &'a mut [Y],
+    y: Shared<'a, Y>,
 }
 
-impl<'a, Y: Element> Rows<'a, Y> {
+impl<'a, Y: Element> Pixels<'a, Y> {
     /// Compares every length with the shape.
     #[track_caller]
-    pub(super) fn new(shape: &'a BlockShape, epilogue: Epilogue<'a>, rows: Range<usize>, y: &'a mut [Y]) -> Self {
-        assert!(rows.start <= rows.end && rows.end <= shape.height, "rows {rows:?} of {shape:?}");
-        assert_eq!(y.len(), rows.len() * shape.row(), "the target's length and that of rows {rows:?} of {shape:?}");
+    pub(super) fn new(shape: &'a BlockShape, epilogue: Epilogue<'a>, y: &'a mut [Y]) -> Self {
+        assert_eq!(y.len(), shape.len(), "the target's length and that of {shape:?}");
         if let Some(bias) = epilogue.bias {
             assert_eq!(bias.len(), shape.channel_stride, "the bias' length and the channel stride");
         }
-        Self { shape, epilogue, rows, y }
+        Self { shape, epilogue, y: Shared::new(y) }
     }
 }
 
-impl<Y: Element> Outputs for Rows<'_, Y> {
-    fn rows(&self) -> Range<usize> {
-        self.rows.clone()
-    }
-
-    fn columns(&self) -> usize {
-        self.shape.width
+impl<Y: Element> Outputs for Pixels<'_, Y> {
+    fn pixels(&self) -> [usize; 2] {
+        [self.shape.height, self.shape.width]
     }
 
     #[inline(always)]
@@ -80,7 +110,7 @@ impl<Y: Element> Outputs for Rows<'_, Y> {
 
     #[inline(always)]
     unsafe fn write<S: Simd, L: Linear<N, M>, const M: usize, const N: usize>(
-        &mut self,
+        &self,
         s: S,
         place: &Place,
         _: &Option<Draws<S>>,
@@ -95,16 +125,19 @@ impl<Y: Element> Outputs for Rows<'_, Y> {
             let results = unsafe { both::<S, L, N, M>(s, &products.behind(image * PANEL)) };
             for (i, results) in results.into_iter().enumerate() {
                 let row = first_row + i;
-                if !self.rows.contains(&row) {
+                if row >= self.shape.height {
                     continue;
                 }
                 for (j, sum) in results.into_iter().enumerate() {
                     let column = first_column + j;
                     if column < self.shape.width {
-                        let at = self.shape.offset(row - self.rows.start, column) + in_pixel;
-                        debug_assert!(at + S::LANES <= self.y.len());
-                        // SAFETY: `new` made sure that `y` has the rows, in which the pixel lies.
-                        unsafe { Y::store(s, self.y.as_mut_ptr().add(at), self.epilogue.apply(s, sum, bias)) };
+                        let at = self.shape.offset(row, column) + in_pixel;
+                        // SAFETY: `new` made sure that `y` is a tensor of the shape, in which the pixel lies; the caller promises
+                        // that its channels are written by nobody else.
+                        unsafe {
+                            let y = self.y.part(at, S::LANES);
+                            Y::store(s, y.as_mut_ptr(), self.epilogue.apply(s, sum, bias));
+                        }
                     }
                 }
             }
@@ -112,14 +145,20 @@ impl<Y: Element> Outputs for Rows<'_, Y> {
     }
 }
 
-/// Rows `rows` of the maxima over windows, of which each lies within a tile.
+/// Rows and columns of the results that windows of `window` pixels take to `pooled`.
+pub(super) fn pooled_pixels(pooled: &BlockShape, window: [usize; 2]) -> [usize; 2] {
+    [pooled.height * window[0], pooled.width * window[1]]
+}
+
+/// The maxima over windows, of which each lies within a tile.
+#[derive(Clone, Copy)]
 pub(super) struct Pooled<'a, Y> {
     window: [usize; 2],
     shape: BlockShape,
     bias: Option<&'a [f32]>,
-    rows: Range<usize>,
-    y: &'a mut [Y],
-    training: Option<Training<'a>>,
+    y: Shared<'a, Y>,
+    winners: Option<Shared<'a, u16>>,
+    dropout: Option<&'a DropoutMask>,
 }
 
 impl<'a, Y: Element> Pooled<'a, Y> {
@@ -129,33 +168,30 @@ impl<'a, Y: Element> Pooled<'a, Y> {
         conv: &Conv2dShape,
         window: [usize; 2],
         bias: Option<&'a [f32]>,
-        rows: Range<usize>,
         y: &'a mut [Y],
         training: Option<Training<'a>>,
     ) -> Self {
         let shape = pooled_shape(conv, window);
-        check(&shape, &rows, bias, y, &training);
-        Self { window, shape, bias, rows, y, training }
+        check(&shape, &(0..shape.height), bias, y, &training);
+        let dropout = training.as_ref().and_then(|training| training.dropout);
+        let winners = training.map(|training| Shared::new(training.winners));
+        Self { window, shape, bias, y: Shared::new(y), winners, dropout }
     }
 }
 
 impl<Y: Element> Outputs for Pooled<'_, Y> {
-    fn rows(&self) -> Range<usize> {
-        self.rows.start * self.window[0]..self.rows.end * self.window[0]
-    }
-
-    fn columns(&self) -> usize {
-        self.shape.width * self.window[1]
+    fn pixels(&self) -> [usize; 2] {
+        pooled_pixels(&self.shape, self.window)
     }
 
     #[inline(always)]
     fn draws<S: Simd>(&self, s: S) -> Option<Draws<S>> {
-        Training::draws(&self.training, s)
+        self.dropout.map(|mask| Draws::new(s, mask))
     }
 
     #[inline(always)]
     unsafe fn write<S: Simd, L: Linear<N, M>, const M: usize, const N: usize>(
-        &mut self,
+        &self,
         s: S,
         place: &Place,
         draws: &Option<Draws<S>>,
@@ -163,7 +199,7 @@ impl<Y: Element> Outputs for Pooled<'_, Y> {
     ) {
         let ([height, width], BlockShape { channels, .. }) = (self.window, self.shape);
         let first = [place.first[0] / height, place.first[1] / width];
-        let rows = self.rows.start.max(first[0])..self.rows.end.min(first[0] + M / height);
+        let rows = first[0]..self.shape.height.min(first[0] + M / height);
         let columns = first[1]..self.shape.width.min(first[1] + M / width);
         let bias = Epilogue { bias: self.bias, relu: false };
         // SAFETY: `new` compared the bias with the channel stride, within which the channels lie.
@@ -182,12 +218,18 @@ impl<Y: Element> Outputs for Pooled<'_, Y> {
                     }
                     let value = |pixel: usize| results[i * height + pixel / width][j * width + pixel % width];
                     let (largest, winner) = largest(s, height * width, value);
-                    let pixel = self.shape.offset(row - self.rows.start, column);
+                    let pixel = self.shape.offset(row, column);
                     let to = pixel + self.shape.channel(place.channel) + image * self.shape.plane();
-                    debug_assert!(to + S::LANES <= self.y.len() && height * width <= MAX_WINDOW);
+                    debug_assert!(height * width <= MAX_WINDOW);
                     let draw = of_pair[i][j][image % 2];
-                    // SAFETY: `new` made sure that `y` and the winners have the rows, in which the pixel lies.
-                    unsafe { store(s, self.y, &mut self.training, to, s.add(largest, bias), winner, draws, draw) };
+                    // SAFETY: `new` made sure that `y` and the winners are tensors of the shape, in which the pixel lies; the
+                    // caller promises that its channels are written by nobody else.
+                    unsafe {
+                        let y = self.y.part(to, S::LANES);
+                        let winners = self.winners.as_ref().map(|winners| winners.part(to, S::LANES));
+                        let mut training = winners.map(|winners| Training { winners, dropout: self.dropout });
+                        store(s, y, &mut training, 0, s.add(largest, bias), winner, draws, draw);
+                    }
                 }
             }
         }

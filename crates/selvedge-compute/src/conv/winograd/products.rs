@@ -10,6 +10,7 @@ use std::ops::Range;
 use super::super::PANEL;
 use super::super::tile::{Walk, accumulate, column};
 use super::Tensors;
+use super::cut::Piece;
 use super::gathered::{Matrices, Source};
 use super::outputs::{Outputs, Place};
 use super::transform::{Strided, Transform};
@@ -44,25 +45,29 @@ pub(super) fn scratch_len(points: usize, from: &BlockShape, to: &BlockShape) -> 
     points * (transformed.point() + products.point())
 }
 
-/// One pass over the results that `outputs` wants.
+/// One piece of a pass.
 pub(super) struct TilePass<'a, O, T, const M: usize, const N: usize> {
     tensors: Tensors<'a>,
     source: Source<'a>,
     portion: Portion,
     weights: &'a [f32],
     outputs: O,
+    piece: Piece,
     transformed: &'a mut [f32],
     products: &'a mut [f32],
     transform: PhantomData<T>,
 }
 
 impl<'a, O: Outputs, T: Transform<M, N>, const M: usize, const N: usize> TilePass<'a, O, T, M, N> {
-    /// Compares the lengths with the shapes; `buffer` has [`scratch_len`] numbers.
-    pub(super) fn new(
+    /// Compares the lengths with the shapes, and the piece with what `outputs` wants; `buffer` has [`scratch_len`] numbers.
+    ///
+    /// # Safety
+    /// While it runs, no pass to the same outputs may run of a piece that has a tile and a panel in common with this one.
+    pub(super) unsafe fn new(
         tensors: Tensors<'a>,
         [source, weights]: [&'a [f32]; 2],
         images: usize,
-        outputs: O,
+        (outputs, piece): (O, Piece),
         buffer: &'a mut [f32],
     ) -> Self {
         let Tensors { from, to, .. } = tensors;
@@ -71,10 +76,11 @@ impl<'a, O: Outputs, T: Transform<M, N>, const M: usize, const N: usize> TilePas
         let expected = to.channel_stride * N * N * from.channel_stride;
         assert_eq!(weights.len(), expected, "the transformed weights' length and that of {} points", N * N);
         assert_eq!(buffer.len(), scratch_len(N * N, from, to), "the buffer's length");
+        assert!(piece.panels.end <= to.channel_stride / PANEL, "{piece:?} of {to:?}");
         let source = Source { data: source, shape: from, images };
         let portion = Portion::of(N * N, from, to);
         let (transformed, products) = buffer.split_at_mut(N * N * portion.transformed.point());
-        Self { tensors, source, portion, weights, outputs, transformed, products, transform: PhantomData }
+        Self { tensors, source, portion, weights, outputs, piece, transformed, products, transform: PhantomData }
     }
 }
 
@@ -82,13 +88,11 @@ impl<O: Outputs, T: Transform<M, N>, const M: usize, const N: usize> Kernel for 
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
-        let Tensors { from, to, before } = self.tensors;
+        let Tensors { from, before, .. } = self.tensors;
         let images = self.source.images;
-        let wanted = self.outputs.rows();
-        let columns = self.outputs.columns().div_ceil(M);
+        let columns = self.outputs.pixels()[1].div_ceil(M);
         let draws = self.outputs.draws(s);
-        let panels = to.channel_stride / PANEL;
-        let (first, end) = (wanted.start / M * columns, wanted.end.div_ceil(M) * columns);
+        let Piece { tiles: Range { start: first, end }, panels } = self.piece.clone();
         let Portion { transformed, products } = self.portion;
         let at_once = transformed.rows / images;
         for first in (first..end).step_by(at_once) {
@@ -103,8 +107,8 @@ impl<O: Outputs, T: Transform<M, N>, const M: usize, const N: usize> Kernel for 
                 unsafe { self.source.transform::<S, T::Input, N, N>(s, first, 0..from.channel_stride, to) };
             }
             let rows = tiles.len() * images;
-            for panel in (0..panels).step_by(products.panels) {
-                let count = products.panels.min(panels - panel);
+            for panel in panels.clone().step_by(products.panels) {
+                let count = products.panels.min(panels.end - panel);
                 self.multiply(s, panel..panel + count, rows);
                 for tile in tiles.clone() {
                     for lane in (0..count * PANEL).step_by(S::LANES) {
@@ -115,8 +119,8 @@ impl<O: Outputs, T: Transform<M, N>, const M: usize, const N: usize> Kernel for 
                             steps: [N * products.point(), products.point()].map(|step| step as isize),
                         };
                         let place = Place { first: place(tile), channel: panel * PANEL + lane, images };
-                        // SAFETY: the channels are the tensor's, and at each point there is a vector for each of the tile's
-                        // images from `at` on.
+                        // SAFETY: the channels are the tensor's (`new`), and at each point there is a vector for each of the
+                        // tile's images from `at` on; who called `new` promised that no other pass writes these.
                         unsafe { self.outputs.write::<S, T::Output, M, N>(s, &place, &draws, products) };
                     }
                 }

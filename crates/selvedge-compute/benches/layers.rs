@@ -119,13 +119,13 @@ fn normalisation<E: Element>(criterion: &mut Criterion) {
     };
     let (mut first, mut second) = (vec![0.0; channels], vec![0.0; channels]);
     measure(criterion, "norm/block_moments", name, bytes, |cpu| {
-        norm::block_moments(cpu, &SHAPE, BLOCK, &x, &mut first, &mut second);
+        norm::block_moments(cpu, &SHAPE, BLOCK, &x, 0..SHAPE.channel_stride, &mut first, &mut second);
     });
     measure(criterion, "norm/normalise_relu", name, 2 * bytes, |cpu| {
         norm::normalise(cpu, &SHAPE, [norm.factor, norm.offset], norm.activation, &x, &mut y);
     });
     measure(criterion, "norm/block_gradient_sums", name, 2 * bytes, |cpu| {
-        norm::block_gradient_sums(cpu, &SHAPE, BLOCK, &norm, &x, &dy, &mut first, &mut second);
+        norm::block_gradient_sums(cpu, &SHAPE, BLOCK, &norm, &x, &dy, 0..SHAPE.channel_stride, &mut first, &mut second);
     });
     measure(criterion, "norm/input_gradient", name, 3 * bytes, |cpu| {
         norm::input_gradient(cpu, &SHAPE, BLOCK, &norm, [&per_channel; 2], &x, &dy, &mut y);
@@ -141,7 +141,17 @@ fn normalisation<E: Element>(criterion: &mut Criterion) {
     let dy = &dy[..small];
     measure(criterion, "norm/pooled_gradient_sums", name, small_bytes, |cpu| {
         let winners = Winners { numbers: &numbers_of_winners, x: &kept };
-        norm::pooled_gradient_sums(cpu, &output, BLOCK, &norm, winners, dy, &mut first, &mut second);
+        norm::pooled_gradient_sums(
+            cpu,
+            &output,
+            BLOCK,
+            &norm,
+            winners,
+            dy,
+            0..output.channel_stride,
+            &mut first,
+            &mut second,
+        );
     });
     let dy_bytes = small * (size_of::<E>() + size_of::<u16>());
     measure(criterion, "norm/pooled_input_gradient", name, 2 * bytes + dy_bytes, |cpu| {

@@ -120,6 +120,15 @@ mod tests {
         // 28x28 pixels twice, 14x14 three times, 7x7, 3x3 twice; x and y in f32 and in bf16.
         assert_eq!(pieces(4), [4, 4, 4, 4, 4, 4, 1, 1]);
         assert_eq!(pieces(2), [4, 4, 3, 3, 4, 3, 1, 1]);
+        // Moments read x alone, and have a piece for each plane of 32 channels at most.
+        let moments = |bytes: usize| -> Vec<usize> {
+            let cut = |shape: &BlockShape| {
+                RowCut::new(shape.channel_stride / shape.plane(), pieces_of_bytes(4, shape.len() * bytes)).pieces
+            };
+            plan.norms.iter().map(|norm| cut(&norm.shape)).collect()
+        };
+        assert_eq!(moments(4), [2, 4, 3, 3, 4, 3, 1, 1]);
+        assert_eq!(moments(2), [2, 4, 1, 1, 3, 1, 1, 1]);
     }
 
     #[test]

@@ -177,8 +177,10 @@ impl Norms {
         let Op::Norm { norm, x, partial, .. } = &ctx.plan.ops[op] else { unreachable!("only norms have moments") };
         let shape = &ctx.plan.norms[*norm].shape;
         let ([x], [partial]) = split(block.arena, [&ctx.plan.values[*x].data], [partial]);
-        let (mean, square) = view_mut::<f64>(partial).split_at_mut(shape.channel_stride);
-        norm::block_moments::<E>(ctx.cpu, shape, block.valid, view(x), mean, square);
+        let pieces = pieces_of_bytes(ctx.pieces, x.len());
+        by_planes(shape, pieces, partial, |channels, mean, square| {
+            norm::block_moments::<E>(ctx.cpu, shape, block.valid, view(x), channels, mean, square);
+        });
     }
 
     /// The sums that the gradient needs of one block, into its arena.
@@ -190,17 +192,21 @@ impl Norms {
         match pool {
             None => {
                 let ([x, dy], [partial]) = split(block.arena, [ctx.data(*x), ctx.grad(*y)], [partial]);
-                let (sum, normalised) = view_mut::<f64>(partial).split_at_mut(shape.channel_stride);
+                let pieces = pieces_of_bytes(ctx.pieces, x.len() + dy.len());
                 let (x, dy) = (view::<E>(x), view(dy));
-                norm::block_gradient_sums(cpu, shape, valid, &normalisation, x, dy, sum, normalised);
+                by_planes(shape, pieces, partial, |channels, sum, normalised| {
+                    norm::block_gradient_sums(cpu, shape, valid, &normalisation, x, dy, channels, sum, normalised);
+                });
             }
             Some(pool) => {
                 let reads = [&pool.winners, &pool.kept, ctx.grad(*y)];
                 let ([numbers, kept, dy], [partial]) = split(block.arena, reads, [partial]);
-                let (sum, normalised) = view_mut::<f64>(partial).split_at_mut(shape.channel_stride);
-                let winners = Winners::<E> { numbers: view(numbers), x: view(kept) };
-                let pooled = pool.shape.output();
-                norm::pooled_gradient_sums(cpu, &pooled, valid, &normalisation, winners, view(dy), sum, normalised);
+                let pieces = pieces_of_bytes(ctx.pieces, numbers.len() + kept.len() + dy.len());
+                let (winners, dy) = (Winners::<E> { numbers: view(numbers), x: view(kept) }, view(dy));
+                let (norm, pooled) = (&normalisation, pool.shape.output());
+                by_planes(&pooled, pieces, partial, |channels, sum, normalised| {
+                    norm::pooled_gradient_sums(cpu, &pooled, valid, norm, winners, dy, channels, sum, normalised);
+                });
             }
         }
     }
@@ -267,6 +273,22 @@ impl Norms {
             self.parts[1].extend_from_slice(second);
         }
     }
+}
+
+/// Calls `run` with the channels of each of up to `pieces` pieces, whole planes, and what of both halves of `partial`, a number a
+/// channel, belongs to them. A channel's sums are the same in any piece.
+fn by_planes(
+    shape: &BlockShape,
+    pieces: usize,
+    partial: &mut [u8],
+    run: impl Fn(Range<usize>, &mut [f64], &mut [f64]) + Sync,
+) {
+    let plane = shape.plane();
+    let (first, second) = view_mut::<f64>(partial).split_at_mut(shape.channel_stride);
+    let halves = (Rows { data: first, row: plane }, Rows { data: second, row: plane });
+    RowCut::new(shape.channel_stride / plane, pieces).for_each(halves, |planes, (first, second)| {
+        run(planes.start * plane..planes.end * plane, first.data, second.data);
+    });
 }
 
 /// The windows of pooled rows `rows`, which do not overlap with others, and the rows of the input that are theirs: up to the

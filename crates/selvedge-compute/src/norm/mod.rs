@@ -23,6 +23,8 @@ pub use channels::{affine, combine_moments, combine_sums, gradient_coefficients,
 pub use pooled::{Winners, normalise_pooled, pooled_gradient_sums, pooled_input_gradient};
 pub use sums::{block_gradient_sums, block_moments};
 
+use std::ops::Range;
+
 use crate::Cpu;
 use crate::activation::{self, Activation};
 use crate::layout::{BLOCK, BlockShape};
@@ -109,6 +111,13 @@ impl Normalisation<'_> {
         );
     }
 
+    /// Sums of dy′·x̂ of some channels from those of dy′·(x − mean).
+    fn scale_sums(&self, channels: Range<usize>, sums: &mut [f64]) {
+        for (sum, &inverse) in sums.iter_mut().zip(&self.inverse_deviation[channels]) {
+            *sum *= f64::from(inverse);
+        }
+    }
+
     /// dy before the activation, at channel `c`.
     ///
     /// # Safety
@@ -146,6 +155,17 @@ fn assert_channels(stride: usize, slices: &[(&str, usize)]) {
     for &(name, len) in slices {
         assert_eq!(len, stride, "{name} has {len} channels, not {stride}");
     }
+}
+
+/// Two sums for each of some planes' channels.
+#[track_caller]
+fn assert_sums(shape: &BlockShape, channels: &Range<usize>, lens: [usize; 2]) {
+    let Range { start, end } = *channels;
+    assert!(
+        start <= end && end <= shape.channel_stride && [start, end].iter().all(|c| c.is_multiple_of(shape.plane())),
+        "channels {channels:?} are no planes of {shape:?}"
+    );
+    assert_eq!(lens, [channels.len(); 2], "the sums' lengths and channels {channels:?}");
 }
 
 #[track_caller]

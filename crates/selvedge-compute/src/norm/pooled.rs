@@ -6,8 +6,10 @@
 //! gradient of x ([`pooled_input_gradient`]) has every pixel, also those that no window covers: all count in the
 //! statistics.
 
+use std::ops::Range;
+
 use super::sums::{Terms, add_up};
-use super::{Normalisation, assert_channels, assert_stride};
+use super::{Normalisation, assert_channels, assert_stride, assert_sums};
 use crate::Cpu;
 use crate::activation::Activation;
 use crate::conv::NO_WINNER;
@@ -76,13 +78,13 @@ pub fn normalise_pooled<E: Element>(
     dispatch(cpu, NormalisePooled { shape, factor, offset, relu: activation.is_some(), x, y, winners });
 }
 
-/// The sums of dy′ and of dy′·x̂ for each channel over the valid images of a block, as
+/// The sums of dy′ and of dy′·x̂ for each of `channels`, whole planes, over the valid images of a block, as
 /// [`super::block_gradient_sums`], where dy′ is `dy` of the pooled tensor at the windows' winners and zero elsewhere.
 ///
 /// `shape` is that of the pooled tensor.
 ///
 /// # Panics
-/// If a slice does not fit the shape or the channel stride, or `valid` is more than [`BLOCK`].
+/// As [`super::block_moments`].
 pub fn pooled_gradient_sums<E: Element>(
     cpu: Cpu,
     shape: &BlockShape,
@@ -90,20 +92,20 @@ pub fn pooled_gradient_sums<E: Element>(
     norm: &Normalisation<'_>,
     winners: Winners<'_, E>,
     dy: &[E],
+    channels: Range<usize>,
     sum: &mut [f64],
     sum_normalised: &mut [f64],
 ) {
     super::assert_block(shape, valid, &[("dy", dy.len())]);
     winners.check(shape);
     norm.check(shape.channel_stride);
-    assert_channels(shape.channel_stride, &[("sum", sum.len()), ("sum_normalised", sum_normalised.len())]);
+    assert_sums(shape, &channels, [sum.len(), sum_normalised.len()]);
     sum.fill(0.0);
     sum_normalised.fill(0.0);
     let terms = PooledGradients { mean: norm.mean, winners, dy };
-    dispatch(cpu, PooledGradientSums { shape, valid, terms, sums: [sum, &mut *sum_normalised] });
-    for (sum, &inverse) in sum_normalised.iter_mut().zip(norm.inverse_deviation) {
-        *sum *= f64::from(inverse);
-    }
+    let sums = [sum, &mut *sum_normalised];
+    dispatch(cpu, PooledGradientSums { shape, valid, terms, channels: channels.clone(), sums });
+    norm.scale_sums(channels, sum_normalised);
 }
 
 /// dx = a·dy′ − c₀ − c₁·(x − mean) for the valid images of a block, zero for the others, as [`super::input_gradient`], where
@@ -254,6 +256,7 @@ struct PooledGradientSums<'a, E> {
     shape: &'a BlockShape,
     valid: usize,
     terms: PooledGradients<'a, E>,
+    channels: Range<usize>,
     sums: [&'a mut [f64]; 2],
 }
 
@@ -261,7 +264,7 @@ impl<E: Element> Kernel for PooledGradientSums<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        add_up(s, self.shape, self.valid, &self.terms, self.sums);
+        add_up(s, self.shape, self.valid, &self.terms, self.channels, self.sums);
     }
 }
 

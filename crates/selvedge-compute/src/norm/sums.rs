@@ -1,42 +1,49 @@
 //! Sums over a block for each channel: moments forward, the gradients of shift and scale backward.
 //!
 //! A row of pixels is summed in f32, the rows' sums in f64. The block is read in the order in which it lies in memory, which
-//! is what bounds these passes: a row's sums wait in the first cache while other channels have their turn. Deviations are taken from a value near the channel's mean, the mean at the central pixel, so that squares lose
-//! nothing to a mean far from zero and one pass over the block is enough.
+//! is what bounds these passes: a row's sums wait in the first cache while other channels have their turn. Deviations are taken
+//! from a value near the channel's mean, the mean at the central pixel, so that squares lose nothing to a mean far from zero and
+//! one pass over the block is enough.
+//!
+//! A channel's sums take the same steps whichever others are asked for, so several threads may have some planes of channels
+//! each.
 
-use super::{Normalisation, assert_block, assert_channels, with_activation};
+use std::ops::Range;
+
+use super::{Normalisation, assert_block, assert_sums, with_activation};
 use crate::Cpu;
 use crate::activation::Activation;
 use crate::layout::BlockShape;
 use crate::simd::{Element, Kernel, MAX_LANES, Simd, dispatch};
 
-/// The mean of each channel over the valid images and all pixels of a block, and the sum of squared deviations from it;
-/// zero without valid images.
+/// The mean of each of `channels`, whole planes, over the valid images and all pixels of a block, and the sum of squared
+/// deviations from it; zero without valid images.
 ///
 /// # Panics
-/// If a slice does not fit the shape or the channel stride, or `valid` is more than [`crate::BLOCK`].
+/// If a slice does not fit the shape or the channels, these are no whole planes, or `valid` is more than [`crate::BLOCK`].
 pub fn block_moments<E: Element>(
     cpu: Cpu,
     shape: &BlockShape,
     valid: usize,
     x: &[E],
+    channels: Range<usize>,
     mean: &mut [f64],
     square: &mut [f64],
 ) {
     assert_block(shape, valid, &[("x", x.len())]);
-    assert_channels(shape.channel_stride, &[("mean", mean.len()), ("square", square.len())]);
+    assert_sums(shape, &channels, [mean.len(), square.len()]);
     mean.fill(0.0);
     square.fill(0.0);
     if valid > 0 && !x.is_empty() {
-        dispatch(cpu, BlockMoments { terms: Deviations { shape, valid, x }, mean, square });
+        dispatch(cpu, BlockMoments { terms: Deviations { shape, valid, x }, channels, mean, square });
     }
 }
 
-/// The sums of dy′ and of dy′·x̂ for each channel over the valid images and all pixels of a block, where dy′ is dy before
-/// the activation and x̂ the normalised x.
+/// The sums of dy′ and of dy′·x̂ for each of `channels`, whole planes, over the valid images and all pixels of a block, where
+/// dy′ is dy before the activation and x̂ the normalised x.
 ///
 /// # Panics
-/// If a slice does not fit the shape or the channel stride, or `valid` is more than [`crate::BLOCK`].
+/// As [`block_moments`].
 pub fn block_gradient_sums<E: Element>(
     cpu: Cpu,
     shape: &BlockShape,
@@ -44,15 +51,18 @@ pub fn block_gradient_sums<E: Element>(
     norm: &Normalisation<'_>,
     x: &[E],
     dy: &[E],
+    channels: Range<usize>,
     sum: &mut [f64],
     sum_normalised: &mut [f64],
 ) {
     assert_block(shape, valid, &[("x", x.len()), ("dy", dy.len())]);
     norm.check(shape.channel_stride);
-    assert_channels(shape.channel_stride, &[("sum", sum.len()), ("sum_normalised", sum_normalised.len())]);
+    assert_sums(shape, &channels, [sum.len(), sum_normalised.len()]);
     sum.fill(0.0);
     sum_normalised.fill(0.0);
-    dispatch(cpu, BlockGradientSums { shape, valid, norm, x, dy, sum, sum_normalised });
+    let sums = [sum, &mut *sum_normalised];
+    dispatch(cpu, BlockGradientSums { shape, valid, norm, x, dy, channels: channels.clone(), sums });
+    norm.scale_sums(channels, sum_normalised);
 }
 
 /// Two numbers for each element of a block, to be summed over each channel.
@@ -79,14 +89,21 @@ struct Row {
     sums: [f32; SUMS],
 }
 
-/// Adds the sums over all valid elements to `sums`, two slices of the channel stride's length.
+/// Adds the sums over all valid elements of `channels`, whole planes, to `sums`, two slices of as many numbers.
 #[inline(always)]
-pub(super) fn add_up<S: Simd, T: Terms>(s: S, shape: &BlockShape, valid: usize, terms: &T, sums: [&mut [f64]; 2]) {
+pub(super) fn add_up<S: Simd, T: Terms>(
+    s: S,
+    shape: &BlockShape,
+    valid: usize,
+    terms: &T,
+    channels: Range<usize>,
+    sums: [&mut [f64]; 2],
+) {
     // As many independent sums as hide the latency of an addition: of several channels, or of several images.
     match shape.plane() / S::LANES {
-        1 => add_up_planes::<S, T, 1, 4>(s, shape, valid, terms, sums),
-        2 => add_up_planes::<S, T, 2, 2>(s, shape, valid, terms, sums),
-        _ => add_up_planes::<S, T, 4, 1>(s, shape, valid, terms, sums),
+        1 => add_up_planes::<S, T, 1, 4>(s, shape, valid, terms, channels, sums),
+        2 => add_up_planes::<S, T, 2, 2>(s, shape, valid, terms, channels, sums),
+        _ => add_up_planes::<S, T, 4, 1>(s, shape, valid, terms, channels, sums),
     }
 }
 
@@ -97,13 +114,14 @@ fn add_up_planes<S: Simd, T: Terms, const G: usize, const I: usize>(
     shape: &BlockShape,
     valid: usize,
     terms: &T,
+    all: Range<usize>,
     sums: [&mut [f64]; 2],
 ) {
     let [first, second] = sums;
     let most = SUMS / (2 * I);
     let mut row = Row { channels: [0.0; SUMS / 2], sums: [0.0; SUMS] };
-    for start in (0..shape.channel_stride).step_by(most) {
-        let channels = start..(start + most).min(shape.channel_stride);
+    for start in all.clone().step_by(most) {
+        let channels = start..(start + most).min(all.end);
         for c in channels.clone().step_by(S::LANES) {
             // SAFETY: the stride is a multiple of MAX_LANES (`assert_block`), and `row` has room for `most` channels.
             unsafe { s.store(row.channels.as_mut_ptr().add(c - start), terms.channels(s, c)) };
@@ -123,8 +141,8 @@ fn add_up_planes<S: Simd, T: Terms, const G: usize, const I: usize>(
             for (i, c) in channels.clone().step_by(S::LANES).enumerate() {
                 for sums in row.sums[i * 2 * I * S::LANES..][..2 * I * S::LANES].chunks_exact(2 * S::LANES) {
                     for lane in 0..S::LANES {
-                        first[c + lane] += f64::from(sums[lane]);
-                        second[c + lane] += f64::from(sums[S::LANES + lane]);
+                        first[c - all.start + lane] += f64::from(sums[lane]);
+                        second[c - all.start + lane] += f64::from(sums[S::LANES + lane]);
                     }
                 }
             }
@@ -235,6 +253,7 @@ impl<E: Element> Terms for Deviations<'_, E> {
 
 struct BlockMoments<'a, E> {
     terms: Deviations<'a, E>,
+    channels: Range<usize>,
     mean: &'a mut [f64],
     square: &'a mut [f64],
 }
@@ -244,16 +263,17 @@ impl<E: Element> Kernel for BlockMoments<'_, E> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let (shape, valid) = (self.terms.shape, self.terms.valid);
-        add_up(s, shape, valid, &self.terms, [&mut *self.mean, &mut *self.square]);
+        add_up(s, shape, valid, &self.terms, self.channels.clone(), [&mut *self.mean, &mut *self.square]);
         let count = (shape.height * shape.width * valid) as f64;
-        for c in (0..shape.channel_stride).step_by(S::LANES) {
-            for (mean, square) in self.mean[c..].iter_mut().zip(&mut self.square[c..]).take(S::LANES) {
+        let parts = self.mean.chunks_exact_mut(S::LANES).zip(self.square.chunks_exact_mut(S::LANES));
+        for (c, (means, squares)) in self.channels.step_by(S::LANES).zip(parts) {
+            for (mean, square) in means.iter_mut().zip(squares) {
                 *square = (*square - *mean * *mean / count).max(0.0);
                 *mean /= count;
             }
-            // SAFETY: `block_moments` asserted the shape, whose stride is a multiple of LANES.
+            // SAFETY: `block_moments` asserted that the channels are planes, multiples of LANES, of the shape.
             let origin = unsafe { self.terms.channels(s, c) };
-            add_lanes(s, origin, &mut self.mean[c..]);
+            add_lanes(s, origin, means);
         }
     }
 }
@@ -292,18 +312,15 @@ struct BlockGradientSums<'a, E> {
     norm: &'a Normalisation<'a>,
     x: &'a [E],
     dy: &'a [E],
-    sum: &'a mut [f64],
-    sum_normalised: &'a mut [f64],
+    channels: Range<usize>,
+    sums: [&'a mut [f64]; 2],
 }
 
 impl<E: Element> BlockGradientSums<'_, E> {
     #[inline(always)]
     fn pass<S: Simd>(self, s: S, activation: Option<Activation>) {
         let terms = Gradients { norm: self.norm, activation, x: self.x, dy: self.dy };
-        add_up(s, self.shape, self.valid, &terms, [self.sum, &mut *self.sum_normalised]);
-        for (sum, &inverse) in self.sum_normalised.iter_mut().zip(self.norm.inverse_deviation) {
-            *sum *= f64::from(inverse);
-        }
+        add_up(s, self.shape, self.valid, &terms, self.channels, self.sums);
     }
 }
 

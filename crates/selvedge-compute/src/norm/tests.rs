@@ -32,8 +32,12 @@ fn run<E: Element>(
     let zeros = || vec![0.0f64; stride];
     let (mut means, mut squares) = (vec![7.0; x.len() * stride], vec![7.0; x.len() * stride]);
     for (block, x) in x.iter().enumerate() {
-        let part = block * stride..(block + 1) * stride;
-        block_moments(cpu, shape, valid(block), x, &mut means[part.clone()], &mut squares[part]);
+        // As threads may: each plane alone.
+        for plane in (0..stride).step_by(shape.plane()) {
+            let channels = plane..plane + shape.plane();
+            let part = block * stride + channels.start..block * stride + channels.end;
+            block_moments(cpu, shape, valid(block), x, channels, &mut means[part.clone()], &mut squares[part]);
+        }
     }
     let (mut mean, mut square) = (zeros(), zeros());
     let count = combine_moments(images, shape.height * shape.width, &means, &squares, &mut mean, &mut square);
@@ -53,7 +57,7 @@ fn run<E: Element>(
     for (block, (x, dy)) in x.iter().zip(dy).enumerate() {
         let part = block * stride..(block + 1) * stride;
         let (sum, sum_normalised) = (&mut sums[part.clone()], &mut normalised[part]);
-        block_gradient_sums(cpu, shape, valid(block), &norm, x, dy, sum, sum_normalised);
+        block_gradient_sums(cpu, shape, valid(block), &norm, x, dy, 0..stride, sum, sum_normalised);
     }
     let (mut shift_gradient, mut scale_gradient) = (zeros(), zeros());
     combine_sums(&sums, &mut shift_gradient);
@@ -247,7 +251,7 @@ fn moments_survive_a_large_mean() {
     }
     for cpu in cpus() {
         let (mut mean, mut square) = ([0.0; 16], [0.0; 16]);
-        block_moments(cpu, &shape, BLOCK, &x, &mut mean, &mut square);
+        block_moments(cpu, &shape, BLOCK, &x, 0..shape.channel_stride, &mut mean, &mut square);
         for c in 0..16 {
             let xs: Vec<f64> = x.iter().skip(c).step_by(16).map(|&x| f64::from(x)).collect();
             let want_mean = xs.iter().sum::<f64>() / xs.len() as f64;
@@ -259,8 +263,15 @@ fn moments_survive_a_large_mean() {
 }
 
 #[test]
-#[should_panic(expected = "mean has 16 channels, not 32")]
+#[should_panic(expected = "the sums' lengths and channels 0..32")]
 fn channels_must_agree() {
     let shape = BlockShape::new(1, 1, 20);
-    block_moments(cpus()[0], &shape, 1, &[0.0f32; 1024], &mut [0.0; 16], &mut [0.0; 32]);
+    block_moments(cpus()[0], &shape, 1, &[0.0f32; 1024], 0..32, &mut [0.0; 16], &mut [0.0; 32]);
+}
+
+#[test]
+#[should_panic(expected = "channels 0..16 are no planes of")]
+fn sums_are_of_whole_planes() {
+    let shape = BlockShape::new(1, 1, 32);
+    block_moments(cpus()[0], &shape, 1, &[0.0f32; 1024], 0..16, &mut [0.0; 16], &mut [0.0; 16]);
 }

@@ -114,7 +114,17 @@ fn matches_definition<E: Element>() {
             assert_eq!(wide(&y), wide(&got.y), "{name}: without winners");
 
             let (mut sum, mut sum_normalised) = (vec![7.0; input.channel_stride], vec![7.0; input.channel_stride]);
-            pooled_gradient_sums(cpu, &output, valid, &norm, got.winners(), &dy, &mut sum, &mut sum_normalised);
+            pooled_gradient_sums(
+                cpu,
+                &output,
+                valid,
+                &norm,
+                got.winners(),
+                &dy,
+                0..output.channel_stride,
+                &mut sum,
+                &mut sum_normalised,
+            );
             let [mut want, mut want_normalised] = [(); 2].map(|()| vec![0.0; input.channel_stride]);
             let mut want_dx = vec![0.0; input.len()];
             for (i, &dy) in gradient.iter().enumerate() {
@@ -181,8 +191,28 @@ fn equals_separate_passes<E: Element>() {
 
             let [mut sum, mut normalised, mut want, mut want_normalised] =
                 [(); 4].map(|()| vec![7.0; input.channel_stride]);
-            block_gradient_sums(cpu, &input, valid, &norm, &x, &full_dy, &mut want, &mut want_normalised);
-            pooled_gradient_sums(cpu, &output, valid, &norm, got.winners(), &dy, &mut sum, &mut normalised);
+            block_gradient_sums(
+                cpu,
+                &input,
+                valid,
+                &norm,
+                &x,
+                &full_dy,
+                0..input.channel_stride,
+                &mut want,
+                &mut want_normalised,
+            );
+            pooled_gradient_sums(
+                cpu,
+                &output,
+                valid,
+                &norm,
+                got.winners(),
+                &dy,
+                0..output.channel_stride,
+                &mut sum,
+                &mut normalised,
+            );
             for (got, want) in sum.iter().chain(&normalised).zip(want.iter().chain(&want_normalised)) {
                 assert!((got - want).abs() < 1e-4 * want.abs().max(1.0), "{name}: a sum is {got}, not {want}");
             }
@@ -237,5 +267,5 @@ fn winners_must_fit() {
     let norm =
         Normalisation { mean: &zeros, inverse_deviation: &zeros, factor: &zeros, offset: &zeros, activation: None };
     let winners = Winners { numbers: &[0; 512], x: &[0.0f32; 256] };
-    pooled_gradient_sums(cpus()[0], &shape, 1, &norm, winners, &[0.0; 512], &mut [0.0; 16], &mut [0.0; 16]);
+    pooled_gradient_sums(cpus()[0], &shape, 1, &norm, winners, &[0.0; 512], 0..16, &mut [0.0; 16], &mut [0.0; 16]);
 }

@@ -10,7 +10,7 @@ mod common;
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use rayon::prelude::*;
 use selvedge_compute::conv::winograd::{Share, Winograd};
-use selvedge_compute::conv::{Blocks, Conv2dShape, ConvElement, Epilogue, Onto, row_buffers};
+use selvedge_compute::conv::{Blocks, Conv2dShape, ConvElement, Epilogue, Onto, Training, row_buffers};
 use selvedge_compute::simd::Element;
 use selvedge_compute::{AlignedVec, BLOCK, BlockShape, Cpu, Threads, bf16};
 
@@ -166,6 +166,21 @@ fn winograd_passes(criterion: &mut Criterion) {
             blocks.for_each(|(y, x)| winograd.forward(cpu, x, &weights, epilogue, Share::ALL, y));
         })
     };
+    let forward_pooled: Prepare = |shape| {
+        let winograd = Winograd::pooled(&shape, [2, 2]).expect("windows that tiles hold");
+        let output = shape.output;
+        let pooled = BlockShape::new(output.height / 2, output.width / 2, output.channels);
+        let (x, mut y) = (batch::<f32>(&shape.input), batch::<f32>(&pooled));
+        let mut winners = AlignedVec::<u16>::zeroed(y.len());
+        let weights = common::numbers::<f32>(winograd.weights_len());
+        Box::new(move |cpu| {
+            let blocks = y.par_chunks_mut(pooled.len()).zip(winners.par_chunks_mut(pooled.len()));
+            blocks.zip(x.par_chunks(shape.input.len())).for_each(|((y, winners), x)| {
+                let training = Some(Training { winners, dropout: None });
+                winograd.forward_pooled(cpu, [2, 2], x, &weights, None, Share::ALL, y, training);
+            });
+        })
+    };
     let backward_data: Prepare = |shape| {
         let winograd = of(&shape);
         let (mut dx, dy) = (batch::<f32>(&shape.input), batch::<f32>(&shape.output));
@@ -202,6 +217,7 @@ fn winograd_passes(criterion: &mut Criterion) {
     {
         measure(criterion, &format!("winograd/{name}"), inner, prepare, None);
     }
+    measure(criterion, "winograd/forward_pooled", &inner[1..3], forward_pooled, None);
 }
 
 fn dense_passes(criterion: &mut Criterion) {

@@ -8,6 +8,7 @@ mod common;
 
 use common::numbers;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use selvedge_compute::conv::winograd::Winograd;
 use selvedge_compute::conv::{self, Conv2dShape, PANEL, Training, pack, regroup, windows};
 use selvedge_compute::norm::{self, Normalisation};
 use selvedge_compute::{AlignedVec, BLOCK, BlockShape, bf16};
@@ -69,6 +70,21 @@ fn packing(criterion: &mut Criterion) {
             all.for_each(|(panel, to)| pack::transpose_panel(&shape, &panels, panel, to));
         });
     });
+    let winograd = Winograd::of(&shape).expect("3x3 weights, padded channels");
+    let input_panels = shape.input.channels / PANEL;
+    let mut to = numbers::<f32>(winograd.weights_len());
+    let mut turned = numbers::<f32>(winograd.transposed_len() / input_panels);
+    for cpu in common::vector_cpus() {
+        group.throughput(Throughput::BytesDecimal((size_of_val(&panels[..]) + size_of_val(&to[..])) as u64));
+        group.bench_function(BenchmarkId::new("winograd", cpu.isa()), |bencher| {
+            bencher.iter(|| winograd.transform_weights(cpu, &panels, &mut to));
+        });
+        let bytes = size_of_val(&panels[..]) / input_panels + size_of_val(&turned[..]);
+        group.throughput(Throughput::BytesDecimal(bytes as u64));
+        group.bench_function(BenchmarkId::new("winograd_transposed_panel", cpu.isa()), |bencher| {
+            bencher.iter(|| winograd.transpose_weights(cpu, &panels, 0, &mut turned));
+        });
+    }
     if let Some(cpu) = common::amx() {
         group.throughput(Throughput::BytesDecimal((panels.len() * (size_of::<f32>() + size_of::<bf16>())) as u64));
         let mut packed = numbers::<bf16>(shape.weights_len());

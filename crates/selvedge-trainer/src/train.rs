@@ -95,7 +95,7 @@ fn run(options: &TrainOptions, setup: Setup, observer: &mut dyn Observer) -> Res
     while epochs.state.progress.epoch < recipe.epochs && !epochs.state.stopped() {
         let epoch = epochs.state.progress.epoch;
         observer.epoch_begins(epoch + 1, recipe.epochs, epochs.state.progress.batch, steps_per_epoch);
-        if let Some(reason) = epochs.train_epoch(&loss, recipe.seed, observer)? {
+        if let Some(reason) = threads.keep_awake(|| epochs.train_epoch(&loss, recipe.seed, observer))? {
             saver.save(&epochs.state, epochs.rate(), &folder)?;
             return Ok(Outcome::Stopped { folder: folder.path().to_owned(), reason });
         }

@@ -138,7 +138,8 @@ impl TimedRecipe {
 
     /// Measures training steps.
     pub fn profile(&mut self, peaks: &Peaks) -> RecipeProfile {
-        self.threads.clone().install(|| self.start().profile(peaks))
+        let threads = self.threads.clone();
+        threads.install(|| threads.keep_awake(|| self.start().profile(peaks)))
     }
 
     /// Takes training steps until `stop` says so, outside of which nothing is timed: for a sampling profiler.

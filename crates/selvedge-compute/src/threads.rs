@@ -87,8 +87,8 @@ impl Threads {
     /// look for some, and leave the core to others that want it, instead of sleeping until they are woken.
     ///
     /// To wake a thread takes some tens of microseconds, which a step of a small network has to wait for several times: on two
-    /// threads `seed` trains 5 to 7 % faster in bf16. A worker that has found nothing for [`Threads::AWAKE`] sleeps after all. Outside of the pool,
-    /// and where there are more workers than the machine runs at a time, this is a plain call.
+    /// threads `seed` trains 5 to 7 % faster in bf16. A worker that has found nothing for [`Threads::AWAKE`] sleeps after all.
+    /// Outside of the pool, and where there are more workers than the machine runs at a time, this is a plain call.
     ///
     /// ```
     /// let threads = selvedge_compute::Threads::new(2)?;
@@ -147,7 +147,7 @@ mod tests {
         }
     }
 
-    /// The sum of the numbers below `end`, halved over the pool.
+    /// The sum of the numbers, halved over the pool.
     fn sum(range: std::ops::Range<u64>) -> u64 {
         if range.end - range.start < 8 {
             return range.sum();

@@ -58,6 +58,12 @@ impl RowCut {
         Self { height, pieces: pieces.min(height).max(1) }
     }
 
+    /// Up to `most` pieces of a layer that reads and writes `bytes` of a block, and multiplies next to nothing, if each is worth
+    /// a hundred microseconds, in which a core moves about a megabyte.
+    pub(crate) fn of_bytes(height: usize, most: usize, bytes: usize) -> Self {
+        Self::new(height, most.min(bytes >> 20))
+    }
+
     /// Calls `run` with the rows of each piece and what of `tensors` belongs to them.
     pub(crate) fn for_each<T: Tensors>(&self, tensors: T, run: impl Fn(Range<usize>, T) + Sync) {
         self.halve(0..self.pieces, tensors, &run);
@@ -79,12 +85,6 @@ pub(crate) fn rows_of<'a, T>(shape: &BlockShape, data: &'a [T], rows: &Range<usi
     &data[rows.start * shape.row()..rows.end * shape.row()]
 }
 
-/// In how many pieces a layer that reads and writes `bytes` of a block, and multiplies next to nothing, is to be computed:
-/// `most` if each is worth a hundred microseconds, in which a core moves about a megabyte.
-pub(crate) fn pieces_of_bytes(most: usize, bytes: usize) -> usize {
-    most.min(bytes >> 20).max(1)
-}
-
 /// Calls `run` with parts of `reads` and of `write`, all equally long, in up to `most` pieces of whole vectors.
 pub(crate) fn elementwise<const READS: usize>(
     most: usize,
@@ -93,8 +93,8 @@ pub(crate) fn elementwise<const READS: usize>(
     run: impl Fn([&[u8]; READS], &mut [u8]) + Sync,
 ) {
     const ROW: usize = 4096;
-    let pieces = pieces_of_bytes(most, (READS + 1) * write.len());
-    RowCut::new(write.len().div_ceil(ROW), pieces).for_each(Rows { data: write, row: ROW }, |rows, write| {
+    let cut = RowCut::of_bytes(write.len().div_ceil(ROW), most, (READS + 1) * write.len());
+    cut.for_each(Rows { data: write, row: ROW }, |rows, write| {
         let part = rows.start * ROW..rows.start * ROW + write.data.len();
         run(reads.map(|read| &read[part.clone()]), write.data);
     });
@@ -115,7 +115,8 @@ mod tests {
         let spec = resnet9();
         let plan = lower(&spec, &NetworkShape::infer(&spec).unwrap(), Precision::F32);
         let pieces = |bytes: usize| -> Vec<usize> {
-            plan.norms.iter().map(|norm| pieces_of_bytes(4, 2 * norm.shape.len() * bytes)).collect()
+            let cut = |shape: &BlockShape| RowCut::of_bytes(shape.height, 4, 2 * shape.len() * bytes).pieces;
+            plan.norms.iter().map(|norm| cut(&norm.shape)).collect()
         };
         // 28x28 pixels twice, 14x14 three times, 7x7, 3x3 twice; x and y in f32 and in bf16.
         assert_eq!(pieces(4), [4, 4, 4, 4, 4, 4, 1, 1]);
@@ -123,7 +124,7 @@ mod tests {
         // Moments read x alone, and have a piece for each plane of 32 channels at most.
         let moments = |bytes: usize| -> Vec<usize> {
             let cut = |shape: &BlockShape| {
-                RowCut::new(shape.channel_stride / shape.plane(), pieces_of_bytes(4, shape.len() * bytes)).pieces
+                RowCut::of_bytes(shape.channel_stride / shape.plane(), 4, shape.len() * bytes).pieces
             };
             plan.norms.iter().map(|norm| cut(&norm.shape)).collect()
         };

@@ -8,7 +8,7 @@ use selvedge_compute::pool::Pool2dShape;
 use selvedge_compute::simd::Element;
 use selvedge_compute::{AlignedVec, BLOCK, BlockShape};
 
-use crate::cut::{RowCut, Rows, pieces_of_bytes, rows_of};
+use crate::cut::{RowCut, Rows, rows_of};
 use crate::param::ParamEntry;
 use crate::plan::{Norm, NormPool, Op, Plan, ValueId};
 use crate::run::{Block, Context, split};
@@ -100,20 +100,19 @@ impl Norms {
         match pool {
             None => {
                 let ([x], [y]) = split(block.arena, [x], [y]);
-                let pieces = pieces_of_bytes(ctx.pieces, x.len() + y.len());
-                let y = Rows::of(&norm.shape, view_mut::<E>(y));
-                RowCut::new(norm.shape.height, pieces).for_each(y, |rows, y| {
+                let cut = RowCut::of_bytes(norm.shape.height, ctx.pieces, x.len() + y.len());
+                cut.for_each(Rows::of(&norm.shape, view_mut::<E>(y)), |rows, y| {
                     let x = rows_of(&norm.shape, view(x), &rows);
                     norm::normalise(ctx.cpu, &norm.shape, channels, norm.activation, x, y.data);
                 });
             }
             Some(pool) => {
                 let ([x], [y, winners, kept]) = split(block.arena, [x], [y, &pool.winners, &pool.kept]);
-                let pieces = pieces_of_bytes(ctx.pieces, x.len() + y.len());
                 let (input, output) = (pool.shape.input(), pool.shape.output());
+                let cut = RowCut::of_bytes(output.height, ctx.pieces, x.len() + y.len());
                 let rows = |data| Rows::of(&output, view_mut::<E>(data));
                 let winners = ctx.training.map(|_| (Rows::of(&output, view_mut(winners)), rows(kept)));
-                RowCut::new(output.height, pieces).for_each((rows(y), winners), |rows, (y, winners)| {
+                cut.for_each((rows(y), winners), |rows, (y, winners)| {
                     let (shape, covered) = windows_of(&pool.shape, &rows);
                     let winners = winners.map(|(numbers, kept)| (numbers.data, kept.data));
                     let x = rows_of(&input, view(x), &covered);
@@ -139,9 +138,8 @@ impl Norms {
         match pool {
             None => {
                 let ([x, dy], [dx]) = split(block.arena, [x, dy], [dx]);
-                let pieces = pieces_of_bytes(ctx.pieces, x.len() + dy.len() + dx.len());
-                let dx = Rows::of(&norm.shape, view_mut::<E>(dx));
-                RowCut::new(norm.shape.height, pieces).for_each(dx, |rows, dx| {
+                let cut = RowCut::of_bytes(norm.shape.height, ctx.pieces, x.len() + dy.len() + dx.len());
+                cut.for_each(Rows::of(&norm.shape, view_mut::<E>(dx)), |rows, dx| {
                     let [x, dy] = [x, dy].map(|tensor| rows_of(&norm.shape, view(tensor), &rows));
                     let shape = BlockShape { height: rows.len(), ..norm.shape };
                     norm::input_gradient(cpu, &shape, valid, &normalisation, coefficients, x, dy, dx.data);
@@ -149,10 +147,10 @@ impl Norms {
             }
             Some(pool) => {
                 let ([x, dy, winners], [dx]) = split(block.arena, [x, dy, &pool.winners], [dx]);
-                let pieces = pieces_of_bytes(ctx.pieces, x.len() + dy.len() + dx.len());
                 let (input, output) = (pool.shape.input(), pool.shape.output());
+                let cut = RowCut::of_bytes(output.height, ctx.pieces, x.len() + dy.len() + dx.len());
                 let dx = Rows { data: view_mut::<E>(dx), row: pool.shape.stride()[0] * input.row() };
-                RowCut::new(output.height, pieces).for_each(dx, |rows, dx| {
+                cut.for_each(dx, |rows, dx| {
                     let (shape, covered) = windows_of(&pool.shape, &rows);
                     let x = rows_of(&input, view(x), &covered);
                     let (winners, dy) = (rows_of(&output, view(winners), &rows), rows_of(&output, view(dy), &rows));
@@ -177,8 +175,7 @@ impl Norms {
         let Op::Norm { norm, x, partial, .. } = &ctx.plan.ops[op] else { unreachable!("only norms have moments") };
         let shape = &ctx.plan.norms[*norm].shape;
         let ([x], [partial]) = split(block.arena, [&ctx.plan.values[*x].data], [partial]);
-        let pieces = pieces_of_bytes(ctx.pieces, x.len());
-        by_planes(shape, pieces, partial, |channels, mean, square| {
+        by_planes(shape, [ctx.pieces, x.len()], partial, |channels, mean, square| {
             norm::block_moments::<E>(ctx.cpu, shape, block.valid, view(x), channels, mean, square);
         });
     }
@@ -192,19 +189,19 @@ impl Norms {
         match pool {
             None => {
                 let ([x, dy], [partial]) = split(block.arena, [ctx.data(*x), ctx.grad(*y)], [partial]);
-                let pieces = pieces_of_bytes(ctx.pieces, x.len() + dy.len());
+                let bytes = x.len() + dy.len();
                 let (x, dy) = (view::<E>(x), view(dy));
-                by_planes(shape, pieces, partial, |channels, sum, normalised| {
+                by_planes(shape, [ctx.pieces, bytes], partial, |channels, sum, normalised| {
                     norm::block_gradient_sums(cpu, shape, valid, &normalisation, x, dy, channels, sum, normalised);
                 });
             }
             Some(pool) => {
                 let reads = [&pool.winners, &pool.kept, ctx.grad(*y)];
                 let ([numbers, kept, dy], [partial]) = split(block.arena, reads, [partial]);
-                let pieces = pieces_of_bytes(ctx.pieces, numbers.len() + kept.len() + dy.len());
+                let bytes = numbers.len() + kept.len() + dy.len();
                 let (winners, dy) = (Winners::<E> { numbers: view(numbers), x: view(kept) }, view(dy));
                 let (norm, pooled) = (&normalisation, pool.shape.output());
-                by_planes(&pooled, pieces, partial, |channels, sum, normalised| {
+                by_planes(&pooled, [ctx.pieces, bytes], partial, |channels, sum, normalised| {
                     norm::pooled_gradient_sums(cpu, &pooled, valid, norm, winners, dy, channels, sum, normalised);
                 });
             }
@@ -275,18 +272,19 @@ impl Norms {
     }
 }
 
-/// Calls `run` with the channels of each of up to `pieces` pieces, whole planes, and what of both halves of `partial`, a number a
-/// channel, belongs to them. A channel's sums are the same in any piece.
+/// Calls `run` with the channels of each of up to `most` pieces of a layer that reads `bytes` ([`RowCut::of_bytes`]), whole planes,
+/// and what of both halves of `partial`, a number a channel, belongs to them. A channel's sums are the same in any piece.
 fn by_planes(
     shape: &BlockShape,
-    pieces: usize,
+    [most, bytes]: [usize; 2],
     partial: &mut [u8],
     run: impl Fn(Range<usize>, &mut [f64], &mut [f64]) + Sync,
 ) {
     let plane = shape.plane();
     let (first, second) = view_mut::<f64>(partial).split_at_mut(shape.channel_stride);
     let halves = (Rows { data: first, row: plane }, Rows { data: second, row: plane });
-    RowCut::new(shape.channel_stride / plane, pieces).for_each(halves, |planes, (first, second)| {
+    let cut = RowCut::of_bytes(shape.channel_stride / plane, most, bytes);
+    cut.for_each(halves, |planes, (first, second)| {
         run(planes.start * plane..planes.end * plane, first.data, second.data);
     });
 }

@@ -8,7 +8,7 @@ use selvedge_compute::dropout::{self, DropoutMask};
 use selvedge_compute::simd::Element;
 use selvedge_compute::{BlockShape, Cpu, pool, sum};
 
-use crate::cut::{RowCut, Rows, elementwise, pieces_of_bytes, rows_of};
+use crate::cut::{RowCut, Rows, elementwise, rows_of};
 use crate::norms::Norms;
 use crate::param::ParamEntry;
 use crate::plan::{Dropout, Op, Plan, ValueId};
@@ -122,19 +122,21 @@ pub(crate) fn forward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block<
         }
         Op::MaxPool { shape, x, y, winners } => {
             let ([x], [y, winners]) = split(block.arena, [ctx.data(*x)], [ctx.data(*y), winners]);
-            let (output, pieces) = (shape.output(), pieces_of_bytes(ctx.pieces, x.len() + y.len()));
+            let output = shape.output();
+            let cut = RowCut::of_bytes(output.height, ctx.pieces, x.len() + y.len());
             let winners = ctx.training.map(|_| Rows::of(&output, view_mut(winners)));
             let tensors = (Rows::of(&output, view_mut::<E>(y)), winners);
-            RowCut::new(output.height, pieces).for_each(tensors, |rows, (y, winners)| {
+            cut.for_each(tensors, |rows, (y, winners)| {
                 pool::max_forward(cpu, shape, rows, view(x), y.data, winners.map(|winners| winners.data));
             });
         }
         Op::AvgPool { shape, x, y } => {
             let ([x], [y]) = split(block.arena, [ctx.data(*x)], [ctx.data(*y)]);
-            let (output, pieces) = (shape.output(), pieces_of_bytes(ctx.pieces, x.len() + y.len()));
-            let y = Rows::of(&output, view_mut::<E>(y));
-            RowCut::new(output.height, pieces)
-                .for_each(y, |rows, y| pool::average_forward(cpu, shape, rows, view(x), y.data));
+            let output = shape.output();
+            let cut = RowCut::of_bytes(output.height, ctx.pieces, x.len() + y.len());
+            cut.for_each(Rows::of(&output, view_mut::<E>(y)), |rows, y| {
+                pool::average_forward(cpu, shape, rows, view(x), y.data)
+            });
         }
         Op::Norm { norm, pool, x, y, .. } => ctx.norms.forward::<E>(ctx, *norm, pool.as_ref(), [*x, *y], block),
         Op::Dropout { dropout, x, y } => {
@@ -156,8 +158,8 @@ pub(crate) fn forward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block<
 
 /// Dropout of a whole tensor, forward or backward.
 fn apply_dropout<E: Element>(ctx: &Context<'_>, shape: &BlockShape, mask: &DropoutMask, x: &[u8], y: &mut [u8]) {
-    let pieces = pieces_of_bytes(ctx.pieces, x.len() + y.len());
-    RowCut::new(shape.height, pieces).for_each(Rows::of(shape, view_mut::<E>(y)), |rows, y| {
+    let cut = RowCut::of_bytes(shape.height, ctx.pieces, x.len() + y.len());
+    cut.for_each(Rows::of(shape, view_mut::<E>(y)), |rows, y| {
         let x = rows_of(shape, view(x), &rows);
         dropout::apply(ctx.cpu, shape, rows, mask, x, y.data);
     });
@@ -182,17 +184,19 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block
         }
         Op::MaxPool { shape, x, y, winners } => {
             let ([dy, winners], [dx]) = split(block.arena, [ctx.grad(*y), winners], [ctx.grad(*x)]);
-            let (input, pieces) = (shape.input(), pieces_of_bytes(ctx.pieces, dx.len() + dy.len()));
-            let dx = Rows::of(&input, view_mut::<E>(dx));
-            RowCut::new(input.height, pieces)
-                .for_each(dx, |rows, dx| pool::max_backward(cpu, shape, rows, view(dy), view(winners), dx.data));
+            let input = shape.input();
+            let cut = RowCut::of_bytes(input.height, ctx.pieces, dx.len() + dy.len());
+            cut.for_each(Rows::of(&input, view_mut::<E>(dx)), |rows, dx| {
+                pool::max_backward(cpu, shape, rows, view(dy), view(winners), dx.data)
+            });
         }
         Op::AvgPool { shape, x, y } => {
             let ([dy], [dx]) = split(block.arena, [ctx.grad(*y)], [ctx.grad(*x)]);
-            let (input, pieces) = (shape.input(), pieces_of_bytes(ctx.pieces, dx.len() + dy.len()));
-            let dx = Rows::of(&input, view_mut::<E>(dx));
-            RowCut::new(input.height, pieces)
-                .for_each(dx, |rows, dx| pool::average_backward(cpu, shape, rows, view(dy), dx.data));
+            let input = shape.input();
+            let cut = RowCut::of_bytes(input.height, ctx.pieces, dx.len() + dy.len());
+            cut.for_each(Rows::of(&input, view_mut::<E>(dx)), |rows, dx| {
+                pool::average_backward(cpu, shape, rows, view(dy), dx.data)
+            });
         }
         Op::Norm { norm, pool, x, y, .. } => ctx.norms.backward::<E>(ctx, *norm, pool.as_ref(), [*x, *y], block),
         Op::Dropout { dropout, x, y } => {

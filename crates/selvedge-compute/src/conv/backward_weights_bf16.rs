@@ -74,7 +74,7 @@ pub fn backward_weights_of_block_bf16(
 
 /// Whether sums add to the gradient from the first on. If nothing is to be added to, they overwrite it where the first ones
 /// meet all of it: gradients of 9 MB, beyond the second cache, are written once less, and 3x3 pixels of 512 channels take a
-/// fifth less. Elsewhere the gradient is cleared.
+/// sixth less. Elsewhere the gradient is cleared.
 fn start(shape: &Conv2dShape, onto: Onto, blocks: usize, dweights: &mut [f32]) -> bool {
     if onto == Onto::Content {
         return true;

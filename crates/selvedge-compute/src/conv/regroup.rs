@@ -187,8 +187,8 @@ mod x86 {
             for panel in 0..shape.channel_stride / PANEL {
                 let to = &mut to[panel * panel_len + pixel * BLOCK * PANEL..][..BLOCK * PANEL];
                 let from = &from[shape.channel(panel * PANEL)..];
-                // Of a plane of two panels, half of the lines with each.
-                let half = panel % (stride / PANEL) * BLOCK * PANEL - panel % (stride / PANEL) * PANEL;
+                // Of a plane of two panels, half of the lines with each: the second begins in the first line, a panel further.
+                let half = panel % (stride / PANEL) * (BLOCK - 1) * PANEL;
                 for line in 0..PANEL {
                     let ahead = from.as_ptr().wrapping_add(AHEAD + half + line * BLOCK);
                     _mm_prefetch::<_MM_HINT_T0>(ahead.cast());

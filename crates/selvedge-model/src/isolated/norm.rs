@@ -30,7 +30,7 @@ pub(super) fn alone<E: Element>(shape: BlockShape) -> Vec<Make> {
         move |images| cost::norm(&shape, images, size_of::<E>()).forward,
         move |cpu, t| {
             let (mean, square) = t.sums.split_at_mut(channels);
-            norm::block_moments(cpu, &shape, BLOCK, t.read[0], 0..shape.channel_stride, mean, square);
+            norm::block_moments(cpu, &shape, BLOCK, t.read[0], 0..channels, mean, square);
             norm::normalise(cpu, &shape, [&constants, &constants], ACTIVATION, t.read[0], t.written);
         },
     );
@@ -50,7 +50,7 @@ pub(super) fn alone<E: Element>(shape: BlockShape) -> Vec<Make> {
                 &norm,
                 t.read[0],
                 t.read[1],
-                0..shape.channel_stride,
+                0..channels,
                 sum,
                 sum_normalised,
             );
@@ -73,7 +73,7 @@ pub(super) fn pooled<E: Element>(shape: Pool2dShape) -> Vec<Make> {
         move |images| cost::norm_pooled(&shape, images, size_of::<E>()).forward,
         move |cpu, t| {
             let (mean, square) = t.sums.split_at_mut(channels);
-            norm::block_moments(cpu, &input, BLOCK, t.read[0], 0..input.channel_stride, mean, square);
+            norm::block_moments(cpu, &input, BLOCK, t.read[0], 0..channels, mean, square);
             let (y, kept) = t.written.split_at_mut(small);
             let winners = Some((&mut t.winners[..small], kept));
             norm::normalise_pooled(cpu, &shape, [&constants, &constants], ACTIVATION, t.read[0], y, winners);
@@ -89,17 +89,7 @@ pub(super) fn pooled<E: Element>(shape: Pool2dShape) -> Vec<Make> {
             let norm = normalisation(c);
             let (sum, sum_normalised) = t.sums.split_at_mut(channels);
             let kept = Winners { numbers: winners, x: &t.read[0][..small] };
-            norm::pooled_gradient_sums(
-                cpu,
-                &output,
-                BLOCK,
-                &norm,
-                kept,
-                dy,
-                0..output.channel_stride,
-                sum,
-                sum_normalised,
-            );
+            norm::pooled_gradient_sums(cpu, &output, BLOCK, &norm, kept, dy, 0..channels, sum, sum_normalised);
             norm::pooled_input_gradient(cpu, &shape, BLOCK, &norm, [c, c], t.read[0], winners, dy, t.written);
         },
     );

@@ -54,6 +54,20 @@ impl<E: Element> Forward<E> {
     fn winners(&self) -> Winners<'_, E> {
         Winners { numbers: &self.numbers, x: &self.kept }
     }
+
+    fn gradient_sums(
+        &self,
+        cpu: Cpu,
+        output: &BlockShape,
+        valid: usize,
+        norm: &Normalisation<'_>,
+        dy: &[E],
+    ) -> [Vec<f64>; 2] {
+        let [mut sum, mut normalised] = [(); 2].map(|()| vec![7.0; output.channel_stride]);
+        let channels = 0..output.channel_stride;
+        pooled_gradient_sums(cpu, output, valid, norm, self.winners(), dy, channels, &mut sum, &mut normalised);
+        [sum, normalised]
+    }
 }
 
 /// Calls `f` with every output element, its image and channel, and the input elements of its window, in order.
@@ -113,18 +127,7 @@ fn matches_definition<E: Element>() {
             normalise_pooled(cpu, &shape, [&factor, &offset], activation, &x, &mut y, None);
             assert_eq!(wide(&y), wide(&got.y), "{name}: without winners");
 
-            let (mut sum, mut sum_normalised) = (vec![7.0; input.channel_stride], vec![7.0; input.channel_stride]);
-            pooled_gradient_sums(
-                cpu,
-                &output,
-                valid,
-                &norm,
-                got.winners(),
-                &dy,
-                0..output.channel_stride,
-                &mut sum,
-                &mut sum_normalised,
-            );
+            let [sum, sum_normalised] = got.gradient_sums(cpu, &output, valid, &norm, &dy);
             let [mut want, mut want_normalised] = [(); 2].map(|()| vec![0.0; input.channel_stride]);
             let mut want_dx = vec![0.0; input.len()];
             for (i, &dy) in gradient.iter().enumerate() {
@@ -189,8 +192,7 @@ fn equals_separate_passes<E: Element>() {
             pooled_input_gradient(cpu, &shape, valid, &norm, [&c0, &c1], &x, &got.numbers, &dy, &mut dx);
             assert_eq!(wide(&dx), wide(&want_dx), "{name}: dx");
 
-            let [mut sum, mut normalised, mut want, mut want_normalised] =
-                [(); 4].map(|()| vec![7.0; input.channel_stride]);
+            let [mut want, mut want_normalised] = [(); 2].map(|()| vec![7.0; input.channel_stride]);
             block_gradient_sums(
                 cpu,
                 &input,
@@ -202,17 +204,7 @@ fn equals_separate_passes<E: Element>() {
                 &mut want,
                 &mut want_normalised,
             );
-            pooled_gradient_sums(
-                cpu,
-                &output,
-                valid,
-                &norm,
-                got.winners(),
-                &dy,
-                0..output.channel_stride,
-                &mut sum,
-                &mut normalised,
-            );
+            let [sum, normalised] = got.gradient_sums(cpu, &output, valid, &norm, &dy);
             for (got, want) in sum.iter().chain(&normalised).zip(want.iter().chain(&want_normalised)) {
                 assert!((got - want).abs() < 1e-4 * want.abs().max(1.0), "{name}: a sum is {got}, not {want}");
             }

@@ -56,6 +56,8 @@ pub(crate) struct Slide {
     /// Where the memory that later slides read begins, and how many lines of 64 bytes are asked for with each plane.
     pub ahead: *const u8,
     pub lines: usize,
+    /// Whether tiles of A are loaded past the first cache (`tileloaddt1`), which is left to B.
+    pub stream: bool,
 }
 
 /// Sums of up to 4 pixels, `[pixel][16 images][16]`, that get bias and ReLU and are rounded.
@@ -106,10 +108,13 @@ impl Slide {
         // SAFETY: the caller's promise; `Tiles` proves that AMX is there, and AVX-512 with bf16 beside it
         // (`cpu::detect`), and that its tiles are configured.
         unsafe {
-            match pixels {
-                4 => slide_4(self),
-                3 => slide_3(self),
-                2 => slide_2(self),
+            match (pixels, self.stream) {
+                (4, false) => slide_4(self),
+                (3, false) => slide_3(self),
+                (2, false) => slide_2(self),
+                (4, true) => streamed_4(self),
+                (3, true) => streamed_3(self),
+                (2, true) => streamed_2(self),
                 _ => unreachable!("a slide of {pixels} pixels"),
             }
         }
@@ -137,7 +142,7 @@ macro_rules! finish_pixel {
 
 /// Defines the sum for a number of pixels: C at zero, the products of a row of taps in a plane, and the stores of C.
 macro_rules! slide {
-    ($name:ident, [$($zero:literal),*], [$($product:literal),*], [$($store:literal),*]) => {
+    ($name:ident, [$($zero:literal),*], [$($product:expr),*], [$($store:literal),*]) => {
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
         #[inline(never)]
@@ -219,127 +224,135 @@ macro_rules! slide {
     };
 }
 
-slide!(
-    slide_4,
-    ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3"],
-    [
-        "test byte ptr [{slide} + 112], 1",
-        "jnz 4f",
-        "tileloadd tmm4, [{at} + {row}]",
-        "tdpbf16ps tmm0, tmm4, tmm7",
-        "4:",
-        "add {at}, [{slide} + 40]",
-        "tileloadd tmm5, [{at} + {row}]",
-        "tdpbf16ps tmm1, tmm5, tmm7",
-        "add {at}, [{slide} + 40]",
-        "tileloadd tmm6, [{at} + {row}]",
-        "tdpbf16ps tmm2, tmm6, tmm7",
-        "add {at}, [{slide} + 40]",
-        "tileloadd tmm4, [{at} + {row}]",
-        "tdpbf16ps tmm3, tmm4, tmm7",
-        "mov {bt}, {b}",
-        "add {bt}, [{slide} + 56]",
-        "tileloadd tmm7, [{bt} + {s64}]",
-        "tdpbf16ps tmm0, tmm5, tmm7",
-        "tdpbf16ps tmm1, tmm6, tmm7",
-        "tdpbf16ps tmm2, tmm4, tmm7",
-        "add {at}, [{slide} + 40]",
-        "tileloadd tmm5, [{at} + {row}]",
-        "tdpbf16ps tmm3, tmm5, tmm7",
-        "add {bt}, [{slide} + 56]",
-        "tileloadd tmm7, [{bt} + {s64}]",
-        "tdpbf16ps tmm0, tmm6, tmm7",
-        "tdpbf16ps tmm1, tmm4, tmm7",
-        "tdpbf16ps tmm2, tmm5, tmm7",
-        "test byte ptr [{slide} + 112], 2",
-        "jnz 4f",
-        "add {at}, [{slide} + 40]",
-        "tileloadd tmm6, [{at} + {row}]",
-        "tdpbf16ps tmm3, tmm6, tmm7",
-        "4:"
-    ],
-    [
-        "tilestored [{at} + {row}], tmm0",
-        "add {at}, [{slide} + 48]",
-        "tilestored [{at} + {row}], tmm1",
-        "add {at}, [{slide} + 48]",
-        "tilestored [{at} + {row}], tmm2",
-        "add {at}, [{slide} + 48]",
-        "tilestored [{at} + {row}], tmm3"
-    ]
-);
+/// Defines the sums of 4, 3 and 2 pixels, whose tiles of A are loaded by the instruction `$load`.
+macro_rules! slides {
+    ($load:literal, $four:ident, $three:ident, $two:ident) => {
+        slide!(
+            $four,
+            ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3"],
+            [
+                "test byte ptr [{slide} + 112], 1",
+                "jnz 4f",
+                concat!($load, " tmm4, [{at} + {row}]"),
+                "tdpbf16ps tmm0, tmm4, tmm7",
+                "4:",
+                "add {at}, [{slide} + 40]",
+                concat!($load, " tmm5, [{at} + {row}]"),
+                "tdpbf16ps tmm1, tmm5, tmm7",
+                "add {at}, [{slide} + 40]",
+                concat!($load, " tmm6, [{at} + {row}]"),
+                "tdpbf16ps tmm2, tmm6, tmm7",
+                "add {at}, [{slide} + 40]",
+                concat!($load, " tmm4, [{at} + {row}]"),
+                "tdpbf16ps tmm3, tmm4, tmm7",
+                "mov {bt}, {b}",
+                "add {bt}, [{slide} + 56]",
+                "tileloadd tmm7, [{bt} + {s64}]",
+                "tdpbf16ps tmm0, tmm5, tmm7",
+                "tdpbf16ps tmm1, tmm6, tmm7",
+                "tdpbf16ps tmm2, tmm4, tmm7",
+                "add {at}, [{slide} + 40]",
+                concat!($load, " tmm5, [{at} + {row}]"),
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {bt}, [{slide} + 56]",
+                "tileloadd tmm7, [{bt} + {s64}]",
+                "tdpbf16ps tmm0, tmm6, tmm7",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm7",
+                "test byte ptr [{slide} + 112], 2",
+                "jnz 4f",
+                "add {at}, [{slide} + 40]",
+                concat!($load, " tmm6, [{at} + {row}]"),
+                "tdpbf16ps tmm3, tmm6, tmm7",
+                "4:"
+            ],
+            [
+                "tilestored [{at} + {row}], tmm0",
+                "add {at}, [{slide} + 48]",
+                "tilestored [{at} + {row}], tmm1",
+                "add {at}, [{slide} + 48]",
+                "tilestored [{at} + {row}], tmm2",
+                "add {at}, [{slide} + 48]",
+                "tilestored [{at} + {row}], tmm3"
+            ]
+        );
 
-slide!(
-    slide_3,
-    ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2"],
-    [
-        "test byte ptr [{slide} + 112], 1",
-        "jnz 4f",
-        "tileloadd tmm4, [{at} + {row}]",
-        "tdpbf16ps tmm0, tmm4, tmm7",
-        "4:",
-        "add {at}, [{slide} + 40]",
-        "tileloadd tmm5, [{at} + {row}]",
-        "tdpbf16ps tmm1, tmm5, tmm7",
-        "add {at}, [{slide} + 40]",
-        "tileloadd tmm6, [{at} + {row}]",
-        "tdpbf16ps tmm2, tmm6, tmm7",
-        "mov {bt}, {b}",
-        "add {bt}, [{slide} + 56]",
-        "tileloadd tmm7, [{bt} + {s64}]",
-        "tdpbf16ps tmm0, tmm5, tmm7",
-        "tdpbf16ps tmm1, tmm6, tmm7",
-        "add {at}, [{slide} + 40]",
-        "tileloadd tmm4, [{at} + {row}]",
-        "tdpbf16ps tmm2, tmm4, tmm7",
-        "add {bt}, [{slide} + 56]",
-        "tileloadd tmm7, [{bt} + {s64}]",
-        "tdpbf16ps tmm0, tmm6, tmm7",
-        "tdpbf16ps tmm1, tmm4, tmm7",
-        "test byte ptr [{slide} + 112], 2",
-        "jnz 4f",
-        "add {at}, [{slide} + 40]",
-        "tileloadd tmm5, [{at} + {row}]",
-        "tdpbf16ps tmm2, tmm5, tmm7",
-        "4:"
-    ],
-    [
-        "tilestored [{at} + {row}], tmm0",
-        "add {at}, [{slide} + 48]",
-        "tilestored [{at} + {row}], tmm1",
-        "add {at}, [{slide} + 48]",
-        "tilestored [{at} + {row}], tmm2"
-    ]
-);
+        slide!(
+            $three,
+            ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2"],
+            [
+                "test byte ptr [{slide} + 112], 1",
+                "jnz 4f",
+                concat!($load, " tmm4, [{at} + {row}]"),
+                "tdpbf16ps tmm0, tmm4, tmm7",
+                "4:",
+                "add {at}, [{slide} + 40]",
+                concat!($load, " tmm5, [{at} + {row}]"),
+                "tdpbf16ps tmm1, tmm5, tmm7",
+                "add {at}, [{slide} + 40]",
+                concat!($load, " tmm6, [{at} + {row}]"),
+                "tdpbf16ps tmm2, tmm6, tmm7",
+                "mov {bt}, {b}",
+                "add {bt}, [{slide} + 56]",
+                "tileloadd tmm7, [{bt} + {s64}]",
+                "tdpbf16ps tmm0, tmm5, tmm7",
+                "tdpbf16ps tmm1, tmm6, tmm7",
+                "add {at}, [{slide} + 40]",
+                concat!($load, " tmm4, [{at} + {row}]"),
+                "tdpbf16ps tmm2, tmm4, tmm7",
+                "add {bt}, [{slide} + 56]",
+                "tileloadd tmm7, [{bt} + {s64}]",
+                "tdpbf16ps tmm0, tmm6, tmm7",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "test byte ptr [{slide} + 112], 2",
+                "jnz 4f",
+                "add {at}, [{slide} + 40]",
+                concat!($load, " tmm5, [{at} + {row}]"),
+                "tdpbf16ps tmm2, tmm5, tmm7",
+                "4:"
+            ],
+            [
+                "tilestored [{at} + {row}], tmm0",
+                "add {at}, [{slide} + 48]",
+                "tilestored [{at} + {row}], tmm1",
+                "add {at}, [{slide} + 48]",
+                "tilestored [{at} + {row}], tmm2"
+            ]
+        );
 
-slide!(
-    slide_2,
-    ["tilezero tmm0", "tilezero tmm1"],
-    [
-        "test byte ptr [{slide} + 112], 1",
-        "jnz 4f",
-        "tileloadd tmm4, [{at} + {row}]",
-        "tdpbf16ps tmm0, tmm4, tmm7",
-        "4:",
-        "add {at}, [{slide} + 40]",
-        "tileloadd tmm5, [{at} + {row}]",
-        "tdpbf16ps tmm1, tmm5, tmm7",
-        "mov {bt}, {b}",
-        "add {bt}, [{slide} + 56]",
-        "tileloadd tmm7, [{bt} + {s64}]",
-        "tdpbf16ps tmm0, tmm5, tmm7",
-        "add {at}, [{slide} + 40]",
-        "tileloadd tmm6, [{at} + {row}]",
-        "tdpbf16ps tmm1, tmm6, tmm7",
-        "add {bt}, [{slide} + 56]",
-        "tileloadd tmm7, [{bt} + {s64}]",
-        "tdpbf16ps tmm0, tmm6, tmm7",
-        "test byte ptr [{slide} + 112], 2",
-        "jnz 4f",
-        "add {at}, [{slide} + 40]",
-        "tileloadd tmm4, [{at} + {row}]",
-        "tdpbf16ps tmm1, tmm4, tmm7",
-        "4:"
-    ],
-    ["tilestored [{at} + {row}], tmm0", "add {at}, [{slide} + 48]", "tilestored [{at} + {row}], tmm1"]
-);
+        slide!(
+            $two,
+            ["tilezero tmm0", "tilezero tmm1"],
+            [
+                "test byte ptr [{slide} + 112], 1",
+                "jnz 4f",
+                concat!($load, " tmm4, [{at} + {row}]"),
+                "tdpbf16ps tmm0, tmm4, tmm7",
+                "4:",
+                "add {at}, [{slide} + 40]",
+                concat!($load, " tmm5, [{at} + {row}]"),
+                "tdpbf16ps tmm1, tmm5, tmm7",
+                "mov {bt}, {b}",
+                "add {bt}, [{slide} + 56]",
+                "tileloadd tmm7, [{bt} + {s64}]",
+                "tdpbf16ps tmm0, tmm5, tmm7",
+                "add {at}, [{slide} + 40]",
+                concat!($load, " tmm6, [{at} + {row}]"),
+                "tdpbf16ps tmm1, tmm6, tmm7",
+                "add {bt}, [{slide} + 56]",
+                "tileloadd tmm7, [{bt} + {s64}]",
+                "tdpbf16ps tmm0, tmm6, tmm7",
+                "test byte ptr [{slide} + 112], 2",
+                "jnz 4f",
+                "add {at}, [{slide} + 40]",
+                concat!($load, " tmm4, [{at} + {row}]"),
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "4:"
+            ],
+            ["tilestored [{at} + {row}], tmm0", "add {at}, [{slide} + 48]", "tilestored [{at} + {row}], tmm1"]
+        );
+    };
+}
+
+slides!("tileloadd", slide_4, slide_3, slide_2);
+slides!("tileloaddt1", streamed_4, streamed_3, streamed_2);

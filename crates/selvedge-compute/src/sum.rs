@@ -2,6 +2,7 @@
 //! precision.
 
 use crate::cpu::Cpu;
+use crate::prefetch::fetch_ahead;
 use crate::simd::{Element, Kernel, MAX_LANES, Simd, dispatch};
 
 /// `y = a + b`, element by element.
@@ -60,6 +61,9 @@ impl<E: Element> Kernel for Add<'_, E> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         for i in (0..self.y.len()).step_by(S::LANES) {
+            fetch_ahead(s, self.a, i);
+            fetch_ahead(s, self.b, i);
+            fetch_ahead(s, self.y, i);
             // SAFETY: `add` asserted that all three are equally long, a whole number of vectors.
             unsafe {
                 let sum = s.add(E::load(s, self.a.as_ptr().add(i)), E::load(s, self.b.as_ptr().add(i)));

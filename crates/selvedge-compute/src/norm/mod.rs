@@ -28,6 +28,7 @@ use std::ops::Range;
 use crate::Cpu;
 use crate::activation::{self, Activation};
 use crate::layout::{BLOCK, BlockShape};
+use crate::prefetch::fetch_ahead;
 use crate::simd::{Element, Kernel, MAX_LANES, Simd, dispatch};
 
 /// What the forward pass did to each channel; all slices are of the channel stride's length.
@@ -216,6 +217,8 @@ impl<E: Element> Normalise<'_, E> {
                 let first = pixel + self.shape.channel(c);
                 for image in 0..BLOCK {
                     let at = first + image * plane;
+                    fetch_ahead(s, self.x, at);
+                    fetch_ahead(s, self.y, at);
                     // SAFETY: `normalise` saw `x` and `y` hold whole pixels of the shape.
                     unsafe {
                         let y = s.mul_add(E::load(s, self.x.as_ptr().add(at)), a, b);
@@ -263,6 +266,9 @@ impl<E: Element> InputGradient<'_, E> {
                 };
                 for image in 0..self.valid {
                     let at = first + image * plane;
+                    fetch_ahead(s, self.x, at);
+                    fetch_ahead(s, self.dy, at);
+                    fetch_ahead(s, self.dx, at);
                     // SAFETY: `assert_block` saw `x`, `dy` and `dx` hold the block and valid ≤ BLOCK.
                     unsafe {
                         let x = E::load(s, self.x.as_ptr().add(at));

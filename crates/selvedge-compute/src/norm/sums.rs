@@ -14,6 +14,7 @@ use super::{Normalisation, assert_block, assert_sums, with_activation};
 use crate::Cpu;
 use crate::activation::Activation;
 use crate::layout::BlockShape;
+use crate::prefetch::fetch_ahead;
 use crate::simd::{Element, Kernel, MAX_LANES, Simd, dispatch};
 
 /// The mean of each of `channels`, whole planes, over the valid images and all pixels of a block, and the sum of squared
@@ -216,10 +217,6 @@ fn add_lanes<S: Simd>(s: S, v: S::V, to: &mut [f64]) {
     }
 }
 
-/// Elements by which the moments are ahead of themselves in fetching: two pages of bf16, at whose ends the processor's own
-/// prefetching stops. A single stream needs it; the gradients' two or three do as well without.
-const AHEAD: usize = 4096;
-
 /// Deviations from a value near the mean, and their squares.
 struct Deviations<'a, E> {
     shape: &'a BlockShape,
@@ -244,7 +241,7 @@ impl<E: Element> Terms for Deviations<'_, E> {
 
     #[inline(always)]
     unsafe fn at<S: Simd>(&self, s: S, origin: S::V, _: usize, at: usize) -> [S::V; 2] {
-        s.prefetch(self.x.as_ptr().wrapping_add(at + AHEAD));
+        fetch_ahead(s, self.x, at);
         // SAFETY: the caller's promise, and `assert_block` saw `x` hold the shape.
         let d = s.sub(unsafe { E::load(s, self.x.as_ptr().add(at)) }, origin);
         [d, s.mul(d, d)]

@@ -171,7 +171,8 @@ macro_rules! slide {
                     "mov [{slide} + 128], {n}",
                     "3:",
                     "mov {at}, {a}",
-                    "tileloadd tmm7, [{b} + {s64}]",
+                    "mov {bt}, {b}",
+                    "tileloadd tmm7, [{bt} + {s64}]",
                     $($product,)*
                     "add {a}, [{slide} + 80]",
                     "add {b}, [{slide} + 96]",
@@ -224,6 +225,58 @@ macro_rules! slide {
     };
 }
 
+/// Loads the A tile of the next pixel.
+#[cfg(target_arch = "x86_64")]
+macro_rules! next_a {
+    ($load:literal, $a:literal) => {
+        concat!("add {at}, [{slide} + 40]\n", $load, " ", $a, ", [{at} + {row}]")
+    };
+}
+
+/// Loads the A tile of the first pixel and adds its product, if it does not lie left of the image.
+#[cfg(target_arch = "x86_64")]
+macro_rules! first_a {
+    ($load:literal, $a:literal, $c:literal) => {
+        concat!(
+            "test byte ptr [{slide} + 112], 1\njnz 4f\n",
+            $load,
+            " ",
+            $a,
+            ", [{at} + {row}]\n",
+            "tdpbf16ps ",
+            $c,
+            ", ",
+            $a,
+            ", tmm7\n4:"
+        )
+    };
+}
+
+/// Loads the A tile of the last pixel and adds its product, if it does not lie right of the image.
+#[cfg(target_arch = "x86_64")]
+macro_rules! last_a {
+    ($load:literal, $a:literal, $c:literal) => {
+        concat!(
+            "test byte ptr [{slide} + 112], 2\njnz 4f\n",
+            next_a!($load, $a),
+            "\ntdpbf16ps ",
+            $c,
+            ", ",
+            $a,
+            ", tmm7\n4:"
+        )
+    };
+}
+
+/// Loads the B tile of the next tap.
+#[cfg(target_arch = "x86_64")]
+macro_rules! next_b {
+    () => {
+        "add {bt}, [{slide} + 56]
+        tileloadd tmm7, [{bt} + {s64}]"
+    };
+}
+
 /// Defines the sums of 4, 3 and 2 pixels, whose tiles of A are loaded by the instruction `$load`.
 macro_rules! slides {
     ($load:literal, $four:ident, $three:ident, $two:ident) => {
@@ -231,40 +284,24 @@ macro_rules! slides {
             $four,
             ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3"],
             [
-                "test byte ptr [{slide} + 112], 1",
-                "jnz 4f",
-                concat!($load, " tmm4, [{at} + {row}]"),
-                "tdpbf16ps tmm0, tmm4, tmm7",
-                "4:",
-                "add {at}, [{slide} + 40]",
-                concat!($load, " tmm5, [{at} + {row}]"),
+                first_a!($load, "tmm4", "tmm0"),
+                next_a!($load, "tmm5"),
                 "tdpbf16ps tmm1, tmm5, tmm7",
-                "add {at}, [{slide} + 40]",
-                concat!($load, " tmm6, [{at} + {row}]"),
+                next_a!($load, "tmm6"),
                 "tdpbf16ps tmm2, tmm6, tmm7",
-                "add {at}, [{slide} + 40]",
-                concat!($load, " tmm4, [{at} + {row}]"),
+                next_a!($load, "tmm4"),
                 "tdpbf16ps tmm3, tmm4, tmm7",
-                "mov {bt}, {b}",
-                "add {bt}, [{slide} + 56]",
-                "tileloadd tmm7, [{bt} + {s64}]",
+                next_b!(),
                 "tdpbf16ps tmm0, tmm5, tmm7",
                 "tdpbf16ps tmm1, tmm6, tmm7",
                 "tdpbf16ps tmm2, tmm4, tmm7",
-                "add {at}, [{slide} + 40]",
-                concat!($load, " tmm5, [{at} + {row}]"),
+                next_a!($load, "tmm5"),
                 "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {bt}, [{slide} + 56]",
-                "tileloadd tmm7, [{bt} + {s64}]",
+                next_b!(),
                 "tdpbf16ps tmm0, tmm6, tmm7",
                 "tdpbf16ps tmm1, tmm4, tmm7",
                 "tdpbf16ps tmm2, tmm5, tmm7",
-                "test byte ptr [{slide} + 112], 2",
-                "jnz 4f",
-                "add {at}, [{slide} + 40]",
-                concat!($load, " tmm6, [{at} + {row}]"),
-                "tdpbf16ps tmm3, tmm6, tmm7",
-                "4:"
+                last_a!($load, "tmm6", "tmm3")
             ],
             [
                 "tilestored [{at} + {row}], tmm0",
@@ -281,35 +318,20 @@ macro_rules! slides {
             $three,
             ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2"],
             [
-                "test byte ptr [{slide} + 112], 1",
-                "jnz 4f",
-                concat!($load, " tmm4, [{at} + {row}]"),
-                "tdpbf16ps tmm0, tmm4, tmm7",
-                "4:",
-                "add {at}, [{slide} + 40]",
-                concat!($load, " tmm5, [{at} + {row}]"),
+                first_a!($load, "tmm4", "tmm0"),
+                next_a!($load, "tmm5"),
                 "tdpbf16ps tmm1, tmm5, tmm7",
-                "add {at}, [{slide} + 40]",
-                concat!($load, " tmm6, [{at} + {row}]"),
+                next_a!($load, "tmm6"),
                 "tdpbf16ps tmm2, tmm6, tmm7",
-                "mov {bt}, {b}",
-                "add {bt}, [{slide} + 56]",
-                "tileloadd tmm7, [{bt} + {s64}]",
+                next_b!(),
                 "tdpbf16ps tmm0, tmm5, tmm7",
                 "tdpbf16ps tmm1, tmm6, tmm7",
-                "add {at}, [{slide} + 40]",
-                concat!($load, " tmm4, [{at} + {row}]"),
+                next_a!($load, "tmm4"),
                 "tdpbf16ps tmm2, tmm4, tmm7",
-                "add {bt}, [{slide} + 56]",
-                "tileloadd tmm7, [{bt} + {s64}]",
+                next_b!(),
                 "tdpbf16ps tmm0, tmm6, tmm7",
                 "tdpbf16ps tmm1, tmm4, tmm7",
-                "test byte ptr [{slide} + 112], 2",
-                "jnz 4f",
-                "add {at}, [{slide} + 40]",
-                concat!($load, " tmm5, [{at} + {row}]"),
-                "tdpbf16ps tmm2, tmm5, tmm7",
-                "4:"
+                last_a!($load, "tmm5", "tmm2")
             ],
             [
                 "tilestored [{at} + {row}], tmm0",
@@ -324,30 +346,16 @@ macro_rules! slides {
             $two,
             ["tilezero tmm0", "tilezero tmm1"],
             [
-                "test byte ptr [{slide} + 112], 1",
-                "jnz 4f",
-                concat!($load, " tmm4, [{at} + {row}]"),
-                "tdpbf16ps tmm0, tmm4, tmm7",
-                "4:",
-                "add {at}, [{slide} + 40]",
-                concat!($load, " tmm5, [{at} + {row}]"),
+                first_a!($load, "tmm4", "tmm0"),
+                next_a!($load, "tmm5"),
                 "tdpbf16ps tmm1, tmm5, tmm7",
-                "mov {bt}, {b}",
-                "add {bt}, [{slide} + 56]",
-                "tileloadd tmm7, [{bt} + {s64}]",
+                next_b!(),
                 "tdpbf16ps tmm0, tmm5, tmm7",
-                "add {at}, [{slide} + 40]",
-                concat!($load, " tmm6, [{at} + {row}]"),
+                next_a!($load, "tmm6"),
                 "tdpbf16ps tmm1, tmm6, tmm7",
-                "add {bt}, [{slide} + 56]",
-                "tileloadd tmm7, [{bt} + {s64}]",
+                next_b!(),
                 "tdpbf16ps tmm0, tmm6, tmm7",
-                "test byte ptr [{slide} + 112], 2",
-                "jnz 4f",
-                "add {at}, [{slide} + 40]",
-                concat!($load, " tmm4, [{at} + {row}]"),
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "4:"
+                last_a!($load, "tmm4", "tmm1")
             ],
             ["tilestored [{at} + {row}], tmm0", "add {at}, [{slide} + 48]", "tilestored [{at} + {row}], tmm1"]
         );

@@ -172,13 +172,9 @@ impl Finish {
     }
 }
 
-/// What is read behind `panels` of `part`, spread over their slides: of the rows of the source that the part after this one
-/// reads and this one does not, the panels' share, and the weights of the next panel if they are `large`.
-fn ahead_of(
-    gather: &Gather<'_, TileProduct<'_>>,
-    [part, rows, panels]: [&Range<usize>; 3],
-    (large, slides): (bool, usize),
-) -> Ahead {
+/// What is read behind `panels` of `part`, spread over their slides, so many of each panel: of the rows of the source that the
+/// part after this one reads and this one does not, the panels' share, and the weights of the next panel if these are not all.
+fn ahead_of(gather: &Gather<'_, TileProduct<'_>>, [part, rows, panels]: [&Range<usize>; 3], slides: usize) -> Ahead {
     let (from, shape) = (gather.from(), gather.shape);
     let lowest = |y: usize| {
         let ys = gather.rows_of(y);
@@ -192,7 +188,7 @@ fn ahead_of(
     let source = Piece::new(source, share(panels.end) - share(panels.start), 0, 1);
     let panel = shape.taps() * from.channel_stride * PANEL;
     let weights = gather.product.weights.as_ptr().wrapping_add(panels.end % all_panels * panel);
-    let weights = if large { Piece::new(weights, panel, 0, 1) } else { Piece::NONE };
+    let weights = if panels.len() < all_panels { Piece::new(weights, panel, 0, 1) } else { Piece::NONE };
     let points = panels.len() * slides * shape.kernel[0] * (from.channel_stride / from.plane());
     Ahead::new([source, weights], points)
 }
@@ -210,48 +206,45 @@ impl<Y: Element> Kernel for Slides<'_, Y> {
         let sums = sums.each_mut().map(|sums| sums.as_mut_ptr().cast::<f32>());
         let (mut pending, mut turn) = (Finish::NONE, 0);
         let rows_at_once = (PIXELS_AT_ONCE / to.width).max(1);
-        let large = size_of_val(gather.product.weights) > LARGE;
-        let panels_ahead = if large { 1 } else { panels };
+        let panels_ahead = if size_of_val(gather.product.weights) > LARGE { 1 } else { panels };
         for start in rows.clone().step_by(rows_at_once) {
             let part = start..(start + rows_at_once).min(rows.end);
             let slides_of_panel = gather.images.div_ceil(ROWS) * part.len() * slides;
-            let mut ahead = Ahead::new([Piece::NONE; 2], 0);
-            for (panel, first_image) in (0..panels).flat_map(|panel| [(panel, 0), (panel, ROWS)]) {
-                if first_image >= gather.images {
-                    continue;
-                }
-                if first_image == 0 && panel % panels_ahead == 0 {
-                    let panels = panel..panels.min(panel + panels_ahead);
-                    ahead = ahead_of(&gather, [&part, &rows, &panels], (large, slides_of_panel));
-                }
-                let images = ROWS.min(gather.images - first_image);
-                for y in part.clone() {
-                    let ys = gather.rows_of(y);
-                    for number in 0..slides {
-                        // Slides of a row differ by a pixel at most: none has less than two.
-                        let x = number * to.width / slides;
-                        let pixels = (number + 1) * to.width / slides - x;
-                        let at = to.offset(y - rows.start, x) + to.channel(panel * PANEL) + first_image * to.plane();
-                        debug_assert!(at + (pixels - 1) * to.pixel() < len);
-                        // SAFETY: `new` saw the target hold the rows, of which this is a pixel.
-                        let first = unsafe { target.add(at) };
-                        let mut slide = gather.slide([x, pixels], &ys, first_image, panel);
-                        (slide.ahead, slide.lines) = ahead.next(slide.count[0] * slide.count[1]);
-                        if Y::IS_BF16 {
-                            let finish = gather.finish(pixels, sums[turn], first.cast(), images, panel);
-                            slide.finish = std::mem::replace(&mut pending, finish);
-                            slide.c = sums[turn];
-                            turn = 1 - turn;
-                        } else {
-                            slide.c = first.cast();
-                            slide.c_row = to.plane() * size_of::<f32>();
-                            slide.c_pixel = to.pixel() * size_of::<f32>();
+            for first_panel in (0..panels).step_by(panels_ahead) {
+                let together = first_panel..panels.min(first_panel + panels_ahead);
+                let mut ahead = ahead_of(&gather, [&part, &rows, &together], slides_of_panel);
+                let halves = |panel| (0..gather.images).step_by(ROWS).map(move |first_image| (panel, first_image));
+                for (panel, first_image) in together.flat_map(halves) {
+                    let images = ROWS.min(gather.images - first_image);
+                    for y in part.clone() {
+                        let ys = gather.rows_of(y);
+                        for number in 0..slides {
+                            // Slides of a row differ by a pixel at most: none has less than two.
+                            let x = number * to.width / slides;
+                            let pixels = (number + 1) * to.width / slides - x;
+                            let at =
+                                to.offset(y - rows.start, x) + to.channel(panel * PANEL) + first_image * to.plane();
+                            debug_assert!(at + (pixels - 1) * to.pixel() < len);
+                            // SAFETY: `new` saw the target hold the rows, of which this is a pixel.
+                            let first = unsafe { target.add(at) };
+                            let mut slide = gather.slide([x, pixels], &ys, first_image, panel);
+                            (slide.ahead, slide.lines) = ahead.next(slide.count[0] * slide.count[1]);
+                            if Y::IS_BF16 {
+                                let finish = gather.finish(pixels, sums[turn], first.cast(), images, panel);
+                                slide.finish = std::mem::replace(&mut pending, finish);
+                                slide.c = sums[turn];
+                                turn = 1 - turn;
+                            } else {
+                                slide.c = first.cast();
+                                slide.c_row = to.plane() * size_of::<f32>();
+                                slide.c_pixel = to.pixel() * size_of::<f32>();
+                            }
+                            // SAFETY: `new` ran `check`, which compared the lengths with the shape; the rows' taps lie on the
+                            // source (`Span`), the columns' too, since `fit` lets at most one fall on the padding on either
+                            // side, and that is left out. C is the target, or the sums that are not pending; those were
+                            // written by the slide before.
+                            unsafe { slide.run(pixels, gather.product.tiles) }
                         }
-                        // SAFETY: `new` ran `check`, which compared the lengths with the shape; the rows' taps lie on the
-                        // source (`Span`), the columns' too, since `fit` lets at most one fall on the padding on either
-                        // side, and that is left out. C is the target, or the sums that are not pending; those were
-                        // written by the slide before.
-                        unsafe { slide.run(pixels, gather.product.tiles) }
                     }
                 }
             }

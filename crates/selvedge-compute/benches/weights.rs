@@ -8,8 +8,9 @@ mod common;
 
 use common::numbers;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use selvedge_compute::conv::input_norm::{self, PATCH_SUMS, Patches};
 use selvedge_compute::conv::winograd::Winograd;
-use selvedge_compute::conv::{self, Conv2dShape, PANEL, Training, pack, regroup, windows};
+use selvedge_compute::conv::{self, Conv2dShape, Epilogue, PANEL, Training, pack, regroup, windows};
 use selvedge_compute::norm::{self, Normalisation};
 use selvedge_compute::{AlignedVec, BLOCK, BlockShape, bf16};
 
@@ -53,6 +54,64 @@ fn first_layer(criterion: &mut Criterion) {
     group.throughput(Throughput::BytesDecimal((images.len() + size_of_val(&x[..])) as u64));
     group.bench_function("fill", |bencher| {
         bencher.iter(|| windows::fill(cpu, &shape, &images, [BLOCK; 2], 0.0125, -0.75, &mut x));
+    });
+    group.finish();
+}
+
+/// The layer next to the input with a normalisation behind it, 64 channels of one block: sums over patches, then in bf16 both
+/// passes without pooling; in f32 these are `conv/forward` and `conv/backward_weights`.
+fn input_norm(criterion: &mut Criterion) {
+    let shape = Conv2dShape::same(BlockShape::input(28, 28, 1), 64, [3, 3], 1);
+    let mut sums = [0.0; PATCH_SUMS];
+    let mut group = criterion.benchmark_group("conv/input_norm");
+    let x = numbers::<f32>(shape.input.len());
+    group.throughput(Throughput::BytesDecimal(size_of_val(&x[..]) as u64));
+    for cpu in common::vector_cpus() {
+        group.bench_function(BenchmarkId::new("patch_sums", cpu.isa()), |bencher| {
+            bencher.iter(|| input_norm::patch_sums(cpu, &shape, &x, &mut sums));
+        });
+    }
+    let Some(cpu) = common::amx() else { return };
+    let x = numbers::<bf16>(windows::shape(&shape).len());
+    group.throughput(Throughput::BytesDecimal(size_of_val(&x[..]) as u64));
+    group.bench_function(BenchmarkId::new("patch_sums", cpu.isa()), |bencher| {
+        bencher.iter(|| windows::patch_sums(cpu, &shape, &x, &mut sums));
+    });
+    let (panels, bias) = (numbers::<f32>(shape.weights_len()), numbers::<f32>(64));
+    let (mut weights, mut y) = (AlignedVec::zeroed(windows::packed_len(&shape)), numbers::<bf16>(shape.output.len()));
+    windows::pack(cpu, &shape, &panels, &mut weights);
+    group.throughput(Throughput::Elements((2 * shape.multiply_adds() * BLOCK) as u64));
+    group.bench_function(BenchmarkId::new("forward", cpu.isa()), |bencher| {
+        let epilogue = Epilogue { bias: Some(&bias), relu: true };
+        bencher.iter(|| windows::forward_unpooled(cpu, &shape, &x, &weights, epilogue, 0..28, &mut y));
+    });
+    let dy = numbers::<bf16>(shape.output.len());
+    let (mut dweights, mut dbias) = (numbers::<f32>(shape.weights_len()), numbers::<f32>(64));
+    group.bench_function(BenchmarkId::new("backward", cpu.isa()), |bencher| {
+        bencher.iter(|| windows::backward_unpooled(cpu, &shape, &x, Some(&y), &dy, &mut dweights, &mut dbias));
+    });
+    group.finish();
+}
+
+/// What the normalisation does between its passes, once a step for all channels.
+fn input_norm_channels(criterion: &mut Criterion) {
+    let shape = Conv2dShape::same(BlockShape::input(28, 28, 1), 64, [3, 3], 1);
+    let parts: Vec<f64> = (0..4 * PATCH_SUMS).map(|i| (i * 7919 % 101) as f64).collect();
+    let [weights, mut folded] = [(); 2].map(|()| numbers::<f32>(shape.weights_len()));
+    let [ones, mut shift, mut scale] = [(); 3].map(|()| AlignedVec::from_slice(&[1.0f32; 64]));
+    let (mut mean, mut square) = ([0.0; 64], [0.0; 64]);
+    let mut group = criterion.benchmark_group("conv/input_norm/channels");
+    group.bench_function("moments", |bencher| {
+        bencher.iter(|| {
+            Patches::of_batch(&parts, 100_352).moments(&weights, None, &mut mean, &mut square);
+            input_norm::fold(&weights, None, [&ones, &ones], &mut folded, &mut shift);
+        });
+    });
+    let patches = Patches::of_batch(&parts, 100_352);
+    group.bench_function("gradients", |bencher| {
+        let norm =
+            Normalisation { mean: &ones, inverse_deviation: &ones, factor: &ones, offset: &ones, activation: None };
+        bencher.iter(|| patches.gradients(&weights, &norm, &mut folded, &shift, Some(&mut scale)));
     });
     group.finish();
 }
@@ -132,6 +191,6 @@ fn channels(criterion: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = common::settings();
-    targets = first_layer, packing, channels
+    targets = first_layer, input_norm, input_norm_channels, packing, channels
 }
 criterion_main!(benches);

@@ -66,9 +66,12 @@ impl Engine {
         let mut sum_ranges = vec![0..0; entries.len()];
         let mut sums_len = 0;
         for op in &plan.ops {
-            let Op::Conv(conv) = op else { continue };
-            let weight = (conv.gradient == WeightGradient::PerGroup).then_some(conv.weight);
-            for index in weight.into_iter().chain(conv.bias) {
+            let by_group = match op {
+                Op::Conv(conv) => [(conv.gradient == WeightGradient::PerGroup).then_some(conv.weight), conv.bias, None],
+                Op::ConvNorm(layer) => [Some(layer.weight), layer.bias, Some(plan.norms[layer.norm].shift)],
+                _ => continue,
+            };
+            for index in by_group.into_iter().flatten() {
                 sum_ranges[index] = sums_len..sums_len + entries[index].range.len();
                 sums_len = sum_ranges[index].end;
             }
@@ -177,7 +180,7 @@ impl Engine {
             let mut lap = Lap::start(timing);
             match phase.barrier {
                 Barrier::Moments(op) => {
-                    self.norms.combine_moments(&self.plan, op, state, arenas, batch.count);
+                    self.norms.combine_moments(self.cpu, &self.plan, op, state, arenas, batch.count);
                     lap.end(Account::Forward(op));
                 }
                 Barrier::GradientSums(op) => {
@@ -188,6 +191,7 @@ impl Engine {
             }
         }
         self.add_up(state, blocks);
+        timed(self.timing.as_ref(), Account::Backward(0), || self.norms.finish_input(&self.plan, state));
         self.metrics(batch.count)
     }
 
@@ -224,7 +228,7 @@ impl Engine {
     ) -> BatchMetrics {
         let blocks = count.div_ceil(BLOCK);
         let params = &state.params;
-        self.norms.use_running(&self.plan, state);
+        self.norms.use_running(self.cpu, &self.plan, state);
         let ctx = Context {
             cpu: self.cpu,
             plan: &self.plan,

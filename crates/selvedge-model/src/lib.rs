@@ -9,6 +9,7 @@ mod engine;
 mod error;
 mod file;
 mod init;
+mod input_norm;
 mod isolated;
 mod lower;
 mod memory;

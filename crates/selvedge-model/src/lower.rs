@@ -2,17 +2,21 @@
 //!
 //! A convolution or dense layer takes the ReLU behind it into its own pass, a max pooling behind that, if its windows do
 //! not overlap, and a dropout behind that; a batch normalisation takes the activation behind it, and a max pooling of this
-//! kind behind ReLU or nothing. `Flatten` is no operation: a dense layer behind it is the convolution whose kernel is the
+//! kind behind ReLU or nothing. A normalisation that takes no pooling goes into the layer next to the input before it, if that
+//! sees patches of 3x3 pixels ([`selvedge_compute::conv::input_norm`]). `Flatten` is no operation: a dense layer behind it is the convolution whose kernel is the
 //! whole image.
 
 use selvedge_compute::activation::Activation;
 use selvedge_compute::aligned::ALIGNMENT;
+use selvedge_compute::conv::input_norm::sees_patches;
 use selvedge_compute::conv::winograd::Winograd;
 use selvedge_compute::conv::{Conv2dShape, MAX_WINDOW, is_first_layer, windows};
 use selvedge_compute::pool::Pool2dShape;
 use selvedge_compute::{BlockShape, Precision};
 
-use crate::plan::{Conv, Dropout, FusedPool, Norm, NormPool, Op, Plan, Value, ValueId, WeightGradient, Winograds};
+use crate::plan::{
+    Conv, ConvNorm, Dropout, FusedPool, Norm, NormPool, Op, Plan, Value, ValueId, WeightGradient, Winograds,
+};
 use crate::shape::{LayerShape, NetworkShape};
 use crate::spec::{LayerSpec, ModelSpec};
 
@@ -78,6 +82,17 @@ impl Lowering {
                 LayerSpec::Conv2d { bias, .. } | LayerSpec::Dense { bias, .. } => {
                     let shape =
                         shapes[index].conv.expect("shape inference gives a convolution or dense layer its shape");
+                    if x == 0
+                        && let Some(activation) = norm_taken_by(&shape, behind)
+                    {
+                        let norm = self.norm(&layers[index + 1], &shapes[index + 1], activation);
+                        let bias = bias.then_some(params.start + 1);
+                        x = self.conv_norm(shape, [params.start, norm], bias, x);
+                        index += 1 + usize::from(activation.is_some());
+                        self.plan.names.push(name_of(&shapes[first..=index]));
+                        index += 1;
+                        continue;
+                    }
                     let fused = Fused::of(behind, &shape.output);
                     x = self.conv(shape, params.start, bias.then_some(params.start + 1), fused, x);
                     index += fused.layers();
@@ -99,17 +114,9 @@ impl Lowering {
                     self.plan.ops.push(Op::Dropout { dropout, x, y });
                     x = y;
                 }
-                LayerSpec::BatchNorm { momentum, epsilon, scale } => {
+                LayerSpec::BatchNorm { .. } => {
                     let activation = behind.first().and_then(activation);
-                    self.plan.norms.push(Norm {
-                        shape: input,
-                        momentum: *momentum,
-                        epsilon: *epsilon,
-                        activation,
-                        scale: scale.then_some(params.start),
-                        shift: params.end - 1,
-                        mean: shapes[index].buffers.start,
-                    });
+                    let norm = self.norm(&layers[index], &shapes[index], activation);
                     index += usize::from(activation.is_some());
                     let pool = match (activation, layers.get(index + 1)) {
                         (None | Some(Activation::Relu), Some(next)) => {
@@ -120,7 +127,7 @@ impl Lowering {
                     let y = self.value(pool.map_or(input, |pool| pool.output()), None);
                     index += usize::from(pool.is_some());
                     let pool = pool.map(|shape| NormPool { shape, winners: 0..0, kept: 0..0 });
-                    self.plan.ops.push(Op::Norm { norm: self.plan.norms.len() - 1, pool, x, y, partial: 0..0 });
+                    self.plan.ops.push(Op::Norm { norm, pool, x, y, partial: 0..0 });
                     x = y;
                 }
                 LayerSpec::Residual { layers } => x = self.residual(layers, &shapes[index], x),
@@ -129,6 +136,36 @@ impl Lowering {
             index += 1;
         }
         x
+    }
+
+    /// The number of the normalisation that a layer is.
+    fn norm(&mut self, layer: &LayerSpec, shape: &LayerShape, activation: Option<Activation>) -> usize {
+        let LayerSpec::BatchNorm { momentum, epsilon, scale } = *layer else { unreachable!("{layer:?} is no norm") };
+        self.plan.norms.push(Norm {
+            shape: shape.input.block,
+            momentum,
+            epsilon,
+            activation,
+            scale: scale.then_some(shape.params.start),
+            shift: shape.params.end - 1,
+            mean: shape.buffers.start,
+        });
+        self.plan.norms.len() - 1
+    }
+
+    /// The layer next to the input, of these weights and bias, with normalisation `norm`.
+    fn conv_norm(
+        &mut self,
+        shape: Conv2dShape,
+        [weight, norm]: [usize; 2],
+        bias: Option<usize>,
+        x: ValueId,
+    ) -> ValueId {
+        let y = self.value(shape.output, None);
+        let precision = if windows::cover(&shape) { self.precision } else { Precision::F32 };
+        let layer = ConvNorm { shape, weight, bias, norm, x, y, precision, partial: 0..0 };
+        self.plan.ops.push(Op::ConvNorm(Box::new(layer)));
+        y
     }
 
     fn conv(&mut self, shape: Conv2dShape, weight: usize, bias: Option<usize>, fused: Fused, x: ValueId) -> ValueId {
@@ -263,6 +300,19 @@ impl Fused {
     fn layers(self) -> usize {
         usize::from(self.relu) + usize::from(self.window.is_some()) + usize::from(self.dropout.is_some())
     }
+}
+
+/// The activation, or none, behind a batch normalisation that a layer next to the input takes into its pass: if there is such a
+/// normalisation, and no pooling that it takes itself.
+fn norm_taken_by(shape: &Conv2dShape, behind: &[LayerSpec]) -> Option<Option<Activation>> {
+    let [LayerSpec::BatchNorm { .. }, behind @ ..] = behind else { return None };
+    let activation = behind.first().and_then(activation);
+    let next = behind.get(usize::from(activation.is_some()));
+    // The output of a single pixel may be the logits, which are f32 whatever the precision.
+    let several_pixels = shape.output.height * shape.output.width > 1;
+    let pooled = next.is_some_and(|next| apart(next, &shape.output).is_some());
+    let taken = sees_patches(shape) && several_pixels && matches!(activation, None | Some(Activation::Relu)) && !pooled;
+    taken.then_some(activation)
 }
 
 /// The window of a max pooling that the operation before it can take, whose result has this shape: windows of a few pixels

@@ -3,12 +3,14 @@
 use std::ops::Range;
 
 use selvedge_compute::aligned::{view, view_mut};
+use selvedge_compute::conv::input_norm::PATCH_SUMS;
 use selvedge_compute::norm::{self, Normalisation, Winners};
 use selvedge_compute::pool::Pool2dShape;
 use selvedge_compute::simd::Element;
-use selvedge_compute::{AlignedVec, BLOCK, BlockShape};
+use selvedge_compute::{AlignedVec, BLOCK, BlockShape, Cpu};
 
 use crate::cut::{RowCut, Rows, rows_of};
+use crate::input_norm::InputNorm;
 use crate::param::ParamEntry;
 use crate::plan::{Norm, NormPool, Op, Plan, ValueId};
 use crate::run::{Block, Context, split};
@@ -17,6 +19,8 @@ use crate::state::State;
 /// The batch normalisations of a plan, in its order.
 pub(crate) struct Norms {
     states: Vec<NormState>,
+    /// That which is computed with the layer next to the input.
+    input: Option<InputNorm>,
     /// The blocks' parts of a sum, gathered from their arenas: first and second half.
     parts: [Vec<f64>; 2],
 }
@@ -68,13 +72,27 @@ impl NormState {
 impl Norms {
     pub(crate) fn new(plan: &Plan, blocks: usize) -> Self {
         let channels = |norm: &Norm| norm.shape.channel_stride;
-        let most = blocks * plan.norms.iter().map(channels).max().unwrap_or(0);
+        let most = blocks * plan.norms.iter().map(channels).max().unwrap_or(0).max(PATCH_SUMS);
         let parts = [Vec::with_capacity(most), Vec::with_capacity(most)];
-        Self { states: plan.norms.iter().map(|norm| NormState::zeroed(channels(norm))).collect(), parts }
+        let states = plan.norms.iter().map(|norm| NormState::zeroed(channels(norm))).collect();
+        Self { states, input: InputNorm::of(plan), parts }
+    }
+
+    /// What the layer next to the input holds that is computed with its normalisation.
+    pub(crate) fn input(&self) -> &InputNorm {
+        self.input.as_ref().expect("a plan with such a layer has its state")
+    }
+
+    /// Brings the first normalisation into the weights of the layer next to the input, if they are computed together.
+    fn fold_input(&mut self, cpu: Cpu, plan: &Plan, state: &State) {
+        if let (Some(input), Some(Op::ConvNorm(layer))) = (&mut self.input, plan.ops.first()) {
+            let own = &self.states[layer.norm];
+            input.fold(cpu, layer, state, [&own.factor, &own.offset]);
+        }
     }
 
     /// Prepares inference: every normalisation by its running statistics.
-    pub(crate) fn use_running(&mut self, plan: &Plan, state: &State) {
+    pub(crate) fn use_running(&mut self, cpu: Cpu, plan: &Plan, state: &State) {
         for (norm, own) in plan.norms.iter().zip(&mut self.states) {
             let running = |index: usize| &state.buffers[state.buffer_ranges[index].clone()];
             own.mean.copy_from_slice(running(norm.mean));
@@ -83,6 +101,7 @@ impl Norms {
             }
             own.set_affine(norm, &state.params.entries, &state.params.values);
         }
+        self.fold_input(cpu, plan, state);
     }
 
     /// Normalisation `number` of one block, from value x to value y.
@@ -172,7 +191,11 @@ impl Norms {
 
     /// The statistics of one block, into its arena.
     pub(crate) fn block_moments<E: Element>(&self, ctx: &Context<'_>, op: usize, block: &mut Block<'_>) {
-        let Op::Norm { norm, x, partial, .. } = &ctx.plan.ops[op] else { unreachable!("only norms have moments") };
+        let (norm, x, partial) = match &ctx.plan.ops[op] {
+            Op::ConvNorm(layer) => return InputNorm::block_sums(ctx, layer, block),
+            Op::Norm { norm, x, partial, .. } => (norm, x, partial),
+            _ => unreachable!("only norms have moments"),
+        };
         let shape = &ctx.plan.norms[*norm].shape;
         let ([x], [partial]) = split(block.arena, [&ctx.plan.values[*x].data], [partial]);
         by_planes(shape, [ctx.pieces, x.len()], partial, |channels, mean, square| {
@@ -209,14 +232,33 @@ impl Norms {
     }
 
     /// Between the phases: the batch's statistics from the blocks', and the running ones moved along.
-    pub(crate) fn combine_moments(&mut self, plan: &Plan, op: usize, state: &mut State, arenas: &[u8], images: usize) {
-        let Op::Norm { norm: number, partial, .. } = &plan.ops[op] else { unreachable!("only norms have moments") };
-        let norm = &plan.norms[*number];
-        self.gather(partial, arenas, plan.arena_bytes, images);
-        let own = &mut self.states[*number];
+    pub(crate) fn combine_moments(
+        &mut self,
+        cpu: Cpu,
+        plan: &Plan,
+        op: usize,
+        state: &mut State,
+        arenas: &[u8],
+        images: usize,
+    ) {
+        let (number, count) = match &plan.ops[op] {
+            Op::ConvNorm(layer) => {
+                self.gather(&layer.partial, arenas, plan.arena_bytes, images, PATCH_SUMS);
+                let [mean, square] = &mut self.states[layer.norm].sums;
+                let input = self.input.as_mut().expect("a plan with such a layer has its state");
+                (layer.norm, input.combine(layer, state, &self.parts[0], [mean, square], images))
+            }
+            Op::Norm { norm, partial, .. } => {
+                let BlockShape { height, width, channel_stride, .. } = plan.norms[*norm].shape;
+                self.gather(partial, arenas, plan.arena_bytes, images, channel_stride);
+                let [mean, square] = &mut self.states[*norm].sums;
+                let [means, squares] = &self.parts;
+                (*norm, norm::combine_moments(images, height * width, means, squares, mean, square))
+            }
+            _ => unreachable!("only norms have moments"),
+        };
+        let (norm, own) = (&plan.norms[number], &mut self.states[number]);
         let [mean, square] = &mut own.sums;
-        let pixels = norm.shape.height * norm.shape.width;
-        let count = norm::combine_moments(images, pixels, &self.parts[0], &self.parts[1], mean, square);
         norm::inverse_deviation(count, square, norm.epsilon, &mut own.inverse_deviation);
         own.mean.iter_mut().zip(mean.iter()).for_each(|(to, from)| *to = *from as f32);
         let (mean_range, variance_range) = (&state.buffer_ranges[norm.mean], &state.buffer_ranges[norm.mean + 1]);
@@ -224,6 +266,9 @@ impl Norms {
         let running_variance = &mut from_variance[..variance_range.len()];
         norm::update_running(count, mean, square, norm.momentum, &mut before[mean_range.clone()], running_variance);
         own.set_affine(norm, &state.params.entries, &state.params.values);
+        if matches!(plan.ops[op], Op::ConvNorm(_)) {
+            self.fold_input(cpu, plan, state);
+        }
     }
 
     /// Between the phases: the gradients of scale and shift, and what the input's gradient needs.
@@ -237,7 +282,7 @@ impl Norms {
     ) {
         let Op::Norm { norm: number, partial, .. } = &plan.ops[op] else { unreachable!("only norms have sums") };
         let norm = &plan.norms[*number];
-        self.gather(partial, arenas, plan.arena_bytes, images);
+        self.gather(partial, arenas, plan.arena_bytes, images, norm.shape.channel_stride);
         let own = &mut self.states[*number];
         let [sum, sum_normalised] = &mut own.sums;
         norm::combine_sums(&self.parts[0], sum);
@@ -260,12 +305,20 @@ impl Norms {
         norm::gradient_coefficients(count, &normalisation, sum, sum_normalised, [c0, c1]);
     }
 
-    /// Copies both halves of each block's `partial` together.
-    fn gather(&mut self, partial: &Range<usize>, arenas: &[u8], arena_bytes: usize, images: usize) {
+    /// After the backward pass: the gradients of the layer next to the input that is computed with its normalisation, if there
+    /// is one.
+    pub(crate) fn finish_input(&self, plan: &Plan, state: &mut State) {
+        if let (Some(input), Some(Op::ConvNorm(layer))) = (&self.input, plan.ops.first()) {
+            let norm = &plan.norms[layer.norm];
+            input.finish(layer, norm, &self.states[layer.norm].normalisation(norm), state);
+        }
+    }
+
+    /// Copies the first `len` numbers of each block's `partial` together, and the others.
+    fn gather(&mut self, partial: &Range<usize>, arenas: &[u8], arena_bytes: usize, images: usize, len: usize) {
         self.parts.iter_mut().for_each(Vec::clear);
         for arena in arenas.chunks_exact(arena_bytes).take(images.div_ceil(BLOCK)) {
-            let halves = view::<f64>(&arena[partial.clone()]);
-            let (first, second) = halves.split_at(halves.len() / 2);
+            let (first, second) = view::<f64>(&arena[partial.clone()]).split_at(len);
             self.parts[0].extend_from_slice(first);
             self.parts[1].extend_from_slice(second);
         }

@@ -7,7 +7,7 @@ use selvedge_compute::conv::winograd::Winograd;
 use selvedge_compute::cost::{self, Cost, ElementBytes, Passes};
 use selvedge_compute::{BlockShape, Cpu, Isa, Precision};
 
-use crate::plan::{Conv, Op, Plan, ValueId};
+use crate::plan::{Conv, ConvNorm, Op, Plan, Value, ValueId};
 
 /// One operation of a network's plan: a layer, or a few that are computed in one pass.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,11 +78,15 @@ pub(crate) fn list(plan: &Plan, cpu: Cpu, images: usize) -> Vec<Operation> {
         let (kind, passes) = costs(plan, op, images);
         let (path, precision) = match op {
             Op::Conv(conv) => path(conv, cpu),
+            Op::ConvNorm(layer) if layer.reads_windows() => {
+                (format!("{} {}", cpu.isa(), Path::FirstLayer), layer.precision)
+            }
             _ => (format!("{} vectors", vectors(cpu)), Precision::F32),
         };
         // A layer that reads windows still has pixels before it.
         let input = match op {
             Op::Conv(conv) => image(&conv.shape.input),
+            Op::ConvNorm(layer) => image(&layer.shape.input),
             _ => image(&plan.values[x].shape),
         };
         let Passes { forward, backward } = passes;
@@ -116,6 +120,7 @@ fn costs(plan: &Plan, op: &Op, images: usize) -> (OperationKind, Passes) {
     let has_gradient = !value(op.ends().0).grad.is_empty();
     let (kind, passes) = match op {
         Op::Conv(conv) => return convolution(plan, conv, images),
+        Op::ConvNorm(layer) => return conv_norm(plan, layer, images),
         Op::Round { x, y } => {
             let elements = value(*x).shape.len() / selvedge_compute::BLOCK * images;
             let bytes = (elements * (value(*x).element + value(*y).element)) as u64;
@@ -148,6 +153,23 @@ fn costs(plan: &Plan, op: &Op, images: usize) -> (OperationKind, Passes) {
     // The network's input has no gradient.
     let backward = if has_gradient { passes.backward } else { Cost::default() };
     (kind, Passes { forward: passes.forward, backward })
+}
+
+/// Forward the input is read twice, first for the moments; backward the result tells where its gradient is zero, if there is a
+/// ReLU.
+fn conv_norm(plan: &Plan, layer: &ConvNorm, images: usize) -> (OperationKind, Passes) {
+    let (input, output) = (&plan.values[layer.x], &plan.values[layer.y]);
+    let element = ElementBytes { input: size_of::<f32>(), output: output.element, weights: layer.precision.bytes() };
+    let passes = cost::conv(&layer.shape, images, element);
+    let stored = |value: &Value| (value.shape.len() / selvedge_compute::BLOCK * images * value.element) as u64;
+    let (mut forward, mut backward) = (passes.forward, passes.backward_weights);
+    let of_input = stored(input) - (layer.shape.input.len() / selvedge_compute::BLOCK * images * element.input) as u64;
+    forward.bytes += of_input + stored(input);
+    backward.bytes += of_input;
+    if plan.norms[layer.norm].activation.is_some() {
+        backward.bytes += stored(output);
+    }
+    (OperationKind::Conv2d, Passes { forward, backward })
 }
 
 fn convolution(plan: &Plan, conv: &Conv, images: usize) -> (OperationKind, Passes) {

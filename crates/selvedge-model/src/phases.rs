@@ -40,9 +40,9 @@ pub(crate) struct Phase {
 pub(crate) fn training(plan: &Plan) -> Vec<Phase> {
     let mut phases = vec![];
     let mut steps = vec![Step::Input];
-    let is_norm = |op: usize| matches!(plan.ops[op], Op::Norm { .. });
+    let has_moments = |op: usize| matches!(plan.ops[op], Op::Norm { .. } | Op::ConvNorm(_));
     for op in 0..plan.ops.len() {
-        if is_norm(op) {
+        if has_moments(op) {
             steps.push(Step::Moments(op));
             phases.push(Phase { steps: std::mem::take(&mut steps), barrier: Barrier::Moments(op) });
         }
@@ -50,7 +50,7 @@ pub(crate) fn training(plan: &Plan) -> Vec<Phase> {
     }
     steps.push(Step::Loss);
     for op in (0..plan.ops.len()).rev() {
-        if is_norm(op) {
+        if matches!(plan.ops[op], Op::Norm { .. }) {
             steps.push(Step::GradientSums(op));
             phases.push(Phase { steps: std::mem::take(&mut steps), barrier: Barrier::GradientSums(op) });
         }

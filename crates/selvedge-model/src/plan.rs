@@ -9,6 +9,7 @@
 use std::ops::Range;
 
 use selvedge_compute::activation::Activation;
+use selvedge_compute::conv::input_norm::PATCH_SUMS;
 use selvedge_compute::conv::winograd::Winograd;
 use selvedge_compute::conv::{Conv2dShape, row_buffers};
 use selvedge_compute::pool::Pool2dShape;
@@ -71,6 +72,8 @@ pub(crate) enum Op {
         x: ValueId,
         y: ValueId,
     },
+    /// The layer next to the input and the batch normalisation behind it, with a ReLU, as one convolution.
+    ConvNorm(Box<ConvNorm>),
     /// Batch normalisation, with an activation and max pooling in the same pass.
     Norm {
         norm: usize,
@@ -142,6 +145,22 @@ impl Conv {
     pub(crate) fn reads_windows(&self) -> bool {
         self.precision == Precision::Bf16 && self.pool.as_ref().is_some_and(|pool| pool.is_first_layer)
     }
+}
+
+/// A convolution next to the input and the batch normalisation behind it ([`selvedge_compute::conv::input_norm`]).
+#[derive(Debug)]
+pub(crate) struct ConvNorm {
+    pub shape: Conv2dShape,
+    /// Numbers of the parameters, and of the normalisation.
+    pub weight: usize,
+    pub bias: Option<usize>,
+    pub norm: usize,
+    pub x: ValueId,
+    pub y: ValueId,
+    /// What is multiplied: bf16 where x is windows, else f32.
+    pub precision: Precision,
+    /// The sums of a block's patches.
+    pub partial: Range<usize>,
 }
 
 /// Max pooling over windows that do not overlap, taken into the convolution before it.
@@ -265,6 +284,7 @@ impl Plan {
                     conv.pool.as_mut().expect("a pool keeps winners").winners = place;
                 }
                 (ExtraKind::Partial, Some(Op::Norm { partial, .. })) => *partial = place,
+                (ExtraKind::Partial, Some(Op::ConvNorm(layer))) => layer.partial = place,
                 (ExtraKind::Winners, Some(Op::Norm { pool: Some(pool), .. })) => pool.winners = place,
                 (ExtraKind::Kept, Some(Op::Norm { pool: Some(pool), .. })) => pool.kept = place,
                 (ExtraKind::Regrouped(i), Some(Op::Conv(conv))) => {
@@ -281,6 +301,7 @@ impl Plan {
     pub(crate) fn windows(&self) -> Option<&Conv2dShape> {
         match self.ops.first() {
             Some(Op::Conv(conv)) if conv.x == self.input && conv.precision == Precision::Bf16 => Some(&conv.shape),
+            Some(Op::ConvNorm(layer)) if layer.reads_windows() => Some(&layer.shape),
             _ => None,
         }
     }
@@ -334,6 +355,13 @@ impl Plan {
                         None => {}
                     }
                 }
+                Op::ConvNorm(layer) => {
+                    data[root(x)].include(b);
+                    if self.norms[layer.norm].activation.is_some() {
+                        data[root(y)].include(b);
+                    }
+                    keep(ExtraKind::Partial, PATCH_SUMS * size_of::<f64>(), f, f);
+                }
                 Op::Activate { .. } => data[root(x)].include(b),
                 Op::MaxPool { shape, .. } => keep(ExtraKind::Winners, shape.output().len() * size_of::<u16>(), f, b),
                 Op::Norm { norm, pool, .. } => {
@@ -385,6 +413,7 @@ impl Op {
     pub(crate) fn ends(&self) -> (ValueId, ValueId) {
         match *self {
             Op::Conv(ref conv) => (conv.x, conv.y),
+            Op::ConvNorm(ref layer) => (layer.x, layer.y),
             Op::Round { x, y }
             | Op::Activate { x, y, .. }
             | Op::MaxPool { x, y, .. }

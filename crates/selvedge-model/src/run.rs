@@ -9,6 +9,7 @@ use selvedge_compute::simd::Element;
 use selvedge_compute::{BlockShape, Cpu, pool, sum};
 
 use crate::cut::{RowCut, Rows, elementwise, rows_of};
+use crate::input_norm::InputNorm;
 use crate::norms::Norms;
 use crate::param::ParamEntry;
 use crate::plan::{Dropout, Op, Plan, ValueId};
@@ -112,6 +113,7 @@ pub(crate) fn forward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block<
     let cpu = ctx.cpu;
     match op {
         Op::Conv(conv) => crate::convolve::forward::<E>(ctx, conv, block),
+        Op::ConvNorm(layer) => ctx.norms.input().forward::<E>(ctx, layer, block),
         Op::Round { x, y } => {
             let ([x], [y]) = split(block.arena, [ctx.data(*x)], [ctx.data(*y)]);
             sum::convert::<f32, E>(cpu, view(x), view_mut(y));
@@ -170,11 +172,12 @@ fn apply_dropout<E: Element>(ctx: &Context<'_>, shape: &BlockShape, mask: &Dropo
 pub(crate) fn backward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block<'_>, sums: &mut [f32]) {
     let cpu = ctx.cpu;
     // The network's input has no gradient, and only a convolution there has others to compute.
-    if ctx.grad(op.ends().0).is_empty() && !matches!(op, Op::Conv { .. }) {
+    if ctx.grad(op.ends().0).is_empty() && !matches!(op, Op::Conv(_) | Op::ConvNorm(_)) {
         return;
     }
     match op {
         Op::Conv(conv) => crate::convolve::backward::<E>(ctx, conv, block, sums),
+        Op::ConvNorm(layer) => InputNorm::backward::<E>(ctx, layer, block, sums),
         Op::Round { .. } => {}
         Op::Activate { kind, x, y } => {
             let ([x, dy], [dx]) = split(block.arena, [ctx.data(*x), ctx.grad(*y)], [ctx.grad(*x)]);

@@ -12,6 +12,7 @@ static ALLOCATOR: CountingAllocator = CountingAllocator::new();
 /// One block on more threads, which cut its layers.
 const LARGE: &str = r#"
     { layer = "conv2d", filters = 128, kernel = 3 },
+    { layer = "batch_norm" },
     { layer = "relu" },
     { layer = "conv2d", filters = 128, kernel = 3, bias = false },
     { layer = "batch_norm" },

@@ -25,6 +25,7 @@ mod element;
 mod few_images;
 mod first;
 mod gather;
+pub mod input_norm;
 mod input_weights;
 pub mod pack;
 mod passes;

@@ -43,6 +43,9 @@ pub fn backward(
 }
 
 #[cfg(target_arch = "x86_64")]
+pub(super) use x86::transpose_window;
+
+#[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
     use std::mem::{MaybeUninit, transmute};
@@ -132,7 +135,7 @@ mod x86 {
     /// Both must be 16 numbers of 32 images.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    unsafe fn transpose_window(from: *const bf16, to: *mut bf16) {
+    pub(in super::super) unsafe fn transpose_window(from: *const bf16, to: *mut bf16) {
         let mut pairs = [_mm512_setzero_si512(); 16];
         for (pair, words) in pairs.iter_mut().enumerate() {
             // SAFETY: the caller's promise.

@@ -1,5 +1,5 @@
 //! The layer next to a network's input on AMX, where it is what [`super::is_first_layer`] says: a 3x3 convolution of one
-//! channel with ReLU and 2x2 max pooling.
+//! channel with ReLU and 2x2 max pooling; or with a normalisation instead of the pooling ([`super::input_norm`]).
 //!
 //! One channel would fill a sixteenth of a tile. But the four pixels that are pooled into one see 4x4 pixels of the input,
 //! 16 numbers: with these side by side, the convolution at each of the four is a product of 16 steps whose weights are the
@@ -13,14 +13,18 @@
 //! backward   dW(pixel)[16][channel]   = Σ over windows  Xᵀ[16][image] · dY(pixel)      dY where this pixel won, else zero
 //! ```
 //!
+//! Without pooling the four results are written, and dY is that of each.
+//!
 //! Four products serve 16 images forward, and 32 backward. Against the broadcasts and multiply-adds of `conv/first.rs` the passes
 //! take 0.67 and 0.37 of the time in a step of `seed`.
 
 mod backward;
 mod fill;
 mod forward;
+mod patches;
 #[cfg(test)]
 mod tests;
+mod unpooled;
 
 use half::bf16;
 
@@ -34,6 +38,8 @@ use crate::layout::BlockShape;
 pub use backward::backward;
 pub use fill::fill;
 pub use forward::forward;
+pub use patches::patch_sums;
+pub use unpooled::{backward_unpooled, forward_unpooled};
 
 /// Pixels of the input, in a row and in all, that a window sees.
 const SIDE: usize = 4;
@@ -49,6 +55,13 @@ pub fn shape(layer: &Conv2dShape) -> BlockShape {
     assert!(is_first_layer(layer, WINDOW), "a first layer is needed, not {layer:?}");
     let BlockShape { height, width, .. } = pooled_shape(layer, WINDOW);
     BlockShape::new(height, width, SEEN)
+}
+
+/// Whether a layer is of this form and its windows leave out no pixel of the image, as those of odd sizes do: what the passes
+/// without pooling need.
+pub fn cover(layer: &Conv2dShape) -> bool {
+    let BlockShape { height, width, .. } = layer.output;
+    is_first_layer(layer, WINDOW) && height.is_multiple_of(WINDOW[0]) && width.is_multiple_of(WINDOW[1])
 }
 
 /// Elements of the packed weights.

@@ -1,7 +1,8 @@
 //! The passes over windows against the naive convolution in f64 of what the kernels round to bf16.
 
+use super::super::input_norm::{self, PATCH_SUMS};
 use super::super::reference::for_each_product;
-use super::super::{NO_WINNER, Part, Training, pack as panels};
+use super::super::{Epilogue, NO_WINNER, Part, Training, pack as panels};
 use super::*;
 use crate::dropout::{self, DropoutMask};
 use crate::layout::BLOCK;
@@ -31,8 +32,18 @@ fn cases() -> Vec<Case> {
         eprintln!("WARNING: windows were NOT TESTED: this machine lacks amx");
         return vec![];
     };
-    let shapes = [(28, 28, 16), (6, 6, 16), (7, 5, 20), (2, 3, 40), (5, 9, 32), (3, 30, 16), (4, 35, 16), (2, 62, 10)];
-    let cases = shapes.into_iter().zip([32, 5, 17, 32, 16, 1, 31, 32]);
+    let shapes = [
+        (28, 28, 16),
+        (6, 6, 16),
+        (7, 5, 20),
+        (2, 3, 40),
+        (5, 9, 32),
+        (3, 30, 16),
+        (4, 35, 16),
+        (2, 62, 10),
+        (8, 10, 64),
+    ];
+    let cases = shapes.into_iter().zip([32, 5, 17, 32, 16, 1, 31, 32, 21]);
     cases.map(|((height, width, filters), valid)| Case::new(cpu, height, width, filters, valid)).collect()
 }
 
@@ -197,5 +208,89 @@ fn the_gradient_matches_the_reference() {
         let want: Vec<f64> = want.iter().map(|want| 2.0 * want).collect();
         assert_close(&format!("{layer:?}"), &got, &want, 2e-5);
         assert_close(&format!("the bias of {layer:?}"), &dbias, &want_bias, 2e-5);
+    }
+}
+
+/// The cases whose windows cover the image.
+fn covered() -> Vec<Case> {
+    let mut cases = cases();
+    cases.retain(|case| cover(&case.layer));
+    cases
+}
+
+#[test]
+fn without_pooling_every_pixel_matches_the_reference() {
+    for case in covered() {
+        let output = &case.layer.output;
+        for relu in [false, true] {
+            let mut y = vec![bf16::from_f32(7.0); output.len()];
+            let cut = output.height / 4 * 2;
+            let (upper, lower) = y.split_at_mut(cut * output.row());
+            let epilogue = Epilogue { bias: Some(&case.bias), relu };
+            for (rows, y) in [(0..cut, upper), (cut..output.height, lower)] {
+                let part = Part { rows, images: case.valid };
+                forward_unpooled(case.cpu, &case.layer, &case.windows, &case.weights, epilogue, part, y);
+            }
+            for (at, y) in y.iter().enumerate() {
+                let ((image, channel), pixel) = (output.image_and_channel(at), at / output.pixel());
+                let want = match case.results.get(image) {
+                    _ if image >= case.valid => 7.0,
+                    Some(results) if channel < output.channels => results[pixel * output.channels + channel],
+                    _ => 0.0,
+                };
+                assert_close(&format!("{:?}", case.layer), &[*y], &[if relu { want.max(0.0) } else { want }], 1e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn without_pooling_the_gradient_matches_the_reference() {
+    for case in covered() {
+        let Case { layer, .. } = &case;
+        let output = &layer.output;
+        let mut numbers = Numbers::new(layer.input.width as u64);
+        let dy = numbers.block::<bf16>(output);
+        let y: Vec<bf16> =
+            numbers.block::<bf16>(output).into_iter().map(|y| if y > bf16::ZERO { y } else { bf16::ZERO }).collect();
+        for y in [None, Some(&y[..])] {
+            let mut full = vec![vec![0.0; case.results[0].len()]; BLOCK];
+            let mut want_bias = vec![0.5; output.channel_stride];
+            for at in 0..output.len() {
+                let (image, channel) = output.image_and_channel(at);
+                if channel < output.channels && y.is_none_or(|y| y[at] > bf16::ZERO) {
+                    let dy = f64::from(dy[at].to_f32());
+                    full[image][at / output.pixel() * output.channels + channel] = dy;
+                    want_bias[channel] += dy;
+                }
+            }
+            let mut want = vec![0.25; 9 * output.channels];
+            for (pixels, dy) in case.pixels.iter().zip(&full) {
+                for_each_product(layer, |o, i, w| want[w] += pixels[i] * dy[o]);
+            }
+            let (mut dweights, mut dbias) = (vec![0.25; layer.weights_len()], vec![0.5; want_bias.len()]);
+            backward_unpooled(case.cpu, layer, &case.windows, y, &dy, &mut dweights, &mut dbias);
+            let mut got = vec![0.0; want.len()];
+            panels::from_panels(layer, &dweights, &mut got);
+            assert_close(&format!("{layer:?}"), &got, &want, 2e-5);
+            assert_close(&format!("the bias of {layer:?}"), &dbias, &want_bias, 2e-5);
+        }
+    }
+}
+
+#[test]
+fn sums_over_patches_are_those_of_the_pixels() {
+    for case in covered() {
+        let (layer, input) = (&case.layer, &case.layer.input);
+        let mut block = vec![0.0; input.len()];
+        for (image, pixels) in case.pixels.iter().enumerate() {
+            pixels.iter().enumerate().for_each(|(pixel, &value)| block[pixel * BLOCK + image] = value as f32);
+        }
+        let (mut got, mut want) = ([7.0; PATCH_SUMS], [7.0; PATCH_SUMS]);
+        patch_sums(case.cpu, layer, &case.windows, &mut got);
+        input_norm::patch_sums(case.cpu, layer, &block, &mut want);
+        for (got, want) in got.iter().zip(&want) {
+            assert!((got - want).abs() <= 1e-6 * want.abs().max(100.0), "{layer:?}: {got}, not {want}");
+        }
     }
 }

@@ -124,6 +124,9 @@ fn normalisation<E: Element>(criterion: &mut Criterion) {
     measure(criterion, "norm/normalise_relu", name, 2 * bytes, |cpu| {
         norm::normalise(cpu, &SHAPE, [norm.factor, norm.offset], norm.activation, &x, &mut y);
     });
+    measure(criterion, "norm/normalise_and_add", name, 3 * bytes, |cpu| {
+        norm::normalise_and_add(cpu, &SHAPE, [norm.factor, norm.offset], norm.activation, &x, &dy, &mut y);
+    });
     measure(criterion, "norm/block_gradient_sums", name, 2 * bytes, |cpu| {
         norm::block_gradient_sums(cpu, &SHAPE, BLOCK, &norm, &x, &dy, 0..SHAPE.channel_stride, &mut first, &mut second);
     });

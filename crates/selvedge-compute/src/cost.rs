@@ -172,6 +172,11 @@ pub fn norm(shape: &BlockShape, images: usize, element: usize) -> Passes {
     each(shape, images, element, [3 + 2, 3], [4 + 5, 5])
 }
 
+/// Batch normalisation with the sum at the end of a residual block in the same pass: forward another tensor is read.
+pub fn norm_and_add(shape: &BlockShape, images: usize, element: usize) -> Passes {
+    each(shape, images, element, [3 + 3, 4], [4 + 5, 5])
+}
+
 /// Batch normalisation with max pooling in the same pass: forward the input is read twice, and the pooled tensor written with
 /// the winners' numbers and their elements of the input; backward those are read with the gradient, then the numbers, the
 /// gradient and the input, and a tensor is written.
@@ -292,6 +297,7 @@ mod tests {
         assert_eq!(add(&shape, 64, 2).backward, Cost::new(elements, 6 * elements));
         assert_eq!(activation(Activation::Relu, &shape, 64, 4).backward, Cost::new(elements, 12 * elements));
         assert_eq!(norm(&shape, 64, 2).backward.bytes, 10 * elements);
+        assert_eq!(norm_and_add(&shape, 64, 2).forward, Cost::new(6 * elements, 8 * elements));
         assert_eq!(input(&BlockShape::input(28, 28, 1), 128), Cost::new(2 * 128 * 784, 5 * 128 * 784));
         assert_eq!(sgd(1000).bytes, 20_000);
         assert_eq!(adam(1000).bytes, 28_000);

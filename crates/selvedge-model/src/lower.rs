@@ -2,7 +2,7 @@
 //!
 //! A convolution or dense layer takes the ReLU behind it into its own pass, a max pooling behind that, if its windows do
 //! not overlap, and a dropout behind that; a batch normalisation takes the activation behind it, and a max pooling of this
-//! kind behind ReLU or nothing. A normalisation that takes no pooling goes into the layer next to the input before it, if that
+//! kind behind ReLU or nothing, or the sum at the end of a residual block. A normalisation that takes no pooling goes into the layer next to the input before it, if that
 //! sees patches of 3x3 pixels ([`selvedge_compute::conv::input_norm`]). `Flatten` is no operation: a dense layer behind it is the convolution whose kernel is the
 //! whole image.
 
@@ -127,7 +127,7 @@ impl Lowering {
                     let y = self.value(pool.map_or(input, |pool| pool.output()), None);
                     index += usize::from(pool.is_some());
                     let pool = pool.map(|shape| NormPool { shape, winners: 0..0, kept: 0..0 });
-                    self.plan.ops.push(Op::Norm { norm, pool, x, y, partial: 0..0 });
+                    self.plan.ops.push(Op::Norm { norm, pool, shortcut: None, x, y, partial: 0..0 });
                     x = y;
                 }
                 LayerSpec::Residual { layers } => x = self.residual(layers, &shapes[index], x),
@@ -258,11 +258,22 @@ impl Lowering {
         self.plan.ops.push(Op::Fork { x, body, sum: 0 });
         self.plan.names.push(block.name.clone());
         let end = self.layers(layers, &block.body, body);
-        let y = self.value(shape, None);
+        let y = match (self.plan.ops.last_mut(), self.plan.names.last_mut()) {
+            // Its gradient is that of the sum.
+            (Some(Op::Norm { pool: None, shortcut: shortcut @ None, y, .. }), Some(name)) if *y == end => {
+                *shortcut = Some(x);
+                name.push_str(" + residual");
+                end
+            }
+            _ => {
+                let y = self.value(shape, None);
+                self.plan.ops.push(Op::Add { shortcut: x, body: end, y });
+                y
+            }
+        };
         if let Op::Fork { sum, .. } = &mut self.plan.ops[fork] {
             *sum = y;
         }
-        self.plan.ops.push(Op::Add { shortcut: x, body: end, y });
         y
     }
 }

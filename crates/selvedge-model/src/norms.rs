@@ -110,14 +110,23 @@ impl Norms {
         ctx: &Context<'_>,
         number: usize,
         pool: Option<&NormPool>,
+        shortcut: Option<ValueId>,
         [x, y]: [ValueId; 2],
         block: &mut Block<'_>,
     ) {
         let (norm, own) = (&ctx.plan.norms[number], &self.states[number]);
         let channels: [&[f32]; 2] = [&own.factor, &own.offset];
         let (x, y) = (ctx.data(x), ctx.data(y));
-        match pool {
-            None => {
+        match (pool, shortcut) {
+            (None, Some(shortcut)) => {
+                let ([x, shortcut], [y]) = split(block.arena, [x, ctx.data(shortcut)], [y]);
+                let cut = RowCut::of_bytes(norm.shape.height, ctx.pieces, 2 * x.len() + y.len());
+                cut.for_each(Rows::of(&norm.shape, view_mut::<E>(y)), |rows, y| {
+                    let [x, shortcut] = [x, shortcut].map(|tensor| rows_of(&norm.shape, view(tensor), &rows));
+                    norm::normalise_and_add(ctx.cpu, &norm.shape, channels, norm.activation, x, shortcut, y.data);
+                });
+            }
+            (None, None) => {
                 let ([x], [y]) = split(block.arena, [x], [y]);
                 let cut = RowCut::of_bytes(norm.shape.height, ctx.pieces, x.len() + y.len());
                 cut.for_each(Rows::of(&norm.shape, view_mut::<E>(y)), |rows, y| {
@@ -125,7 +134,7 @@ impl Norms {
                     norm::normalise(ctx.cpu, &norm.shape, channels, norm.activation, x, y.data);
                 });
             }
-            Some(pool) => {
+            (Some(pool), _) => {
                 let ([x], [y, winners, kept]) = split(block.arena, [x], [y, &pool.winners, &pool.kept]);
                 let (input, output) = (pool.shape.input(), pool.shape.output());
                 let cut = RowCut::of_bytes(output.height, ctx.pieces, x.len() + y.len());
@@ -205,7 +214,9 @@ impl Norms {
 
     /// The sums that the gradient needs of one block, into its arena.
     pub(crate) fn block_gradient_sums<E: Element>(&self, ctx: &Context<'_>, op: usize, block: &mut Block<'_>) {
-        let Op::Norm { norm, pool, x, y, partial } = &ctx.plan.ops[op] else { unreachable!("only norms have sums") };
+        let Op::Norm { norm, pool, x, y, partial, .. } = &ctx.plan.ops[op] else {
+            unreachable!("only norms have sums")
+        };
         let (constants, own) = (&ctx.plan.norms[*norm], &self.states[*norm]);
         let (cpu, valid, normalisation) = (ctx.cpu, block.valid, own.normalisation(constants));
         let shape = &constants.shape;

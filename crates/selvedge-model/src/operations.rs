@@ -137,6 +137,9 @@ fn costs(plan: &Plan, op: &Op, images: usize) -> (OperationKind, Passes) {
         Op::Norm { pool: Some(pool), x, .. } => {
             (OperationKind::Norm, cost::norm_pooled(&pool.shape, images, value(*x).element))
         }
+        Op::Norm { shortcut: Some(_), x, .. } => {
+            (OperationKind::Norm, cost::norm_and_add(&value(*x).shape, images, value(*x).element))
+        }
         Op::Norm { x, .. } => (OperationKind::Norm, cost::norm(&value(*x).shape, images, value(*x).element)),
         Op::Dropout { x, .. } => (OperationKind::Dropout, cost::dropout(&value(*x).shape, images, value(*x).element)),
         Op::Fork { x, .. } => {

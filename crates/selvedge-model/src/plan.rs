@@ -74,10 +74,12 @@ pub(crate) enum Op {
     },
     /// The layer next to the input and the batch normalisation behind it, with a ReLU, as one convolution.
     ConvNorm(Box<ConvNorm>),
-    /// Batch normalisation, with an activation and max pooling in the same pass.
+    /// Batch normalisation, with an activation in the same pass, and max pooling or a sum.
     Norm {
         norm: usize,
         pool: Option<NormPool>,
+        /// What is added behind the activation: at the end of a residual block.
+        shortcut: Option<ValueId>,
         x: ValueId,
         y: ValueId,
         partial: Range<usize>,
@@ -364,8 +366,11 @@ impl Plan {
                 }
                 Op::Activate { .. } => data[root(x)].include(b),
                 Op::MaxPool { shape, .. } => keep(ExtraKind::Winners, shape.output().len() * size_of::<u16>(), f, b),
-                Op::Norm { norm, pool, .. } => {
+                Op::Norm { norm, pool, shortcut, .. } => {
                     data[root(x)].include(b);
+                    if let Some(shortcut) = shortcut {
+                        data[root(*shortcut)].include(f);
+                    }
                     if let Some(pool) = pool {
                         let len = pool.shape.output().len();
                         keep(ExtraKind::Winners, len * size_of::<u16>(), f, b);

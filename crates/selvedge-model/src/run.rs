@@ -140,7 +140,9 @@ pub(crate) fn forward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block<
                 pool::average_forward(cpu, shape, rows, view(x), y.data)
             });
         }
-        Op::Norm { norm, pool, x, y, .. } => ctx.norms.forward::<E>(ctx, *norm, pool.as_ref(), [*x, *y], block),
+        Op::Norm { norm, pool, shortcut, x, y, .. } => {
+            ctx.norms.forward::<E>(ctx, *norm, pool.as_ref(), *shortcut, [*x, *y], block);
+        }
         Op::Dropout { dropout, x, y } => {
             let shape = &ctx.plan.values[*x].shape;
             let mask = ctx.mask(*dropout, block);

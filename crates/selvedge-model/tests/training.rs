@@ -146,6 +146,44 @@ fn a_normalisation_in_the_pass_of_the_first_layer_changes_rounding_alone() {
     }
 }
 
+/// Dropout that drops nothing keeps the sum at the end of a residual block out of the normalisation before it.
+#[test]
+fn a_sum_in_the_pass_of_a_normalisation_changes_no_bit() {
+    let layers = |between: &str| {
+        let layers = r#"
+            { layer = "conv2d", filters = 20, kernel = 3 },
+            { layer = "gelu" },
+            { layer = "residual", layers = [
+                { layer = "conv2d", filters = 20, kernel = 3, bias = false },
+                { layer = "batch_norm" },
+                { layer = "relu" }, BETWEEN
+            ] },
+            { layer = "residual", layers = [
+                { layer = "residual", layers = [
+                    { layer = "conv2d", filters = 20, kernel = 1 },
+                    { layer = "batch_norm", scale = false }, BETWEEN
+                ] },
+            ] },
+            { layer = "global_avg_pool" },
+            { layer = "dense", units = "classes" },
+        "#;
+        spec(&layers.replace("BETWEEN", between))
+    };
+    let (images, labels) = images(75, 6);
+    for precision in precisions() {
+        let pass = |spec: &ModelSpec| {
+            let mut network = build_in(precision, spec, 75, &threads(2));
+            let sums =
+                network.operations(75).iter().filter(|operation| operation.name.ends_with(" + residual")).count();
+            let metrics = network.forward_backward(&images, Targets::Labels(&labels), &Loss::default(), KEY);
+            (sums, metrics, gradients(&mut network), network.predict(&images))
+        };
+        let (taken, apart) = (pass(&layers("")), pass(&layers(r#"{ layer = "dropout", rate = 0.0 },"#)));
+        assert_eq!((taken.0, apart.0), (2, 0));
+        assert!(taken.1 == apart.1 && taken.2 == apart.2 && taken.3 == apart.3, "a result in {precision}");
+    }
+}
+
 /// Dropout that drops nothing keeps max pooling out of the normalisation's pass. What is pooled is the same to the bit; the
 /// gradients' sums over a batch have another order.
 #[test]

@@ -9,6 +9,8 @@
 //! 3. Backward, [`block_gradient_sums`] of each block, then [`combine_sums`]: the gradients of shift and scale. With
 //!    them [`gradient_coefficients`] and, for each block, [`input_gradient`].
 //!
+//! At the end of a residual block [`normalise_and_add`] takes the place of [`normalise`].
+//!
 //! Where max pooling follows, [`normalise_pooled`], [`pooled_gradient_sums`] and [`pooled_input_gradient`] take the places of
 //! [`normalise`], [`block_gradient_sums`] and [`input_gradient`].
 //!
@@ -64,16 +66,40 @@ pub struct Normalisation<'a> {
 pub fn normalise<E: Element>(
     cpu: Cpu,
     shape: &BlockShape,
-    [factor, offset]: [&[f32]; 2],
+    channels: [&[f32]; 2],
     activation: Option<Activation>,
     x: &[E],
     y: &mut [E],
 ) {
+    check_normalise(shape, channels, x, y);
+    dispatch(cpu, Normalise { shape, channels, activation, x, shortcut: None, y });
+}
+
+/// y = f(a·x + b) + shortcut: [`normalise`] at the end of a residual block, with the sum in the same pass. Its terms are rounded as
+/// if the first had been stored, so the bits are those of [`normalise`] and [`crate::sum::add`].
+///
+/// # Panics
+/// As [`normalise`], or if the length of `shortcut` is not that of `x`.
+pub fn normalise_and_add<E: Element>(
+    cpu: Cpu,
+    shape: &BlockShape,
+    channels: [&[f32]; 2],
+    activation: Option<Activation>,
+    x: &[E],
+    shortcut: &[E],
+    y: &mut [E],
+) {
+    check_normalise(shape, channels, x, y);
+    assert_eq!(shortcut.len(), x.len(), "the shortcut has {} elements and x {}", shortcut.len(), x.len());
+    dispatch(cpu, Normalise { shape, channels, activation, x, shortcut: Some(shortcut), y });
+}
+
+#[track_caller]
+fn check_normalise<E>(shape: &BlockShape, [factor, offset]: [&[f32]; 2], x: &[E], y: &[E]) {
     assert_stride(shape.channel_stride);
     assert_channels(shape.channel_stride, &[("factor", factor.len()), ("offset", offset.len())]);
     assert_eq!(x.len(), y.len(), "x has {} elements and y {}", x.len(), y.len());
     assert!(x.len().is_multiple_of(shape.pixel()), "x has {} elements, no pixels of {shape:?}", x.len());
-    dispatch(cpu, Normalise { shape, factor, offset, activation, x, y });
 }
 
 /// dx = a·dy′ − c₀ − c₁·(x − mean), where dy′ is dy before the activation, for the valid images of a block; zero for
@@ -199,32 +225,41 @@ use with_activation;
 
 struct Normalise<'a, E> {
     shape: &'a BlockShape,
-    factor: &'a [f32],
-    offset: &'a [f32],
+    /// a and b.
+    channels: [&'a [f32]; 2],
     activation: Option<Activation>,
     x: &'a [E],
+    shortcut: Option<&'a [E]>,
     y: &'a mut [E],
 }
 
 impl<E: Element> Normalise<'_, E> {
     #[inline(always)]
-    fn pass<S: Simd>(self, s: S, activation: Option<Activation>) {
+    fn pass<S: Simd>(self, s: S, activation: Option<Activation>, shortcut: Option<&[E]>) {
         let (stride, plane) = (self.shape.channel_stride, self.shape.plane());
         for pixel in (0..self.x.len()).step_by(self.shape.pixel()) {
             for c in (0..stride).step_by(S::LANES) {
-                // SAFETY: `assert_channels` saw `factor` and `offset` hold the stride, a multiple of LANES.
-                let (a, b) = unsafe { (s.load(self.factor.as_ptr().add(c)), s.load(self.offset.as_ptr().add(c))) };
+                // SAFETY: `assert_channels` saw both slices hold the stride, a multiple of LANES.
+                let [a, b] = self.channels.map(|channels| unsafe { s.load(channels.as_ptr().add(c)) });
                 let first = pixel + self.shape.channel(c);
                 for image in 0..BLOCK {
                     let at = first + image * plane;
                     fetch_ahead(s, self.x, at);
                     fetch_ahead(s, self.y, at);
-                    // SAFETY: `normalise` saw `x` and `y` hold whole pixels of the shape.
+                    // SAFETY: `check_normalise` saw `x` and `y` hold whole pixels of the shape, and `normalise_and_add` that the
+                    // shortcut is as long.
                     unsafe {
                         let y = s.mul_add(E::load(s, self.x.as_ptr().add(at)), a, b);
                         let y = match activation {
                             None => y,
                             Some(kind) => activation::apply(s, kind, y),
+                        };
+                        let y = match shortcut {
+                            None => y,
+                            Some(shortcut) => {
+                                fetch_ahead(s, shortcut, at);
+                                s.add(E::round(s, y), E::load(s, shortcut.as_ptr().add(at)))
+                            }
                         };
                         E::store(s, self.y.as_mut_ptr().add(at), y);
                     }
@@ -238,7 +273,10 @@ impl<E: Element> Kernel for Normalise<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        with_activation!(self.activation, |kind| self.pass(s, kind));
+        match self.shortcut {
+            None => with_activation!(self.activation, |kind| self.pass(s, kind, None)),
+            Some(shortcut) => with_activation!(self.activation, |kind| self.pass(s, kind, Some(shortcut))),
+        }
     }
 }
 

@@ -53,6 +53,14 @@ fn run<E: Element>(
         normalise(cpu, shape, [&factor, &offset], activation, x, y);
     }
 
+    for (x, y) in x.iter().zip(&y) {
+        // The shortcut may be anything: dy is.
+        let (mut at_once, mut sum) = (vec![E::from_f32(7.0); shape.len()], vec![E::from_f32(7.0); shape.len()]);
+        normalise_and_add(cpu, shape, [&factor, &offset], activation, x, &dy[0], &mut at_once);
+        crate::sum::add(cpu, y, &dy[0], &mut sum);
+        assert!(at_once.iter().zip(&sum).all(|(a, b)| a.to_f32().to_bits() == b.to_f32().to_bits()));
+    }
+
     let (mut sums, mut normalised) = (means, squares);
     for (block, (x, dy)) in x.iter().zip(dy).enumerate() {
         let part = block * stride..(block + 1) * stride;

@@ -10,7 +10,7 @@ use selvedge_compute::activation::{self, Activation};
 use selvedge_compute::aligned::{view, view_mut};
 use selvedge_compute::conv::winograd::{Share, Winograd};
 use selvedge_compute::conv::{
-    self, Blocks, ConvElement, Epilogue, Onto, PANEL, Part, Training, pack, regroup, windows,
+    self, Blocks, Conv2dShape, ConvElement, Epilogue, Onto, PANEL, Part, Training, pack, regroup, windows,
 };
 use selvedge_compute::simd::Element;
 use selvedge_compute::{BLOCK, Cpu, Precision, bf16, pool};
@@ -241,14 +241,19 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
 }
 
 /// The pieces of the gradient of weights that are summed by panel, which lies at `range`, each with its first panel.
-///
-/// Two panels fill the registers of AVX-512 and the tiles of AMX. Winograd's algorithm transforms x for each piece, which with
-/// four panels takes a seventh less at 3x3 pixels of 512 channels: it has four where that leaves each thread a piece. A panel's
-/// bits are the same in any piece.
 pub(crate) fn panel_pieces(conv: &Conv, range: Range<usize>, threads: usize) -> impl Iterator<Item = Piece<usize>> {
-    let four = conv.winograd.backward.is_some() && conv.shape.panels() >= 4 * threads;
-    let at_once = if four { 4 } else { 2 };
+    let reread = conv.winograd.backward.is_some() || conv.precision == Precision::Bf16;
+    let at_once = panels_at_once(&conv.shape, reread, threads);
     pieces::cut(range, at_once * conv.shape.panel_len(), move |number| at_once * number)
+}
+
+/// Panels in a piece of the gradient; whether all of x is read once more for each piece, and does not stay in a cache.
+///
+/// Two panels fill the registers of AVX-512 and the tiles of AMX. Where x is read again, or even transformed by Winograd's
+/// algorithm, four take a tenth to a seventh less at 3x3 pixels of 512 channels: there are four where that leaves each thread
+/// a piece. A panel's bits are the same in any piece.
+pub(crate) fn panels_at_once(shape: &Conv2dShape, reread: bool, threads: usize) -> usize {
+    if reread && shape.panels() >= 4 * threads { 4 } else { 2 }
 }
 
 /// The gradient of the panels from `first` on that `dweights` has room for, summed over all blocks of the batch.
@@ -288,6 +293,8 @@ fn blocks_at<'a, E: Element>(plan: &Plan, arenas: &'a [u8], blocks: usize, place
 
 #[cfg(test)]
 mod tests {
+    use selvedge_compute::BlockShape;
+
     use super::*;
     use crate::lower::lower;
     use crate::plan::Op;
@@ -319,5 +326,13 @@ mod tests {
         assert_eq!(pieces_of_a_batch(Precision::F32), [[16, 16]; 7]);
         let by_rows = [[16, 16], [16, 16], [16, 16], [16, 16], [16, 16], [12, 12], [12, 12]];
         assert_eq!(pieces_of_a_batch(Precision::Bf16), by_rows);
+    }
+
+    #[test]
+    fn sixteen_threads_have_panels_each() {
+        let shape = Conv2dShape::same(BlockShape::new(3, 3, 512), 512, [3, 3], 1);
+        let at_once = |reread| [1, 8, 9, 16].map(|threads| panels_at_once(&shape, reread, threads));
+        assert_eq!(at_once(true), [4, 4, 2, 2]);
+        assert_eq!(at_once(false), [2; 4]);
     }
 }

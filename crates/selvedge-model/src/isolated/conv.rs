@@ -3,9 +3,10 @@
 use rayon::prelude::*;
 use selvedge_compute::conv::{Blocks, Conv2dShape, ConvElement, Epilogue, Onto, Path, row_buffers};
 use selvedge_compute::cost::{self, Cost, ElementBytes};
-use selvedge_compute::{AlignedVec, BLOCK, Cpu};
+use selvedge_compute::{AlignedVec, BLOCK, Cpu, Precision};
 
 use super::{Make, Pass, numbers, vectors};
+use crate::convolve::panels_at_once;
 
 /// The passes of a convolution on tensors of `E`.
 pub(super) fn passes<E: ConvElement>(shape: Conv2dShape) -> Vec<Make> {
@@ -53,7 +54,7 @@ pub(super) fn passes<E: ConvElement>(shape: Conv2dShape) -> Vec<Make> {
     vec![forward, backward_data, backward_weights]
 }
 
-/// Cut as a network cuts it: gradients larger than a block's activations two panels at a time, over all blocks; smaller
+/// Cut as a network cuts it: gradients larger than a block's activations some panels at a time, over all blocks; smaller
 /// ones by blocks, each with a sum of its own. Operands are regrouped first, or on the way.
 fn weights_gradient<E: ConvElement>(cpu: Cpu, shape: Conv2dShape, blocks: usize) -> Box<dyn FnMut() + Send> {
     let (x_len, dy_len) = (shape.input.len(), shape.output.len());
@@ -77,8 +78,9 @@ fn weights_gradient<E: ConvElement>(cpu: Cpu, shape: Conv2dShape, blocks: usize)
         to.zip(from).for_each(|((x_to, dy_to), (x, dy))| E::regroup(cpu, &shape, [x, dy], [x_to, dy_to]));
         let x = Blocks { data: &x_to[..], stride: x_len, count: blocks };
         let dy = Blocks { data: &dy_to[..], stride: dy_len, count: blocks };
-        dweights.par_chunks_mut(2 * shape.panel_len()).enumerate().for_each(|(piece, dweights)| {
-            let panels = 2 * piece..(2 * piece + 2).min(shape.panels());
+        let at_once = panels_at_once(&shape, E::PRECISION == Precision::Bf16, rayon::current_num_threads());
+        dweights.par_chunks_mut(at_once * shape.panel_len()).enumerate().for_each(|(piece, dweights)| {
+            let panels = at_once * piece..(at_once * (piece + 1)).min(shape.panels());
             E::backward_weights(cpu, &shape, x, dy, panels, Onto::Nothing, dweights);
         });
     })

@@ -18,7 +18,7 @@ use selvedge_compute::{BLOCK, Cpu, Precision, bf16, pool};
 use crate::cut::{RowCut, Rows, elementwise};
 use crate::pieces::{self, Piece};
 use crate::plan::{Conv, Plan, WeightGradient};
-use crate::run::{Block, Context, split};
+use crate::run::{Block, Context, GroupSums, split};
 
 /// A form of the weights that passes read, or a part of it.
 #[derive(Clone, Copy, Debug)]
@@ -146,7 +146,8 @@ fn pieces(most: usize, conv: &Conv, images: usize) -> usize {
 }
 
 /// The backward pass of one block. Gradients that each group sums apart are added to `sums`.
-pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>, sums: &mut [f32]) {
+pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>, sums: GroupSums<'_>) {
+    let GroupSums { sums, onto } = sums;
     let (cpu, shape) = (ctx.cpu, &conv.shape);
     let dropout = conv.pool.as_ref().and_then(|pool| pool.dropout);
     let scale = dropout.and_then(|dropout| ctx.mask(dropout, block)).map_or(1.0, |mask| mask.scale());
@@ -196,19 +197,19 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
         (Some(winograd), WeightGradient::PerGroup, _) => {
             let sums = &mut sums[ctx.sum_ranges[conv.weight].clone()];
             let (x, dy) = (Blocks::one(view(x)), Blocks::one(view(dy)));
-            winograd.backward_weights(cpu, x, dy, 0..shape.panels(), Onto::Content, sums);
+            winograd.backward_weights(cpu, x, dy, 0..shape.panels(), onto, sums);
         }
         // Tensors are read as they lie when all blocks have theirs.
         (Some(_), WeightGradient::PerPanel, _) => {}
         (None, WeightGradient::PerGroup, Precision::Bf16) => {
             let sums = &mut sums[ctx.sum_ranges[conv.weight].clone()];
             let (operands, buffers) = ([view(x), view(dy)], [view_mut(x_to), view_mut(dy_to)]);
-            conv::backward_weights_of_block_bf16(cpu, shape, operands, buffers, Onto::Content, sums);
+            conv::backward_weights_of_block_bf16(cpu, shape, operands, buffers, onto, sums);
         }
         (None, WeightGradient::PerGroup, Precision::F32) => {
             let sums = &mut sums[ctx.sum_ranges[conv.weight].clone()];
             let buffers = [view_mut(x_to), view_mut(dy_to)];
-            conv::backward_weights_of_block(cpu, shape, view(x), view::<E>(dy), buffers, Onto::Content, sums);
+            conv::backward_weights_of_block(cpu, shape, view(x), view::<E>(dy), buffers, onto, sums);
         }
         (None, WeightGradient::PerPanel, Precision::Bf16) => {
             bf16::regroup(cpu, shape, [view(x), view(dy)], [view_mut(x_to), view_mut(dy_to)]);

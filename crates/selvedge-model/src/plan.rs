@@ -138,6 +138,11 @@ impl Conv {
         self.pool.as_ref().map_or(self.y, |pool| pool.full)
     }
 
+    /// Whether the gradient of the weights can only be added to sums, and does not overwrite them for a group's first block.
+    pub(crate) fn adds_to_sums(&self) -> bool {
+        self.pool.as_ref().is_some_and(|pool| pool.is_first_layer)
+    }
+
     /// Whether x is the input as windows ([`Plan::windows`]).
     pub(crate) fn reads_windows(&self) -> bool {
         self.precision == Precision::Bf16 && self.pool.as_ref().is_some_and(|pool| pool.is_first_layer)

@@ -10,10 +10,10 @@ use selvedge_compute::activation::{self, Activation};
 use selvedge_compute::aligned::{view, view_mut};
 use selvedge_compute::conv::winograd::{Share, Winograd};
 use selvedge_compute::conv::{
-    self, Blocks, Conv2dShape, ConvElement, Epilogue, Onto, PANEL, Part, Training, pack, regroup, windows,
+    self, Blocks, Conv2dShape, ConvElement, Epilogue, Onto, PANEL, Part, Training, pack, regroup, row_buffers, windows,
 };
 use selvedge_compute::simd::Element;
-use selvedge_compute::{BLOCK, Cpu, Precision, bf16, pool};
+use selvedge_compute::{BLOCK, Cpu, Precision, bf16, pool, scratch};
 
 use crate::cut::{RowCut, Rows, elementwise};
 use crate::pieces::{self, Piece};
@@ -203,13 +203,15 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
         (Some(_), WeightGradient::PerPanel, _) => {}
         (None, WeightGradient::PerGroup, Precision::Bf16) => {
             let sums = &mut sums[ctx.sum_ranges[conv.weight].clone()];
-            let (operands, buffers) = ([view(x), view(dy)], [view_mut(x_to), view_mut(dy_to)]);
-            conv::backward_weights_of_block_bf16(cpu, shape, operands, buffers, onto, sums);
+            with_rows(shape, |rows| {
+                conv::backward_weights_of_block_bf16(cpu, shape, [view(x), view(dy)], rows, onto, sums);
+            });
         }
         (None, WeightGradient::PerGroup, Precision::F32) => {
             let sums = &mut sums[ctx.sum_ranges[conv.weight].clone()];
-            let buffers = [view_mut(x_to), view_mut(dy_to)];
-            conv::backward_weights_of_block(cpu, shape, view(x), view::<E>(dy), buffers, onto, sums);
+            with_rows(shape, |rows| {
+                conv::backward_weights_of_block(cpu, shape, view(x), view::<E>(dy), rows, onto, sums);
+            });
         }
         (None, WeightGradient::PerPanel, Precision::Bf16) => {
             bf16::regroup(cpu, shape, [view(x), view(dy)], [view_mut(x_to), view_mut(dy_to)]);
@@ -239,6 +241,12 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
         weights_pass();
         data_pass();
     }
+}
+
+/// Runs `f` with this thread's buffers for the rows of a block that are regrouped for the gradient of weights.
+pub(crate) fn with_rows<E: Element>(shape: &Conv2dShape, f: impl FnOnce([&mut [E]; 2])) {
+    let [x, dy] = row_buffers(shape);
+    scratch::with(x + dy, |buffer: &mut [E]| f(buffer.split_at_mut(x).into()));
 }
 
 /// The pieces of the gradient of weights that are summed by panel, which lies at `range`, each with its first panel.

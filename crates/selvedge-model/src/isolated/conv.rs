@@ -1,12 +1,12 @@
 //! The three passes of a convolution or dense layer, the same for both element types.
 
 use rayon::prelude::*;
-use selvedge_compute::conv::{Blocks, Conv2dShape, ConvElement, Epilogue, Onto, Path, row_buffers};
+use selvedge_compute::conv::{Blocks, Conv2dShape, ConvElement, Epilogue, Onto, Path};
 use selvedge_compute::cost::{self, Cost, ElementBytes};
 use selvedge_compute::{AlignedVec, BLOCK, Cpu, Precision};
 
 use super::{Make, Pass, numbers, vectors};
-use crate::convolve::panels_at_once;
+use crate::convolve::{panels_at_once, with_rows};
 
 /// The passes of a convolution on tensors of `E`.
 pub(super) fn passes<E: ConvElement>(shape: Conv2dShape) -> Vec<Make> {
@@ -59,18 +59,18 @@ pub(super) fn passes<E: ConvElement>(shape: Conv2dShape) -> Vec<Make> {
 fn weights_gradient<E: ConvElement>(cpu: Cpu, shape: Conv2dShape, blocks: usize) -> Box<dyn FnMut() + Send> {
     let (x_len, dy_len) = (shape.input.len(), shape.output.len());
     let (x, dy) = (numbers::<E>(blocks * x_len), numbers::<E>(blocks * dy_len));
-    let buffers = |[x, dy]: [usize; 2]| [x, dy].map(|len| AlignedVec::<E>::zeroed(len));
     if !super::is_padded(&shape.input) || !shape.weights_exceed_activations(size_of::<E>()) {
-        let gradient = || (buffers(row_buffers(&shape)), AlignedVec::<f32>::zeroed(shape.weights_len()));
-        let mut of_blocks: Vec<_> = (0..blocks).map(|_| gradient()).collect();
+        let mut of_blocks: Vec<_> = (0..blocks).map(|_| AlignedVec::<f32>::zeroed(shape.weights_len())).collect();
         return Box::new(move || {
             let operands = x.par_chunks(x_len).zip(dy.par_chunks(dy_len));
-            of_blocks.par_iter_mut().zip(operands).for_each(|(([x_rows, dy_row], dweights), (x, dy))| {
-                E::backward_weights_of_block(cpu, &shape, [x, dy], [x_rows, dy_row], Onto::Nothing, dweights);
+            of_blocks.par_iter_mut().zip(operands).for_each(|(dweights, (x, dy))| {
+                with_rows(&shape, |rows| {
+                    E::backward_weights_of_block(cpu, &shape, [x, dy], rows, Onto::Nothing, dweights);
+                });
             });
         });
     }
-    let [mut x_to, mut dy_to] = buffers([blocks * x_len, blocks * dy_len]);
+    let [mut x_to, mut dy_to] = [x_len, dy_len].map(|len| AlignedVec::<E>::zeroed(blocks * len));
     let mut dweights = AlignedVec::<f32>::zeroed(shape.weights_len());
     Box::new(move || {
         let from = x.par_chunks(x_len).zip(dy.par_chunks(dy_len));

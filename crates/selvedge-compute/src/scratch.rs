@@ -3,30 +3,41 @@
 use std::cell::Cell;
 
 use crate::AlignedVec;
+use crate::aligned::{Plain, view_mut};
 
 thread_local! {
-    static BUFFER: Cell<AlignedVec<f32>> = Cell::new(AlignedVec::default());
+    static BUFFER: Cell<AlignedVec<u8>> = Cell::new(AlignedVec::default());
 }
 
 /// Runs `f` with `len` numbers of any content, on a cache line.
-pub(crate) fn with<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-    reserve(len);
+///
+/// ```
+/// use selvedge_compute::scratch;
+/// let sum = scratch::with(4, |numbers: &mut [f32]| {
+///     numbers.fill(0.5);
+///     numbers.iter().sum::<f32>()
+/// });
+/// assert_eq!(sum, 2.0);
+/// ```
+pub fn with<T: Plain, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
+    let bytes = len * size_of::<T>();
+    reserve(bytes);
     let mut buffer = BUFFER.take();
-    let result = f(&mut buffer[..len]);
+    let result = f(view_mut(&mut buffer[..bytes]));
     BUFFER.set(buffer);
     result
 }
 
-/// Has this thread's buffer hold at least `len` numbers, so that kernels that need no more allocate nothing.
+/// Has this thread's buffer hold at least `bytes`, so that kernels that need no more allocate nothing.
 ///
 /// ```
 /// let threads = selvedge_compute::Threads::new(2)?;
-/// threads.install(|| rayon::broadcast(|_| selvedge_compute::scratch::reserve(4096)));
+/// threads.install(|| rayon::broadcast(|_| selvedge_compute::scratch::reserve(16384)));
 /// # Ok::<(), selvedge_compute::ThreadsError>(())
 /// ```
-pub fn reserve(len: usize) {
+pub fn reserve(bytes: usize) {
     let buffer = BUFFER.take();
-    BUFFER.set(if buffer.len() < len { AlignedVec::zeroed(len) } else { buffer });
+    BUFFER.set(if buffer.len() < bytes { AlignedVec::zeroed(bytes) } else { buffer });
 }
 
 #[cfg(test)]
@@ -35,14 +46,14 @@ mod tests {
 
     #[test]
     fn buffers_grow_and_stay() {
-        reserve(16);
-        let first = with(16, |buffer| {
+        reserve(64);
+        let first = with(16, |buffer: &mut [f32]| {
             buffer.fill(1.0);
             buffer.as_ptr()
         });
-        assert_eq!(with(8, |buffer| (buffer.len(), buffer.as_ptr())), (8, first));
-        assert_eq!(with(64, |buffer| buffer.len()), 64);
+        assert_eq!(with(8, |buffer: &mut [f32]| (buffer.len(), buffer.as_ptr())), (8, first));
+        assert_eq!(with(64, |buffer: &mut [f32]| buffer.len()), 64);
         // Inside of another use there is another buffer.
-        with(64, |outer| assert_ne!(with(64, |inner| inner.as_ptr()), outer.as_ptr()));
+        with(64, |outer: &mut [f32]| with(64, |inner: &mut [f32]| assert_ne!(inner.as_ptr(), outer.as_ptr())));
     }
 }

@@ -1,5 +1,5 @@
-//! The sum of two tensors, where a residual block's branches meet and where its gradients do, and a tensor in the other
-//! precision.
+//! The sum of two tensors, where a residual block's branches meet and where its gradients do, the sum of many, and a tensor
+//! in the other precision.
 
 use crate::cpu::Cpu;
 use crate::prefetch::fetch_ahead;
@@ -22,6 +22,51 @@ pub fn add<E: Element>(cpu: Cpu, a: &[E], b: &[E], y: &mut [E]) {
     assert_eq!(a.len(), y.len(), "the lengths of a summand and the sum");
     assert!(a.len().is_multiple_of(MAX_LANES), "{} elements are no multiple of {MAX_LANES}", a.len());
     dispatch(cpu, Add { a, b, y });
+}
+
+/// `y = Σ parts`, the first elements of `count` parts that begin `stride` elements apart, added in their order.
+///
+/// # Panics
+/// If there is no part, the last one ends behind `parts`, or the length of `y` is no multiple of [`MAX_LANES`].
+///
+/// ```
+/// use selvedge_compute::{Cpu, sum};
+/// let mut y = vec![0.0; 16];
+/// sum::add_up(Cpu::detect()?, &[1.5; 80], 32, 3, &mut y);
+/// assert_eq!(y, [4.5; 16]);
+/// # Ok::<(), selvedge_compute::CpuError>(())
+/// ```
+pub fn add_up(cpu: Cpu, parts: &[f32], stride: usize, count: usize, y: &mut [f32]) {
+    assert!(count > 0, "a sum of no parts");
+    let needed = (count - 1) * stride + y.len();
+    assert!(parts.len() >= needed, "{} elements, {count} parts need {needed}", parts.len());
+    assert!(y.len().is_multiple_of(MAX_LANES), "{} elements are no multiple of {MAX_LANES}", y.len());
+    dispatch(cpu, AddUp { parts, stride, count, y });
+}
+
+struct AddUp<'a> {
+    parts: &'a [f32],
+    stride: usize,
+    count: usize,
+    y: &'a mut [f32],
+}
+
+impl Kernel for AddUp<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for i in (0..self.y.len()).step_by(S::LANES) {
+            let part = |number: usize| {
+                let at = number * self.stride + i;
+                fetch_ahead(s, self.parts, at);
+                // SAFETY: `add_up` asserted that every part has the length of y, a whole number of vectors.
+                unsafe { f32::load(s, self.parts.as_ptr().add(at)) }
+            };
+            let sum = (1..self.count).fold(part(0), |sum, number| s.add(sum, part(number)));
+            // SAFETY: `y` has a whole number of vectors.
+            unsafe { f32::store(s, self.y.as_mut_ptr().add(i), sum) }
+        }
+    }
 }
 
 /// `y = x`, widened or rounded to nearest even.
@@ -88,6 +133,12 @@ mod tests {
             let mut y = vec![0.0; 48];
             add(cpu, &a, &b, &mut y);
             assert!((0..48).all(|i| y[i] == a[i] + b[i]), "{}", cpu.isa());
+            let parts: Vec<f32> = [&a, &b, &y, &a].into_iter().flatten().copied().collect();
+            let mut total = vec![f32::NAN; 32];
+            add_up(cpu, &parts, 48, 3, &mut total);
+            assert!((0..32).all(|i| total[i] == a[i] + b[i] + y[i]), "{}", cpu.isa());
+            add_up(cpu, &parts, 48, 1, &mut total);
+            assert_eq!(total, a[..32], "{}", cpu.isa());
             let mut converted = vec![bf16::ZERO; 48];
             convert(cpu, &b, &mut converted);
             assert_eq!(converted, narrow(&b), "{}", cpu.isa());

@@ -10,15 +10,15 @@ use selvedge_compute::activation::{self, Activation};
 use selvedge_compute::aligned::{view, view_mut};
 use selvedge_compute::conv::winograd::{Share, Winograd};
 use selvedge_compute::conv::{
-    self, Blocks, ConvElement, Epilogue, Onto, PANEL, Part, Training, pack, regroup, windows,
+    self, Blocks, Conv2dShape, ConvElement, Epilogue, Onto, PANEL, Part, Training, pack, regroup, row_buffers, windows,
 };
 use selvedge_compute::simd::Element;
-use selvedge_compute::{BLOCK, Cpu, Precision, bf16, pool};
+use selvedge_compute::{BLOCK, Cpu, Precision, bf16, pool, scratch};
 
 use crate::cut::{RowCut, Rows, elementwise};
 use crate::pieces::{self, Piece};
 use crate::plan::{Conv, Plan, WeightGradient};
-use crate::run::{Block, Context, split};
+use crate::run::{Block, Context, GroupSums, split};
 
 /// A form of the weights that passes read, or a part of it.
 #[derive(Clone, Copy, Debug)]
@@ -146,7 +146,8 @@ fn pieces(most: usize, conv: &Conv, images: usize) -> usize {
 }
 
 /// The backward pass of one block. Gradients that each group sums apart are added to `sums`.
-pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>, sums: &mut [f32]) {
+pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>, sums: GroupSums<'_>) {
+    let GroupSums { sums, onto } = sums;
     let (cpu, shape) = (ctx.cpu, &conv.shape);
     let dropout = conv.pool.as_ref().and_then(|pool| pool.dropout);
     let scale = dropout.and_then(|dropout| ctx.mask(dropout, block)).map_or(1.0, |mask| mask.scale());
@@ -196,19 +197,21 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
         (Some(winograd), WeightGradient::PerGroup, _) => {
             let sums = &mut sums[ctx.sum_ranges[conv.weight].clone()];
             let (x, dy) = (Blocks::one(view(x)), Blocks::one(view(dy)));
-            winograd.backward_weights(cpu, x, dy, 0..shape.panels(), Onto::Content, sums);
+            winograd.backward_weights(cpu, x, dy, 0..shape.panels(), onto, sums);
         }
         // Tensors are read as they lie when all blocks have theirs.
         (Some(_), WeightGradient::PerPanel, _) => {}
         (None, WeightGradient::PerGroup, Precision::Bf16) => {
             let sums = &mut sums[ctx.sum_ranges[conv.weight].clone()];
-            let (operands, buffers) = ([view(x), view(dy)], [view_mut(x_to), view_mut(dy_to)]);
-            conv::backward_weights_of_block_bf16(cpu, shape, operands, buffers, Onto::Content, sums);
+            with_rows(shape, |rows| {
+                conv::backward_weights_of_block_bf16(cpu, shape, [view(x), view(dy)], rows, onto, sums);
+            });
         }
         (None, WeightGradient::PerGroup, Precision::F32) => {
             let sums = &mut sums[ctx.sum_ranges[conv.weight].clone()];
-            let buffers = [view_mut(x_to), view_mut(dy_to)];
-            conv::backward_weights_of_block(cpu, shape, view(x), view::<E>(dy), buffers, Onto::Content, sums);
+            with_rows(shape, |rows| {
+                conv::backward_weights_of_block(cpu, shape, view(x), view::<E>(dy), rows, onto, sums);
+            });
         }
         (None, WeightGradient::PerPanel, Precision::Bf16) => {
             bf16::regroup(cpu, shape, [view(x), view(dy)], [view_mut(x_to), view_mut(dy_to)]);
@@ -240,15 +243,26 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
     }
 }
 
+/// Runs `f` with this thread's buffers for the rows of a block that are regrouped for the gradient of weights.
+pub(crate) fn with_rows<E: Element>(shape: &Conv2dShape, f: impl FnOnce([&mut [E]; 2])) {
+    let [x, dy] = row_buffers(shape);
+    scratch::with(x + dy, |buffer: &mut [E]| f(buffer.split_at_mut(x).into()));
+}
+
 /// The pieces of the gradient of weights that are summed by panel, which lies at `range`, each with its first panel.
-///
-/// Two panels fill the registers of AVX-512 and the tiles of AMX. Winograd's algorithm transforms x for each piece, which with
-/// four panels takes a seventh less at 3x3 pixels of 512 channels: it has four where that leaves each thread a piece. A panel's
-/// bits are the same in any piece.
 pub(crate) fn panel_pieces(conv: &Conv, range: Range<usize>, threads: usize) -> impl Iterator<Item = Piece<usize>> {
-    let four = conv.winograd.backward.is_some() && conv.shape.panels() >= 4 * threads;
-    let at_once = if four { 4 } else { 2 };
+    let reread = conv.winograd.backward.is_some() || conv.precision == Precision::Bf16;
+    let at_once = panels_at_once(&conv.shape, reread, threads);
     pieces::cut(range, at_once * conv.shape.panel_len(), move |number| at_once * number)
+}
+
+/// Panels in a piece of the gradient; whether all of x is read once more for each piece, and does not stay in a cache.
+///
+/// Two panels fill the registers of AVX-512 and the tiles of AMX. Where x is read again, or even transformed by Winograd's
+/// algorithm, four take a tenth to a seventh less at 3x3 pixels of 512 channels: there are four where that leaves each thread
+/// a piece. A panel's bits are the same in any piece.
+pub(crate) fn panels_at_once(shape: &Conv2dShape, reread: bool, threads: usize) -> usize {
+    if reread && shape.panels() >= 4 * threads { 4 } else { 2 }
 }
 
 /// The gradient of the panels from `first` on that `dweights` has room for, summed over all blocks of the batch.
@@ -288,6 +302,8 @@ fn blocks_at<'a, E: Element>(plan: &Plan, arenas: &'a [u8], blocks: usize, place
 
 #[cfg(test)]
 mod tests {
+    use selvedge_compute::BlockShape;
+
     use super::*;
     use crate::lower::lower;
     use crate::plan::Op;
@@ -319,5 +335,13 @@ mod tests {
         assert_eq!(pieces_of_a_batch(Precision::F32), [[16, 16]; 7]);
         let by_rows = [[16, 16], [16, 16], [16, 16], [16, 16], [16, 16], [12, 12], [12, 12]];
         assert_eq!(pieces_of_a_batch(Precision::Bf16), by_rows);
+    }
+
+    #[test]
+    fn sixteen_threads_have_panels_each() {
+        let shape = Conv2dShape::same(BlockShape::new(3, 3, 512), 512, [3, 3], 1);
+        let at_once = |reread| [1, 8, 9, 16].map(|threads| panels_at_once(&shape, reread, threads));
+        assert_eq!(at_once(true), [4, 4, 2, 2]);
+        assert_eq!(at_once(false), [2; 4]);
     }
 }

@@ -7,9 +7,10 @@
 use std::ops::Range;
 
 use rayon::prelude::*;
+use selvedge_compute::conv::Onto;
 use selvedge_compute::loss::{self, BlockLoss, BlockTargets};
 use selvedge_compute::simd::Element;
-use selvedge_compute::{AlignedVec, BLOCK, Cpu};
+use selvedge_compute::{AlignedVec, BLOCK, Cpu, sum};
 
 use crate::convolve::{self, Form};
 use crate::ends::{fill_input, logits, step_loss};
@@ -19,7 +20,7 @@ use crate::pass::{Batch, BatchMetrics, Loss, StepKey};
 use crate::phases::{self, Barrier, Phase, Step};
 use crate::pieces::{self, Piece};
 use crate::plan::{Op, Plan, WeightGradient};
-use crate::run::{Block, Context, backward, forward};
+use crate::run::{Block, Context, GroupSums, backward, forward};
 use crate::spec::InputSpec;
 use crate::state::State;
 use crate::timing::{Account, Lap, Timing, timed};
@@ -39,6 +40,8 @@ pub(crate) struct Engine {
     /// Where each parameter's gradient lies in a group's sums; empty if it is not summed by group.
     sum_ranges: Vec<Range<usize>>,
     sums_len: usize,
+    /// Parts of a group's sums that its first block does not overwrite.
+    cleared: Vec<Range<usize>>,
     /// How the buffers of packed weights and of gradients are cut over threads.
     packed_pieces: Vec<Piece<(usize, Form)>>,
     gradient_pieces: Vec<Piece<Gradient>>,
@@ -64,16 +67,21 @@ impl Engine {
     ) -> Self {
         let blocks = max_batch.div_ceil(BLOCK).max(1);
         let mut sum_ranges = vec![0..0; entries.len()];
-        let mut sums_len = 0;
+        let (mut sums_len, mut cleared) = (0, vec![]);
         for op in &plan.ops {
-            let by_group = match op {
-                Op::Conv(conv) => [(conv.gradient == WeightGradient::PerGroup).then_some(conv.weight), conv.bias, None],
-                Op::ConvNorm(layer) => [Some(layer.weight), layer.bias, Some(plan.norms[layer.norm].shift)],
+            let (weight, others) = match op {
+                Op::Conv(conv) => {
+                    ((conv.gradient == WeightGradient::PerGroup).then_some(conv.weight), [conv.bias, None])
+                }
+                Op::ConvNorm(layer) => (Some(layer.weight), [layer.bias, Some(plan.norms[layer.norm].shift)]),
                 _ => continue,
             };
-            for index in by_group.into_iter().flatten() {
+            for index in weight.into_iter().chain(others.into_iter().flatten()) {
                 sum_ranges[index] = sums_len..sums_len + entries[index].range.len();
                 sums_len = sum_ranges[index].end;
+                if weight != Some(index) || op.adds_to_sums() {
+                    cleared.push(sum_ranges[index].clone());
+                }
             }
         }
         let groups = blocks.div_ceil(group_blocks(blocks));
@@ -87,6 +95,7 @@ impl Engine {
             arenas: AlignedVec::zeroed(blocks * plan.arena_bytes),
             sum_ranges,
             sums_len,
+            cleared,
             packed_pieces,
             gradient_pieces,
             // At least one element a group, so that groups can be counted off where no parameter is summed by group.
@@ -130,6 +139,7 @@ impl Engine {
         if cfg!(debug_assertions) {
             // Whatever is read before it is written in this pass shows as NaN.
             self.arenas.fill(u8::MAX);
+            self.sums.fill(f32::NAN);
         }
         for number in 0..self.phases.len() {
             let (phase, params) = (&self.phases[number], &state.params);
@@ -144,7 +154,7 @@ impl Engine {
                 pieces: block_pieces(blocks),
                 training: dropout,
             };
-            let input = &self.input;
+            let (input, cleared) = (&self.input, &self.cleared);
             let classes = self.classes;
             let arena_bytes = self.plan.arena_bytes;
             let timing = self.timing.as_ref();
@@ -156,19 +166,23 @@ impl Engine {
                 .for_each(|(group, ((arenas, sums), losses))| {
                     let mut lap = Lap::start(timing);
                     if number == 0 {
-                        sums.fill(0.0);
+                        cleared.iter().for_each(|range| sums[range.clone()].fill(0.0));
                         lap.end(Account::GradientSums);
                     }
                     for (i, (arena, block_loss)) in arenas.chunks_exact_mut(arena_bytes).zip(losses).enumerate() {
                         let first_image = (group * per_group + i) * BLOCK;
                         let valid = (batch.count - first_image).min(BLOCK);
                         let mut block = Block { arena, first_image, valid };
+                        let onto = if i == 0 { Onto::Nothing } else { Onto::Content };
                         for step in &phase.steps {
                             match *step {
                                 Step::Input => fill_input(&ctx, input, batch.images, &mut block),
                                 Step::Forward(op) => forward::<E>(&ctx, &ctx.plan.ops[op], &mut block),
                                 Step::Loss => *block_loss = step_loss::<E>(&ctx, classes, batch, loss, &mut block),
-                                Step::Backward(op) => backward::<E>(&ctx, &ctx.plan.ops[op], &mut block, sums),
+                                Step::Backward(op) => {
+                                    let sums = GroupSums { sums: &mut *sums, onto };
+                                    backward::<E>(&ctx, &ctx.plan.ops[op], &mut block, sums);
+                                }
                                 Step::Moments(op) => ctx.norms.block_moments::<E>(&ctx, op, &mut block),
                                 Step::GradientSums(op) => ctx.norms.block_gradient_sums::<E>(&ctx, op, &mut block),
                             }
@@ -202,11 +216,7 @@ impl Engine {
         let timing = self.timing.as_ref();
         pieces::for_each(&self.gradient_pieces, grads, &|piece, grads| match piece.job {
             Gradient::Sums { start } => timed(timing, Account::GradientSums, || {
-                grads.copy_from_slice(&self.sums[start..start + grads.len()]);
-                for group in 1..groups {
-                    let sums = &self.sums[group * self.sums_len + start..][..grads.len()];
-                    grads.iter_mut().zip(sums).for_each(|(grad, sum)| *grad += sum);
-                }
+                sum::add_up(self.cpu, &self.sums[start..], self.sums_len, groups, grads);
             }),
             Gradient::Panels { op, first } => timed(timing, Account::Backward(op), || {
                 let (plan, arenas) = (&self.plan, &self.arenas);

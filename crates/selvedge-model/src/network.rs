@@ -67,7 +67,7 @@ impl Network {
         state.restore(&shape, snapshot);
         let plan = lower(&spec, &shape, options.precision);
         // What workers keep is made before the first pass, which a worker may sleep through.
-        let scratch = plan.scratch_len();
+        let scratch = plan.scratch_bytes();
         options.threads.install(|| rayon::broadcast(|_| scratch::reserve(scratch)));
         let sizes = [options.max_batch, options.threads.count()];
         let engine = Engine::new(plan, &state.params.entries, cpu, spec.input.clone(), spec.classes, sizes);

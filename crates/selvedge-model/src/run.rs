@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use selvedge_compute::activation;
 use selvedge_compute::aligned::{view, view_mut};
+use selvedge_compute::conv::Onto;
 use selvedge_compute::dropout::{self, DropoutMask};
 use selvedge_compute::simd::Element;
 use selvedge_compute::{BlockShape, Cpu, pool, sum};
@@ -67,6 +68,14 @@ pub(crate) struct Block<'a> {
     pub first_image: usize,
     /// Images that carry data.
     pub valid: usize,
+}
+
+/// A group's sums of gradients.
+pub(crate) struct GroupSums<'a> {
+    pub sums: &'a mut [f32],
+    /// What the gradients of weights are added to: nothing for the group's first block. Those of bias and shift, and of weights
+    /// next to the input ([`Op::adds_to_sums`]), are always added to what the sums hold.
+    pub onto: Onto,
 }
 
 /// Parts of an arena: `reads`, and `writes`, which overlap with nothing.
@@ -171,7 +180,7 @@ fn apply_dropout<E: Element>(ctx: &Context<'_>, shape: &BlockShape, mask: &Dropo
 
 /// Runs operation `op` backward on `block`: the gradient of its input from that of its output. Gradients of weights
 /// that each group sums apart are added to `sums`.
-pub(crate) fn backward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block<'_>, sums: &mut [f32]) {
+pub(crate) fn backward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block<'_>, sums: GroupSums<'_>) {
     let cpu = ctx.cpu;
     // The network's input has no gradient, and only a convolution there has others to compute.
     if ctx.grad(op.ends().0).is_empty() && !matches!(op, Op::Conv(_) | Op::ConvNorm(_)) {
@@ -179,7 +188,7 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block
     }
     match op {
         Op::Conv(conv) => crate::convolve::backward::<E>(ctx, conv, block, sums),
-        Op::ConvNorm(layer) => InputNorm::backward::<E>(ctx, layer, block, sums),
+        Op::ConvNorm(layer) => InputNorm::backward::<E>(ctx, layer, block, sums.sums),
         Op::Round { .. } => {}
         Op::Activate { kind, x, y } => {
             let ([x, dy], [dx]) = split(block.arena, [ctx.data(*x), ctx.grad(*y)], [ctx.grad(*x)]);

@@ -8,12 +8,12 @@ use std::ops::Range;
 use half::bf16;
 
 use super::ahead::Ahead;
+use super::at_once::rows_at_once;
 use super::gather::Direction;
 use super::regroup::{pair_pixels, transpose_pixels};
 use super::slides::Slides;
 use super::weight_sums::{
     Regroup, Rows, TILE, Tap, TapRow, TapSum, add_block, add_blocks, check_block, check_blocks, check_padded,
-    rows_at_once,
 };
 use super::{Blocks, Conv2dShape, Onto, PANEL};
 use crate::amx::{Depth, Job, ROWS, Registers, Taps, Tiles, outside, with_tiles};

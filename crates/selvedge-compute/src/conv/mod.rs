@@ -18,6 +18,7 @@
 //! beginning to end; see [`pack`].
 
 mod ahead;
+mod at_once;
 mod backward_bias;
 mod backward_weights;
 mod backward_weights_bf16;

@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use super::ahead::{Ahead, Piece};
+use super::at_once::{few_pixels, many_pixels, parts, rows_at_once};
 use super::{Conv2dShape, PANEL};
 use crate::amx::Taps;
 use crate::layout::{BLOCK, BlockShape};
@@ -85,12 +86,6 @@ pub fn row_buffers(shape: &Conv2dShape) -> [usize; 2] {
     } else {
         [0; 2]
     }
-}
-
-/// Rows of dY that are regrouped at a time: enough that sums over narrow images are not stored after a few products.
-pub(super) fn rows_at_once(shape: &Conv2dShape) -> usize {
-    const PIXELS: usize = 28;
-    PIXELS.div_ceil(shape.output.width).min(shape.output.height)
 }
 
 /// Rows of X that are kept at a time: those that the rows of dY meet.
@@ -203,30 +198,53 @@ pub(super) trait Regroup<D>: TapSum {
 
 /// Adds what blocks bring that have been regrouped.
 ///
+/// Sums by rows run over many pixels of some blocks, and over a few of these at a time: X's of 16 channels stay in the first
+/// cache for all panels and rows of taps, and dY's of all panels in the second one for all channels.
+///
 /// # Safety
 /// [`check_blocks`] must have compared the lengths with the shape.
 #[inline(always)]
 pub(super) unsafe fn add_blocks<K: TapSum>(sum: &mut K, x: Blocks<'_, K::Element>, dy: Blocks<'_, K::Element>) {
     let shape = *sum.shape();
-    let rows_at_once = if sum.by_rows() { (TILES_AT_ONCE / shape.output.width).max(1) } else { 1 };
-    let blocks_at_once = match TILES_AT_ONCE / (shape.output.height * shape.output.width) {
-        at_once if sum.by_rows() => at_once.max(1),
-        _ => x.count,
+    let regrouped = |first, count| {
+        let (x, dy) = (x.part(first, count), dy.part(first, count));
+        (Rows::of_blocks(x, &shape.input), Rows::of_blocks(dy, &shape.output))
     };
-    for block in (0..x.count).step_by(blocks_at_once) {
-        let x = Rows::of_blocks(x.part(block, blocks_at_once), &shape.input);
-        let dy = Rows::of_blocks(dy.part(block, blocks_at_once), &shape.output);
-        for y in (0..shape.output.height).step_by(rows_at_once) {
-            let rows = y..(y + rows_at_once).min(shape.output.height);
+    if !sum.by_rows() {
+        let (x, dy) = regrouped(0, x.count);
+        for y in 0..shape.output.height {
             // SAFETY: the caller's promise.
-            unsafe { add_rows(sum, (rows, block + y == 0), x, dy, Later::Channels) };
+            unsafe { add_row(sum, y, x, dy) };
+        }
+        return;
+    }
+    let (few, panels_of_x) = (few_pixels(&shape), shape.input.channel_stride / PANEL);
+    for (blocks, rows) in parts(0..x.count, 0..shape.output.height, many_pixels(&shape)) {
+        let (x, _) = regrouped(blocks.start, blocks.len());
+        for panel_of_x in 0..panels_of_x {
+            // X's next channels of the same rows.
+            let later = match panel_of_x + 1 {
+                next if next < panels_of_x => {
+                    let at = x.blocks.data.as_ptr().wrapping_add(x.offset(rows.start, 0, next));
+                    Piece::new(at, rows.len() * x.row, x.blocks.stride, x.blocks.count)
+                }
+                _ => Piece::NONE,
+            };
+            let mut ahead = Ahead::new([later, Piece::NONE], points(sum, blocks.len(), rows.len()));
+            for (blocks, rows) in parts(blocks.clone(), rows.clone(), few) {
+                let (first, (x, dy)) = (blocks.start + rows.start == 0, regrouped(blocks.start, blocks.len()));
+                // SAFETY: the caller's promise.
+                unsafe { add_channels(sum, panel_of_x * PANEL, (rows, first), x, dy, &mut ahead) };
+            }
         }
     }
 }
 
-/// Tiles of each of X and dY for 16 channels that a sum by rows runs over at most: those of two panels and of 16 channels of
-/// X stay in the second cache while they meet.
-const TILES_AT_ONCE: usize = 196;
+/// How often sums by rows of 16 channels ask for memory, for so many rows of so many blocks.
+fn points<K: TapSum>(sum: &K, blocks: usize, rows: usize) -> usize {
+    let shape = sum.shape();
+    shape.kernel[0] * sum.panels().len() * Taps::points([blocks, rows, shape.output.width], 0)
+}
 
 /// Adds what one block brings, whose rows are regrouped in the buffers on the way.
 ///
@@ -259,66 +277,47 @@ pub(super) unsafe fn add_block<D, K: Regroup<D>>(
         }
         let x_later = x.len().min((next + rows_at_once * shape.stride) * x_row).saturating_sub(next * x_row);
         let dy_later = dy.len().min((rows.end + rows_at_once) * dy_row_len) - rows.end * dy_row_len;
-        let later = Later::Pieces([
+        let later = [
             Piece::new(x.as_ptr().wrapping_add(next * x_row), x_later, 0, 1),
             Piece::new(dy.as_ptr().wrapping_add(rows.end * dy_row_len), dy_later, 0, 1),
-        ]);
+        ];
         let (x, dy) = (Rows::of_ring(x_rows, &shape.input), Rows::of_ring(dy_rows, &shape.output));
+        let channels = (0..shape.input.channel_stride).step_by(PANEL);
+        let mut ahead = Ahead::new(later, channels.len() * points(sum, 1, rows.len()));
         // SAFETY: the caller's promise.
-        unsafe { add_rows(sum, (rows, start == 0), x, dy, later) };
+        unsafe {
+            if sum.by_rows() {
+                channels.for_each(|channel| add_channels(sum, channel, (rows.clone(), start == 0), x, dy, &mut ahead));
+            } else {
+                rows.for_each(|y| add_row(sum, y, x, dy));
+            }
+        }
     }
 }
 
-/// What is read after some rows, and asked for meanwhile.
-#[derive(Clone, Copy)]
-enum Later {
-    /// Rows that are regrouped next.
-    Pieces([Piece; 2]),
-    /// X's next channels of the same rows.
-    Channels,
-}
-
-/// Adds what output rows `rows` bring; whether they are the first ones.
+/// Adds what output rows `rows` bring to 16 channels by rows of taps; whether they are the first ones.
 ///
 /// # Safety
-/// As for [`TapSum::add`] and [`TapSum::add_row`].
+/// As for [`TapSum::add_row`].
 #[inline(always)]
-unsafe fn add_rows<K: TapSum>(
+unsafe fn add_channels<K: TapSum>(
     sum: &mut K,
+    channel: usize,
     (rows, first): (Range<usize>, bool),
     x: Rows<'_, K::Element>,
     dy: Rows<'_, K::Element>,
-    later: Later,
+    ahead: &mut Ahead,
 ) {
-    if !sum.by_rows() {
-        for y in rows {
-            // SAFETY: the caller's promise.
-            unsafe { add_row(sum, y, x, dy) };
-        }
-        return;
-    }
     let (shape, panels) = (*sum.shape(), sum.panels());
-    let points = shape.kernel[0] * panels.len() * Taps::points([x.blocks.count, rows.len(), shape.output.width], 0);
-    let panels_of_x = shape.input.channel_stride / PANEL;
-    let mut ahead = match later {
-        Later::Pieces(pieces) => Ahead::new(pieces, panels_of_x * points),
-        Later::Channels => Ahead::new([Piece::NONE; 2], 0),
-    };
-    let channels = (0..shape.input.channel_stride).step_by(PANEL);
-    let tiles = channels.flat_map(|channel| (0..shape.kernel[0]).map(move |ky| (ky, channel)));
-    let mut tiles = tiles.flat_map(|(ky, channel)| panels.clone().map(move |panel| [ky, panel, channel])).peekable();
+    let next_channel = (channel + PANEL).min(shape.input.channel_stride - PANEL);
+    let mut tiles =
+        (0..shape.kernel[0]).flat_map(|ky| panels.clone().map(move |panel| [ky, panel, channel])).peekable();
     while let Some(tile) = tiles.next() {
-        let next_panel = tile[2] / PANEL + 1;
-        if matches!(later, Later::Channels) && tile[..2] == [0, panels.start] && next_panel < panels_of_x {
-            let at = x.blocks.data.as_ptr().wrapping_add(x.offset(rows.start, 0, next_panel));
-            let piece = Piece::new(at, rows.len() * x.row, x.blocks.stride, x.blocks.count);
-            ahead = Ahead::new([piece, Piece::NONE], points);
-        }
         let rows = shape.rows_seeing(tile[0], &rows);
         if !rows.is_empty() {
-            let next = *tiles.peek().unwrap_or(&tile);
+            let next = *tiles.peek().unwrap_or(&[0, panels.start, next_channel]);
             // SAFETY: the caller's promise; `rows_seeing` leaves out the padding.
-            unsafe { sum.add_row(x, dy, &TapRow { rows, tile, next, first }, &mut ahead) };
+            unsafe { sum.add_row(x, dy, &TapRow { rows, tile, next, first }, ahead) };
         }
     }
 }

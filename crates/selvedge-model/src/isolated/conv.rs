@@ -1,11 +1,12 @@
 //! The three passes of a convolution or dense layer, the same for both element types.
 
 use rayon::prelude::*;
-use selvedge_compute::conv::{Blocks, Conv2dShape, ConvElement, Epilogue, Onto, Path, row_buffers};
+use selvedge_compute::conv::{Blocks, Conv2dShape, ConvElement, Epilogue, Onto, Path};
 use selvedge_compute::cost::{self, Cost, ElementBytes};
-use selvedge_compute::{AlignedVec, BLOCK, Cpu};
+use selvedge_compute::{AlignedVec, BLOCK, Cpu, Precision};
 
 use super::{Make, Pass, numbers, vectors};
+use crate::convolve::{panels_at_once, with_rows};
 
 /// The passes of a convolution on tensors of `E`.
 pub(super) fn passes<E: ConvElement>(shape: Conv2dShape) -> Vec<Make> {
@@ -53,23 +54,23 @@ pub(super) fn passes<E: ConvElement>(shape: Conv2dShape) -> Vec<Make> {
     vec![forward, backward_data, backward_weights]
 }
 
-/// Cut as a network cuts it: gradients larger than a block's activations two panels at a time, over all blocks; smaller
+/// Cut as a network cuts it: gradients larger than a block's activations some panels at a time, over all blocks; smaller
 /// ones by blocks, each with a sum of its own. Operands are regrouped first, or on the way.
 fn weights_gradient<E: ConvElement>(cpu: Cpu, shape: Conv2dShape, blocks: usize) -> Box<dyn FnMut() + Send> {
     let (x_len, dy_len) = (shape.input.len(), shape.output.len());
     let (x, dy) = (numbers::<E>(blocks * x_len), numbers::<E>(blocks * dy_len));
-    let buffers = |[x, dy]: [usize; 2]| [x, dy].map(|len| AlignedVec::<E>::zeroed(len));
     if !super::is_padded(&shape.input) || !shape.weights_exceed_activations(size_of::<E>()) {
-        let gradient = || (buffers(row_buffers(&shape)), AlignedVec::<f32>::zeroed(shape.weights_len()));
-        let mut of_blocks: Vec<_> = (0..blocks).map(|_| gradient()).collect();
+        let mut of_blocks: Vec<_> = (0..blocks).map(|_| AlignedVec::<f32>::zeroed(shape.weights_len())).collect();
         return Box::new(move || {
             let operands = x.par_chunks(x_len).zip(dy.par_chunks(dy_len));
-            of_blocks.par_iter_mut().zip(operands).for_each(|(([x_rows, dy_row], dweights), (x, dy))| {
-                E::backward_weights_of_block(cpu, &shape, [x, dy], [x_rows, dy_row], Onto::Nothing, dweights);
+            of_blocks.par_iter_mut().zip(operands).for_each(|(dweights, (x, dy))| {
+                with_rows(&shape, |rows| {
+                    E::backward_weights_of_block(cpu, &shape, [x, dy], rows, Onto::Nothing, dweights);
+                });
             });
         });
     }
-    let [mut x_to, mut dy_to] = buffers([blocks * x_len, blocks * dy_len]);
+    let [mut x_to, mut dy_to] = [x_len, dy_len].map(|len| AlignedVec::<E>::zeroed(blocks * len));
     let mut dweights = AlignedVec::<f32>::zeroed(shape.weights_len());
     Box::new(move || {
         let from = x.par_chunks(x_len).zip(dy.par_chunks(dy_len));
@@ -77,8 +78,9 @@ fn weights_gradient<E: ConvElement>(cpu: Cpu, shape: Conv2dShape, blocks: usize)
         to.zip(from).for_each(|((x_to, dy_to), (x, dy))| E::regroup(cpu, &shape, [x, dy], [x_to, dy_to]));
         let x = Blocks { data: &x_to[..], stride: x_len, count: blocks };
         let dy = Blocks { data: &dy_to[..], stride: dy_len, count: blocks };
-        dweights.par_chunks_mut(2 * shape.panel_len()).enumerate().for_each(|(piece, dweights)| {
-            let panels = 2 * piece..(2 * piece + 2).min(shape.panels());
+        let at_once = panels_at_once(&shape, E::PRECISION == Precision::Bf16, rayon::current_num_threads());
+        dweights.par_chunks_mut(at_once * shape.panel_len()).enumerate().for_each(|(piece, dweights)| {
+            let panels = at_once * piece..(at_once * (piece + 1)).min(shape.panels());
             E::backward_weights(cpu, &shape, x, dy, panels, Onto::Nothing, dweights);
         });
     })

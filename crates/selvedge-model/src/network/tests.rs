@@ -2,6 +2,7 @@
 
 mod agreement;
 mod gradients;
+mod groups;
 
 use super::*;
 

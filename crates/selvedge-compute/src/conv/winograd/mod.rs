@@ -214,7 +214,7 @@ impl Winograd {
     /// # Panics
     /// If a slice is not as long as the shape says.
     pub fn transpose_weights(&self, cpu: Cpu, panels: &[f32], panel: usize, to: &mut [f32]) {
-        scratch::with(self.transposed_panel_len(), |transposed| {
+        scratch::with(self.transposed_panel_len(), |transposed: &mut [f32]| {
             super::pack::transpose_panel(&self.shape, panels, panel, transposed);
             // A result of the data pass meets the taps in the opposite order.
             self.transform(cpu, transposed, to, self.shape.output.channel_stride, Turned::Round);
@@ -300,7 +300,7 @@ impl Winograd {
         let len = products::scratch_len(self.points(), tensors.from, tensors.to);
         self.cut(tensors.to, outputs.pixels(), pieces).for_each(|piece| {
             // No buffer is kept while a thread waits for others: meanwhile it may run another piece, which needs one.
-            scratch::with(len, |buffer| {
+            scratch::with(len, |buffer: &mut [f32]| {
                 let to = (outputs, piece);
                 // SAFETY: the pieces of a cut have no tile and panel in common, and no other pass has these outputs.
                 unsafe {
@@ -331,7 +331,7 @@ impl Winograd {
         dweights: &mut [f32],
     ) {
         let buffer = gradient::scratch_len(self.points(), &self.shape, panels.len());
-        scratch::with(buffer, |buffer| match self.tile {
+        scratch::with(buffer, |buffer: &mut [f32]| match self.tile {
             TileSize::Three => {
                 dispatch(cpu, GradientPass::<F3, 3, 5>::new(&self.shape, [x, dy], panels, onto, dweights, buffer))
             }

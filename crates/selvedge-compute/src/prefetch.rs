@@ -32,8 +32,8 @@ pub fn prefetch<T>(data: &[T]) {
 /// larger than that cache, since the processor's own prefetching stops at the end of each page.
 ///
 /// Passes of normalisation that write a tensor, whose lines are fetched, too, take 5 to 15 % less time, and so do sums of
-/// tensors; moments, which read a single stream, a quarter less. Sums of a normalisation's gradients, its passes with pooling and
-/// SGD do as well without.
+/// tensors; moments, which read a single stream, a quarter less. Sums of a normalisation's gradients
+/// and SGD do as well without; its passes with pooling fetch on another way (`norm/pooled.rs`).
 #[inline(always)]
 pub(crate) fn fetch_ahead<S: Simd, E>(s: S, of: &[E], at: usize) {
     const ELEMENTS: usize = 4096;

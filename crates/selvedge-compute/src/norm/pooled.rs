@@ -12,6 +12,7 @@ use super::sums::{Terms, add_up};
 use super::{Normalisation, assert_channels, assert_stride, assert_sums};
 use crate::Cpu;
 use crate::activation::Activation;
+use crate::aligned::ALIGNMENT;
 use crate::conv::NO_WINNER;
 use crate::layout::{BLOCK, BlockShape};
 use crate::pool::Pool2dShape;
@@ -152,6 +153,23 @@ fn assert_tensor(name: &str, len: usize, shape: &BlockShape) {
     assert_eq!(len, shape.len(), "{name} has {len} elements and its shape {}", shape.len());
 }
 
+/// Where the plane that comes two planes after that which begins at `first` begins, seen from the window's pixel: in the same
+/// pixel, or in that of the next window.
+///
+/// A window has a stream for each of its pixels, and these jump from window to window, which no processor foresees.
+#[inline(always)]
+fn planes_ahead(shape: &Pool2dShape, first: usize) -> usize {
+    let input = shape.input();
+    let ahead = first + 2 * input.plane_len();
+    if ahead < input.pixel() { ahead } else { ahead + (shape.stride()[1] - 1) * input.pixel() }
+}
+
+/// Whether a cache line begins with an element of a plane.
+#[inline(always)]
+fn begins_line<E>(element: usize) -> bool {
+    (element * size_of::<E>()).is_multiple_of(ALIGNMENT)
+}
+
 struct NormalisePooled<'a, E> {
     shape: &'a Pool2dShape,
     factor: &'a [f32],
@@ -173,8 +191,15 @@ impl<E: Element> NormalisePooled<'_, E> {
             let corner = input.offset(y * stride[0], x * stride[1]);
             let to = output.offset(y, x);
             for first in (0..input.pixel()).step_by(plane_len) {
+                let ahead = planes_ahead(self.shape, first);
                 for element in (0..plane_len).step_by(S::LANES) {
                     let (at, channel) = (first + element, first / BLOCK + (element & (plane - 1)));
+                    if begins_line::<E>(element) {
+                        for k in 0..height * width {
+                            let pixel = k / width * input.row() + k % width * input.pixel();
+                            s.prefetch(self.x.as_ptr().wrapping_add(corner + pixel + ahead + element));
+                        }
+                    }
                     // SAFETY: `normalise_pooled` saw `factor` and `offset` hold the channel stride, `x` the whole
                     // input, in which every window lies, and `y` and `winners` the whole output; a plane is a
                     // multiple of LANES.
@@ -305,8 +330,15 @@ impl<E: Element> PooledInputGradient<'_, E> {
         let (plane, plane_len) = (input.plane(), input.plane_len());
         let place = |k: usize| corner + k / width * input.row() + k % width * input.pixel();
         for first in (0..input.pixel()).step_by(plane_len) {
+            let ahead = planes_ahead(self.shape, first);
             for element in (0..self.valid * plane).step_by(S::LANES) {
                 let (at, channel) = (first + element, first / BLOCK + (element & (plane - 1)));
+                if begins_line::<E>(element) {
+                    for k in 0..height * width {
+                        s.prefetch(self.x.as_ptr().wrapping_add(place(k) + ahead + element));
+                        s.prefetch(self.dx.as_ptr().wrapping_add(place(k) + ahead + element));
+                    }
+                }
                 // SAFETY: `check` and `assert_channels` saw the channels' slices hold the channel stride, `assert_block`
                 // `x` and `dx` the whole input, in which `pass` keeps every window, and valid ≤ BLOCK; `assert_tensor`
                 // saw `dy` and `winners` hold the whole output; a plane is a multiple of LANES.

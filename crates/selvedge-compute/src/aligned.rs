@@ -46,6 +46,12 @@ pub struct AlignedVec<T: Plain> {
     len: usize,
 }
 
+/// Where nothing begins on a cache line, so that it can be viewed as elements of any type, as what lies there can.
+#[repr(align(64))]
+struct Line;
+
+const _: () = assert!(align_of::<Line>() == ALIGNMENT);
+
 impl<T: Plain> AlignedVec<T> {
     /// `len` elements, all zero.
     ///
@@ -53,7 +59,7 @@ impl<T: Plain> AlignedVec<T> {
     /// If `len` elements do not fit into the address space.
     pub fn zeroed(len: usize) -> Self {
         if len == 0 {
-            return Self { start: NonNull::dangling(), len };
+            return Self { start: NonNull::<Line>::dangling().cast(), len };
         }
         let layout = Self::layout(len);
         // SAFETY: `layout` has a size above zero, because `len > 0` and no `Plain` type is zero-sized. What `alloc` returns,
@@ -177,6 +183,13 @@ fn check_view<T: Plain>(bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_aligned_too() {
+        let mut nothing = AlignedVec::<u8>::zeroed(0);
+        assert_eq!((nothing.as_ptr() as usize % ALIGNMENT, view_mut::<f32>(&mut nothing).len()), (0, 0));
+        assert!(view::<f64>(&AlignedVec::default()).is_empty());
+    }
 
     #[test]
     fn views_share_the_bytes() {

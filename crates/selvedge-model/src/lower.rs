@@ -35,7 +35,13 @@ pub(crate) fn lower(spec: &ModelSpec, shape: &NetworkShape, precision: Precision
             y
         }
     };
-    let logits = lowering.layers(&spec.layers, &shape.layers, x);
+    let mut logits = lowering.layers(&spec.layers, &shape.layers, x);
+    if precision == Precision::Bf16 && !matches!(lowering.plan.ops.last(), Some(Op::Conv(_))) {
+        let x = logits;
+        logits = lowering.value(lowering.plan.values[x].shape, None);
+        lowering.plan.ops.push(Op::Widen { x, y: logits });
+        lowering.plan.names.push("logits".to_owned());
+    }
     let mut plan = lowering.plan;
     (plan.input, plan.logits) = (input, logits);
     // The input's pixels, unless they are windows, and the logits are f32 whatever the precision.

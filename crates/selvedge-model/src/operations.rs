@@ -38,7 +38,7 @@ pub enum OperationKind {
     Conv2d,
     /// A dense layer.
     Dense,
-    /// The rounding of the input to bf16.
+    /// The rounding of the input to bf16, or of logits back to f32.
     Round,
     /// An activation of its own.
     Activation,
@@ -121,7 +121,7 @@ fn costs(plan: &Plan, op: &Op, images: usize) -> (OperationKind, Passes) {
     let (kind, passes) = match op {
         Op::Conv(conv) => return convolution(plan, conv, images),
         Op::ConvNorm(layer) => return conv_norm(plan, layer, images),
-        Op::Round { x, y } => {
+        Op::Round { x, y } | Op::Widen { x, y } => {
             let elements = value(*x).shape.len() / selvedge_compute::BLOCK * images;
             let bytes = (elements * (value(*x).element + value(*y).element)) as u64;
             let forward = Cost { flops: elements as u64, nominal_flops: elements as u64, bytes };

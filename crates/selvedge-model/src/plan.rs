@@ -56,6 +56,11 @@ pub(crate) enum Op {
         x: ValueId,
         y: ValueId,
     },
+    /// Logits in f32, where what makes them writes the precision of the other values: all but a convolution or dense layer.
+    Widen {
+        x: ValueId,
+        y: ValueId,
+    },
     Activate {
         kind: Activation,
         x: ValueId,
@@ -387,7 +392,7 @@ impl Plan {
                 // The sum's gradient is the shortcut's, which the fork adds to the body's.
                 Op::Fork { sum, .. } => grads[*sum].include(b),
                 Op::Add { shortcut, .. } => data[root(*shortcut)].include(f),
-                Op::AvgPool { .. } | Op::Dropout { .. } | Op::Round { .. } => {}
+                Op::AvgPool { .. } | Op::Dropout { .. } | Op::Round { .. } | Op::Widen { .. } => {}
             }
         }
         spans.grads[self.input] = Span::NEVER;
@@ -435,6 +440,7 @@ impl Op {
             Op::Conv(ref conv) => (conv.x, conv.y),
             Op::ConvNorm(ref layer) => (layer.x, layer.y),
             Op::Round { x, y }
+            | Op::Widen { x, y }
             | Op::Activate { x, y, .. }
             | Op::MaxPool { x, y, .. }
             | Op::AvgPool { x, y, .. }

@@ -127,6 +127,10 @@ pub(crate) fn forward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block<
             let ([x], [y]) = split(block.arena, [ctx.data(*x)], [ctx.data(*y)]);
             sum::convert::<f32, E>(cpu, view(x), view_mut(y));
         }
+        Op::Widen { x, y } => {
+            let ([x], [y]) = split(block.arena, [ctx.data(*x)], [ctx.data(*y)]);
+            sum::convert::<E, f32>(cpu, view(x), view_mut(y));
+        }
         Op::Activate { kind, x, y } => {
             let ([x], [y]) = split(block.arena, [ctx.data(*x)], [ctx.data(*y)]);
             elementwise(ctx.pieces, [x], y, |[x], y| activation::forward::<E>(cpu, *kind, view(x), view_mut(y)));
@@ -190,6 +194,11 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block
         Op::Conv(conv) => crate::convolve::backward::<E>(ctx, conv, block, sums),
         Op::ConvNorm(layer) => InputNorm::backward::<E>(ctx, layer, block, sums.sums),
         Op::Round { .. } => {}
+        // The gradient of logits is stored as any other.
+        Op::Widen { x, y } => {
+            let ([dy], [dx]) = split(block.arena, [ctx.grad(*y)], [ctx.grad(*x)]);
+            dx.copy_from_slice(dy);
+        }
         Op::Activate { kind, x, y } => {
             let ([x, dy], [dx]) = split(block.arena, [ctx.data(*x), ctx.grad(*y)], [ctx.grad(*x)]);
             elementwise(ctx.pieces, [x, dy], dx, |[x, dy], dx| {

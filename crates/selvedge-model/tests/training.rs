@@ -95,6 +95,18 @@ fn central_differences_confirm_the_gradient_by_winograd() {
     assert_eq!([paths(&grey), paths(&many)], [3, 4]);
 }
 
+/// Next to the input nothing is regrouped for the gradient of weights, so no thread keeps a buffer.
+#[test]
+fn a_convolution_next_to_the_input_trains_alone() {
+    let alone = spec(r#"{ layer = "conv2d", filters = 10, kernel = 3, stride = 2 }, { layer = "global_avg_pool" }"#);
+    let (images, labels) = images(40, 3);
+    for precision in precisions() {
+        let mut network = build_in(precision, &alone, 40, &threads(2));
+        assert!(loss(&mut network, &images, &labels).is_finite());
+        assert!(gradients(&mut network).iter().any(|&gradient| gradient != 0.0), "in {precision}");
+    }
+}
+
 /// Dropout that drops nothing keeps a normalisation out of the pass of the layer next to the input.
 #[test]
 fn a_normalisation_in_the_pass_of_the_first_layer_changes_rounding_alone() {

@@ -3,7 +3,7 @@
 
 use selvedge_compute::activation::{self, Activation};
 use selvedge_compute::aligned::{view, view_mut};
-use selvedge_compute::conv::input_norm::{self, PATCH_SUMS, Patches};
+use selvedge_compute::conv::input_norm::{self, Patches};
 use selvedge_compute::conv::{self, Epilogue, Onto, Part, windows};
 use selvedge_compute::norm::Normalisation;
 use selvedge_compute::simd::Element;
@@ -58,7 +58,7 @@ impl InputNorm {
         images: usize,
     ) -> usize {
         let BlockShape { height, width, .. } = layer.shape.output;
-        self.patches = Patches::of_batch(&parts[..images.div_ceil(BLOCK) * PATCH_SUMS], images * height * width);
+        self.patches = Patches::of_batch(parts, images * height * width);
         let (weights, bias) = layer.params(state);
         self.patches.moments(weights, bias, mean, square);
         self.patches.count()
@@ -80,9 +80,9 @@ impl InputNorm {
         let images = if ctx.training.is_some() { BLOCK } else { block.valid };
         let epilogue = Epilogue { bias: Some(&self.bias), relu: layer.relu(ctx.plan) };
         let ([x], [y]) = split(block.arena, [ctx.data(layer.x)], [ctx.data(layer.y)]);
-        // Two rows at a time, as windows have them.
-        let cut = RowCut::of_bytes(output.height / 2, ctx.pieces, y.len());
         if layer.reads_windows() {
+            // Two rows at a time, as windows have them.
+            let cut = RowCut::of_bytes(output.height / 2, ctx.pieces, y.len());
             cut.for_each(Rows { data: view_mut::<bf16>(y), row: 2 * output.row() }, |rows, y| {
                 let part = Part { rows: 2 * rows.start..2 * rows.end, images };
                 windows::forward_unpooled(cpu, shape, view(x), &self.packed, epilogue, part, y.data);

@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 
+use super::input_norm::sees_patches;
 use super::pooled::{Training, check, largest, pooled_shape, store};
 use super::{Conv2dShape, PANEL};
 use crate::cpu::Cpu;
@@ -28,15 +29,10 @@ const MAX_WIDTH: usize = 62;
 /// assert!(is_first_layer(&shape, [2, 2]) && !is_first_layer(&shape, [3, 3]));
 /// ```
 pub fn is_first_layer(shape: &Conv2dShape, window: [usize; 2]) -> bool {
-    let Conv2dShape { input, output, kernel, stride, padding } = shape;
-    input.channel_stride == 1
-        && [output.height, output.width] == [input.height, input.width]
-        && output.channel_stride.is_multiple_of(PANEL)
-        && *kernel == [3, 3]
-        && *stride == 1
-        && *padding == [1, 1]
+    sees_patches(shape)
+        && shape.output.channel_stride.is_multiple_of(PANEL)
         && window == WINDOW
-        && input.width <= MAX_WIDTH
+        && shape.input.width <= MAX_WIDTH
 }
 
 /// The four rows that a row of windows sees, `[row][column][image]`, with a pixel of zeros on either side.

@@ -27,6 +27,7 @@
 //! Patches are summed by [`patch_sums`] of each block (in bf16 [`super::windows::patch_sums`]), then [`Patches::of_batch`]
 //! combines the blocks' sums in their order, in f64.
 
+use super::input_weights::ZEROS;
 use super::{Conv2dShape, PANEL};
 use crate::cpu::Cpu;
 use crate::layout::BLOCK;
@@ -74,9 +75,6 @@ struct PatchSums<'a> {
     sums: &'a mut [f64],
 }
 
-/// What a pixel outside of the image is.
-static ZEROS: [f32; BLOCK] = [0.0; BLOCK];
-
 impl Kernel for PatchSums<'_> {
     type Output = ();
     #[inline(always)]
@@ -86,7 +84,7 @@ impl Kernel for PatchSums<'_> {
             // Patches begin a pixel above and left of their result.
             match (y.checked_sub(1), x.checked_sub(1)) {
                 (Some(y), Some(x)) if y < input.height && x < input.width => &self.x[input.offset(y, x)..][..BLOCK],
-                _ => &ZEROS,
+                _ => &ZEROS[..BLOCK],
             }
         };
         for y in 0..input.height {

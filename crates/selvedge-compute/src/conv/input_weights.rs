@@ -11,7 +11,7 @@ use crate::simd::{Element, Kernel, Simd};
 pub(super) const MAX_INPUT_CHANNELS: usize = PANEL - 1;
 
 /// What a tap on the padding reads for a block of images.
-static ZEROS: [f32; BLOCK * MAX_INPUT_CHANNELS] = [0.0; BLOCK * MAX_INPUT_CHANNELS];
+pub(super) static ZEROS: [f32; BLOCK * MAX_INPUT_CHANNELS] = [0.0; BLOCK * MAX_INPUT_CHANNELS];
 
 /// The gradient of one block.
 pub(super) struct InputSum<'a, E> {

@@ -34,7 +34,7 @@ mod timing;
 mod weights;
 
 pub use error::{FileProblem, LayerProblem, ModelError};
-pub use isolated::{IsolatedOperation, Pass};
+pub use isolated::{IsolatedOperation, Operands, Pass};
 pub use network::{BuildOptions, Network};
 pub use operations::{Operation, OperationKind};
 pub use options::{Kernel, Padding, Units};

@@ -76,6 +76,7 @@ fn a_profile_adds_up() {
     let operations = report["operations"].as_array().unwrap();
     let passes: Vec<&str> = operations.iter().map(|row| row["pass"].as_str().unwrap()).collect();
     assert_eq!(passes, ["forward", "backward_data", "backward_weights"]);
+    assert_eq!(operations[0]["operands"], "dense");
     // 32 images of 10x10 pixels: 30 x 30 taps. By Winograd's algorithm 3 x 3 tiles of 6 x 6 points are multiplied.
     assert_eq!(operations[0]["figure"]["flops"], 2 * 32 * 3 * 3 * 36 * 16 * 16);
     assert_eq!(operations[0]["figure"]["nominal_flops"], 2 * 32 * 30 * 30 * 16 * 16);
@@ -155,8 +156,11 @@ fn every_operation_can_be_profiled() {
         ("adam", "1000", 1),
     ] {
         let args = ["--op", operation, "--shape", shape, "--precision", "f32", "--batch", "40", "--json", "p.json"];
-        stdout(&place.profile(&args));
+        let text = stdout(&place.profile(&[&args[..], &["--operands", "relu"]].concat()));
         let report: Value = serde_json::from_str(&place.read("p.json")).unwrap();
+        let operands = &report["operations"][0]["operands"];
+        assert_eq!(operands.as_str(), (operation == "dense").then_some("relu"), "{operation}");
+        assert_eq!(text.contains("as behind a ReLU"), operation == "dense", "{text}");
         assert_eq!(report["operations"].as_array().unwrap().len(), passes, "{operation}");
         assert_eq!(report["operations"][0]["shape"], shape);
         assert_eq!(report["recipe"], Value::Null);
@@ -184,6 +188,7 @@ fn what_cannot_be_profiled_is_refused_before_anything_is_measured() {
     assert_fails(&place.profile(&["--threads", "5000"]), 2, &["from 1 to 1024"]);
     assert_fails(&place.profile(&["--shape", "14x14x64"]), 2, &["--op"]);
     assert_fails(&place.profile(&["--precision", "f16"]), 2, &["auto, f32 and bf16"]);
+    assert_fails(&place.profile(&["--operands", "sparse"]), 2, &["sparse", "dense and relu are possible"]);
 
     let args = ["--op", "loss", "--json", "small.toml/p.json"];
     assert_fails(&place.profile(&args), 1, &["small.toml/p.json cannot be written"]);

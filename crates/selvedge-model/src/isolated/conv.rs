@@ -5,11 +5,11 @@ use selvedge_compute::conv::{Blocks, Conv2dShape, ConvElement, Epilogue, Onto, P
 use selvedge_compute::cost::{self, Cost, ElementBytes};
 use selvedge_compute::{AlignedVec, BLOCK, Cpu, Precision};
 
-use super::{Make, Pass, numbers, vectors};
+use super::{Make, Operands, Pass, numbers, vectors};
 use crate::convolve::{panels_at_once, with_rows};
 
 /// The passes of a convolution on tensors of `E`.
-pub(super) fn passes<E: ConvElement>(shape: Conv2dShape) -> Vec<Make> {
+pub(super) fn passes<E: ConvElement>(shape: Conv2dShape, operands: Operands) -> Vec<Make> {
     let element = ElementBytes::all(size_of::<E>());
     let pass = move |name, cpu: Cpu, of: fn(cost::ConvPasses) -> Cost, batch, of_thread, run| {
         let path = Path::of(&shape, E::PRECISION, None);
@@ -24,7 +24,7 @@ pub(super) fn passes<E: ConvElement>(shape: Conv2dShape) -> Vec<Make> {
     };
     let forward: Make = Box::new(move |cpu, batch, of_thread| {
         let blocks = batch.div_ceil(BLOCK);
-        let (x, mut y) = (numbers::<E>(blocks * shape.input.len()), numbers::<E>(blocks * shape.output.len()));
+        let (x, mut y) = (operands.numbers::<E>(blocks * shape.input.len()), numbers::<E>(blocks * shape.output.len()));
         let (weights, bias) = (numbers::<E>(shape.weights_len()), numbers::<f32>(shape.output.channel_stride));
         let run = Box::new(move || {
             let epilogue = Epilogue { bias: Some(&bias), relu: true };
@@ -35,7 +35,8 @@ pub(super) fn passes<E: ConvElement>(shape: Conv2dShape) -> Vec<Make> {
     });
     let backward_data: Make = Box::new(move |cpu, batch, of_thread| {
         let blocks = batch.div_ceil(BLOCK);
-        let (mut dx, dy) = (numbers::<E>(blocks * shape.input.len()), numbers::<E>(blocks * shape.output.len()));
+        let (mut dx, dy) =
+            (numbers::<E>(blocks * shape.input.len()), operands.numbers::<E>(blocks * shape.output.len()));
         let transposed = numbers::<E>(shape.transposed_len());
         let run = Box::new(move || {
             let blocks = dx.par_chunks_mut(shape.input.len()).zip(dy.par_chunks(shape.output.len()));
@@ -44,7 +45,7 @@ pub(super) fn passes<E: ConvElement>(shape: Conv2dShape) -> Vec<Make> {
         pass("backward_data", cpu, |passes| passes.backward_data, batch, of_thread, run)
     });
     let backward_weights: Make = Box::new(move |cpu, batch, of_thread| {
-        let run = weights_gradient::<E>(cpu, shape, batch.div_ceil(BLOCK));
+        let run = weights_gradient::<E>(cpu, shape, operands, batch.div_ceil(BLOCK));
         pass("backward_weights", cpu, |passes| passes.backward_weights, batch, of_thread, run)
     });
     // A network's input has no gradient.
@@ -56,9 +57,14 @@ pub(super) fn passes<E: ConvElement>(shape: Conv2dShape) -> Vec<Make> {
 
 /// Cut as a network cuts it: gradients larger than a block's activations some panels at a time, over all blocks; smaller
 /// ones by blocks, each with a sum of its own. Operands are regrouped first, or on the way.
-fn weights_gradient<E: ConvElement>(cpu: Cpu, shape: Conv2dShape, blocks: usize) -> Box<dyn FnMut() + Send> {
+fn weights_gradient<E: ConvElement>(
+    cpu: Cpu,
+    shape: Conv2dShape,
+    operands: Operands,
+    blocks: usize,
+) -> Box<dyn FnMut() + Send> {
     let (x_len, dy_len) = (shape.input.len(), shape.output.len());
-    let (x, dy) = (numbers::<E>(blocks * x_len), numbers::<E>(blocks * dy_len));
+    let (x, dy) = (operands.numbers::<E>(blocks * x_len), operands.numbers::<E>(blocks * dy_len));
     if !super::is_padded(&shape.input) || !shape.weights_exceed_activations(size_of::<E>()) {
         let mut of_blocks: Vec<_> = (0..blocks).map(|_| AlignedVec::<f32>::zeroed(shape.weights_len())).collect();
         return Box::new(move || {

@@ -6,10 +6,10 @@ use selvedge_compute::conv::{Blocks, Epilogue, Onto, Path};
 use selvedge_compute::cost::{self, Cost};
 use selvedge_compute::{AlignedVec, BLOCK, Cpu, Isa, Precision};
 
-use super::{Make, Pass, numbers};
+use super::{Make, Operands, Pass, numbers};
 
 /// The passes of a convolution in f32.
-pub(super) fn passes(winograd: Winograd) -> Vec<Make> {
+pub(super) fn passes(winograd: Winograd, operands: Operands) -> Vec<Make> {
     let shape = *winograd.shape();
     let (x_len, dy_len) = (shape.input.len(), shape.output.len());
     let pass = move |name, cpu: Cpu, of: fn(cost::ConvPasses) -> Cost, batch, of_thread, run| Pass {
@@ -22,7 +22,7 @@ pub(super) fn passes(winograd: Winograd) -> Vec<Make> {
     };
     let forward: Make = Box::new(move |cpu, batch, of_thread| {
         let blocks = batch.div_ceil(BLOCK);
-        let (x, mut y) = (numbers::<f32>(blocks * x_len), numbers::<f32>(blocks * dy_len));
+        let (x, mut y) = (operands.numbers::<f32>(blocks * x_len), numbers::<f32>(blocks * dy_len));
         let (weights, bias) = (numbers::<f32>(winograd.weights_len()), numbers::<f32>(shape.output.channel_stride));
         let run = Box::new(move || {
             let epilogue = Epilogue { bias: Some(&bias), relu: true };
@@ -33,7 +33,7 @@ pub(super) fn passes(winograd: Winograd) -> Vec<Make> {
     });
     let backward_data: Make = Box::new(move |cpu, batch, of_thread| {
         let blocks = batch.div_ceil(BLOCK);
-        let (mut dx, dy) = (numbers::<f32>(blocks * x_len), numbers::<f32>(blocks * dy_len));
+        let (mut dx, dy) = (numbers::<f32>(blocks * x_len), operands.numbers::<f32>(blocks * dy_len));
         let transposed = numbers::<f32>(winograd.transposed_len());
         let run = Box::new(move || {
             let blocks = dx.par_chunks_mut(x_len).zip(dy.par_chunks(dy_len));
@@ -43,7 +43,7 @@ pub(super) fn passes(winograd: Winograd) -> Vec<Make> {
     });
     let backward_weights: Make = Box::new(move |cpu, batch, of_thread| {
         let blocks = batch.div_ceil(BLOCK);
-        let (x, dy) = (numbers::<f32>(blocks * x_len), numbers::<f32>(blocks * dy_len));
+        let (x, dy) = (operands.numbers::<f32>(blocks * x_len), operands.numbers::<f32>(blocks * dy_len));
         let by_panels = shape.weights_exceed_activations(size_of::<f32>());
         let sums = if by_panels { 1 } else { blocks };
         let mut dweights = AlignedVec::<f32>::zeroed(sums * shape.weights_len());

@@ -23,7 +23,7 @@ mod shape;
 mod table;
 
 pub use error::ProfileError;
-pub use operation::{OperationKind, check_batch, measure_operations};
+pub use operation::{OperationKind, OperationOptions, check_batch, measure_operations};
 pub use peaks::{Bandwidths, Level, Limits, Peaks};
 pub use recipe::{LayerTimes, RecipeProfile, StepTimes, TimedRecipe};
 pub use shape::OperationShape;
@@ -83,6 +83,8 @@ pub struct Measurement {
     pub path: String,
     /// Images of the batch, or 0 for an optimizer.
     pub batch: usize,
+    /// The numbers that a convolution or dense layer reads, as `--operands` takes them; null for other operations.
+    pub operands: Option<String>,
     /// The figure.
     pub figure: Figure,
 }

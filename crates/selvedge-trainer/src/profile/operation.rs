@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use selvedge_compute::{Cpu, Precision, Threads};
-use selvedge_model::Pass;
+use selvedge_model::{Operands, Pass};
 
 use super::{Figure, Measurement, OperationShape, Peaks, ProfileError};
 
@@ -114,6 +114,11 @@ impl OperationKind {
         !matches!(self, Self::Sgd | Self::Adam)
     }
 
+    /// Whether it multiplies activations by weights.
+    fn multiplies(self) -> bool {
+        matches!(self, Self::Conv | Self::Dense)
+    }
+
     /// How its shapes are written.
     pub(super) fn shape_form(self) -> &'static str {
         match self {
@@ -140,7 +145,18 @@ impl FromStr for OperationKind {
     }
 }
 
-/// Measures every pass of an operation on these shapes, in each of these precisions, on all of `threads`.
+/// What operations are measured on.
+#[derive(Clone, Debug)]
+pub struct OperationOptions {
+    /// Images.
+    pub batch: usize,
+    /// The numbers that convolutions and dense layers read.
+    pub operands: Operands,
+    /// Each pass is measured in all of them in which it is done.
+    pub precisions: Vec<Precision>,
+}
+
+/// Measures every pass of an operation on these shapes, on all of `threads`.
 ///
 /// The batch is cut into blocks of 32 images over the threads, as a network cuts it.
 ///
@@ -155,9 +171,9 @@ pub fn measure_operations(
     peaks: &Peaks,
     kind: OperationKind,
     shapes: &[OperationShape],
-    batch: usize,
-    precisions: &[Precision],
+    options: &OperationOptions,
 ) -> Result<Vec<Measurement>, ProfileError> {
+    let &OperationOptions { batch, operands, ref precisions } = options;
     check_batch(kind, shapes, batch)?;
     for &precision in precisions {
         cpu.check(precision)?;
@@ -165,7 +181,7 @@ pub fn measure_operations(
     let mut rows = Vec::new();
     for shape in shapes {
         for &precision in precisions {
-            for mut pass in shape.operation(kind).passes(cpu, precision, batch, threads.count()) {
+            for mut pass in shape.operation(kind).passes(cpu, precision, operands, batch, threads.count()) {
                 let seconds = threads.install(|| best_time(&mut pass));
                 let figure = Figure::new(seconds, pass.cost, pass.precision, pass.resident, peaks, &peaks.all_threads);
                 rows.push(Measurement {
@@ -175,6 +191,7 @@ pub fn measure_operations(
                     precision: precision.to_string(),
                     path: pass.path,
                     batch: if kind.has_batch() { batch } else { 0 },
+                    operands: kind.multiplies().then(|| operands.name().to_owned()),
                     figure,
                 });
             }

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use selvedge_model::Operands;
+
 use super::{Bandwidths, Bound, Figure, Limits, Peaks, RecipeProfile, Report};
 
 impl Report {
@@ -84,7 +86,12 @@ fn operations(report: &Report) -> String {
             percent(figure.share),
         ]);
     }
-    align(&rows, &[false, false, true, false, false, false])
+    let mut text = align(&rows, &[false, false, true, false, false, false]);
+    let relu = Some(Operands::Relu.name());
+    if report.operations.iter().any(|row| row.operands.as_deref() == relu) {
+        text += "Half of the numbers that convolutions and dense layers read are zeros, as behind a ReLU.\n";
+    }
+    text
 }
 
 fn steps(recipe: &RecipeProfile) -> String {

@@ -17,13 +17,15 @@ pub(crate) fn fill_input(ctx: &Context<'_>, spec: &InputSpec, images: &[u8], blo
     let images = &images[block.first_image * image..][..block.valid * image];
     let (scale, shift) = (1.0 / (255.0 * spec.std), -spec.mean / spec.std);
     if let Some(layer) = ctx.plan.windows() {
-        let target = view_mut(&mut block.arena[value.data.clone()]);
+        let ([], [target]) = split(&mut block.arenas, [], [&value.data]);
+        let target = view_mut(target);
         // A prediction reads the images that are there.
         let read = if ctx.training.is_some() { BLOCK } else { block.valid };
         windows::fill(ctx.cpu, layer, images, [block.valid, read], scale, shift, target);
         return;
     }
-    let target = view_mut::<f32>(&mut block.arena[value.data.clone()]);
+    let ([], [target]) = split(&mut block.arenas, [], [&value.data]);
+    let target = view_mut::<f32>(target);
     if value.shape.channel_stride == value.shape.channels {
         input::fill_block(ctx.cpu, images, block.valid, value.shape, scale, shift, target);
         return;
@@ -41,7 +43,7 @@ pub(crate) fn fill_input(ctx: &Context<'_>, spec: &InputSpec, images: &[u8], blo
 /// What the network says of a block.
 pub(crate) fn logits<'a>(ctx: &Context<'_>, classes: usize, block: &'a Block<'_>) -> Logits<'a> {
     let value = &ctx.plan.values[ctx.plan.logits];
-    Logits { values: view(&block.arena[value.data.clone()]), classes, valid: block.valid }
+    Logits { values: view(block.arenas.at(&value.data)), classes, valid: block.valid }
 }
 
 /// The loss of a block, and its gradient where the backward pass begins.
@@ -58,7 +60,7 @@ pub(crate) fn step_loss<E: Element>(
         Targets::Labels(labels) => BlockTargets::Labels(&labels[images]),
         Targets::Soft(soft) => BlockTargets::Soft(&soft[images.start * classes..images.end * classes]),
     };
-    let ([values], [dlogits, grad]) = split(block.arena, [&value.data], [&ctx.plan.loss_gradient, &value.grad]);
+    let ([values], [dlogits, grad]) = split(&mut block.arenas, [&value.data], [&ctx.plan.loss_gradient, &value.grad]);
     let dlogits = view_mut::<f32>(dlogits);
     let logits = Logits { values: view(values), classes, valid: block.valid };
     let scale = 1.0 / batch.count as f32;

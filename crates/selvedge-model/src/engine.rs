@@ -20,10 +20,11 @@ use crate::pass::{Batch, BatchMetrics, Loss, StepKey};
 use crate::phases::{self, Barrier, Phase, Step};
 use crate::pieces::{self, Piece};
 use crate::plan::{Op, Plan, WeightGradient};
-use crate::run::{Block, Context, GroupSums, backward, forward};
+use crate::run::{Arenas, Block, Context, GroupSums, backward, forward};
 use crate::spec::InputSpec;
 use crate::state::State;
 use crate::timing::{Account, Lap, Timing, timed};
+use crate::workers::Workers;
 
 /// The most groups of a batch: partial sums of the weights' gradients are kept for each.
 const MAX_GROUPS: usize = 16;
@@ -37,6 +38,7 @@ pub(crate) struct Engine {
     phases: Vec<Phase>,
     /// The blocks' arenas, one behind another.
     arenas: AlignedVec<u8>,
+    workers: Workers,
     /// Where each parameter's gradient lies in a group's sums; empty if it is not summed by group.
     sum_ranges: Vec<Range<usize>>,
     sums_len: usize,
@@ -93,6 +95,7 @@ impl Engine {
             classes,
             phases: phases::training(&plan),
             arenas: AlignedVec::zeroed(blocks * plan.arena_bytes),
+            workers: Workers::new(plan.worker_bytes, [blocks, threads]),
             sum_ranges,
             sums_len,
             cleared,
@@ -154,10 +157,9 @@ impl Engine {
                 pieces: block_pieces(blocks),
                 training: dropout,
             };
-            let (input, cleared) = (&self.input, &self.cleared);
-            let classes = self.classes;
-            let arena_bytes = self.plan.arena_bytes;
-            let timing = self.timing.as_ref();
+            let pass = TrainingPass { ctx, input: &self.input, classes: self.classes, batch, loss };
+            let (cleared, arena_bytes) = (&self.cleared, self.plan.arena_bytes);
+            let (workers, timing) = (&self.workers, self.timing.as_ref());
             self.arenas[..blocks * arena_bytes]
                 .par_chunks_mut(per_group * arena_bytes)
                 .zip(self.sums.par_chunks_mut(self.sums_len.max(1)))
@@ -169,26 +171,22 @@ impl Engine {
                         cleared.iter().for_each(|range| sums[range.clone()].fill(0.0));
                         lap.end(Account::GradientSums);
                     }
-                    for (i, (arena, block_loss)) in arenas.chunks_exact_mut(arena_bytes).zip(losses).enumerate() {
-                        let first_image = (group * per_group + i) * BLOCK;
-                        let valid = (batch.count - first_image).min(BLOCK);
-                        let mut block = Block { arena, first_image, valid };
-                        let onto = if i == 0 { Onto::Nothing } else { Onto::Content };
-                        for step in &phase.steps {
-                            match *step {
-                                Step::Input => fill_input(&ctx, input, batch.images, &mut block),
-                                Step::Forward(op) => forward::<E>(&ctx, &ctx.plan.ops[op], &mut block),
-                                Step::Loss => *block_loss = step_loss::<E>(&ctx, classes, batch, loss, &mut block),
-                                Step::Backward(op) => {
-                                    let sums = GroupSums { sums: &mut *sums, onto };
-                                    backward::<E>(&ctx, &ctx.plan.ops[op], &mut block, sums);
-                                }
-                                Step::Moments(op) => ctx.norms.block_moments::<E>(&ctx, op, &mut block),
-                                Step::GradientSums(op) => ctx.norms.block_gradient_sums::<E>(&ctx, op, &mut block),
+                    workers.with(|worker| {
+                        for (i, (arena, block_loss)) in arenas.chunks_exact_mut(arena_bytes).zip(losses).enumerate() {
+                            if cfg!(debug_assertions) {
+                                worker.fill(u8::MAX);
                             }
-                            lap.end(*step);
+                            let first_image = (group * per_group + i) * BLOCK;
+                            let valid = (batch.count - first_image).min(BLOCK);
+                            let mut block =
+                                Block { arenas: Arenas { block: arena, worker: &mut *worker }, first_image, valid };
+                            let onto = if i == 0 { Onto::Nothing } else { Onto::Content };
+                            for &step in &phase.steps {
+                                pass.take::<E>(step, &mut block, block_loss, GroupSums { sums: &mut *sums, onto });
+                                lap.end(step);
+                            }
                         }
-                    }
+                    });
                 });
             let arenas = &self.arenas[..blocks * arena_bytes];
             let mut lap = Lap::start(timing);
@@ -250,7 +248,7 @@ impl Engine {
             pieces: block_pieces(blocks),
             training: None,
         };
-        let (input, classes) = (&self.input, self.classes);
+        let (input, classes, workers) = (&self.input, self.classes, &self.workers);
         // A piece for each block, empty where nobody wants probabilities.
         let mut rest = probabilities.unwrap_or_default();
         let pieces: Vec<&mut [f32]> = (0..blocks)
@@ -267,20 +265,23 @@ impl Engine {
             .zip(pieces)
             .enumerate()
             .for_each(|(number, ((arena, block_loss), probabilities))| {
-                let first_image = number * BLOCK;
-                let mut block = Block { arena, first_image, valid: (count - first_image).min(BLOCK) };
-                fill_input(&ctx, input, images, &mut block);
-                for op in &ctx.plan.ops {
-                    forward::<E>(&ctx, op, &mut block);
-                }
-                let logits = logits(&ctx, classes, &block);
-                if let Some(labels) = labels {
-                    let targets = BlockTargets::Labels(&labels[first_image..first_image + block.valid]);
-                    *block_loss = loss::cross_entropy(ctx.cpu, logits, targets, 0.0, None);
-                }
-                if !probabilities.is_empty() {
-                    loss::softmax(ctx.cpu, logits, probabilities);
-                }
+                workers.with(|worker| {
+                    let first_image = number * BLOCK;
+                    let valid = (count - first_image).min(BLOCK);
+                    let mut block = Block { arenas: Arenas { block: arena, worker }, first_image, valid };
+                    fill_input(&ctx, input, images, &mut block);
+                    for op in &ctx.plan.ops {
+                        forward::<E>(&ctx, op, &mut block);
+                    }
+                    let logits = logits(&ctx, classes, &block);
+                    if let Some(labels) = labels {
+                        let targets = BlockTargets::Labels(&labels[first_image..first_image + block.valid]);
+                        *block_loss = loss::cross_entropy(ctx.cpu, logits, targets, 0.0, None);
+                    }
+                    if !probabilities.is_empty() {
+                        loss::softmax(ctx.cpu, logits, probabilities);
+                    }
+                });
             });
         if labels.is_some() { self.metrics(count) } else { BatchMetrics::default() }
     }
@@ -292,6 +293,30 @@ impl Engine {
             loss_sum: losses.iter().map(|loss| loss.sum).sum(),
             correct: losses.iter().map(|loss| loss.correct).sum(),
             count,
+        }
+    }
+}
+
+/// A training pass, as its steps see it.
+struct TrainingPass<'a> {
+    ctx: Context<'a>,
+    input: &'a InputSpec,
+    classes: usize,
+    batch: Batch<'a>,
+    loss: &'a Loss,
+}
+
+impl TrainingPass<'_> {
+    /// Takes a block through a step.
+    fn take<E: Element>(&self, step: Step, block: &mut Block<'_>, block_loss: &mut BlockLoss, sums: GroupSums<'_>) {
+        let Self { ref ctx, input, classes, batch, loss } = *self;
+        match step {
+            Step::Input => fill_input(ctx, input, batch.images, block),
+            Step::Forward(op) => forward::<E>(ctx, &ctx.plan.ops[op], block),
+            Step::Loss => *block_loss = step_loss::<E>(ctx, classes, batch, loss, block),
+            Step::Backward(op) => backward::<E>(ctx, &ctx.plan.ops[op], block, sums),
+            Step::Moments(op) => ctx.norms.block_moments::<E>(ctx, op, block),
+            Step::GradientSums(op) => ctx.norms.block_gradient_sums::<E>(ctx, op, block),
         }
     }
 }

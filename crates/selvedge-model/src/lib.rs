@@ -25,6 +25,7 @@ mod plan;
 mod run;
 mod shape;
 mod snapshot;
+mod spans;
 mod spec;
 mod state;
 mod summary;
@@ -32,6 +33,7 @@ mod summary;
 mod test_support;
 mod timing;
 mod weights;
+mod workers;
 
 pub use error::{FileProblem, LayerProblem, ModelError};
 pub use isolated::{IsolatedOperation, Operands, Pass};

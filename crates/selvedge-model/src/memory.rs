@@ -1,4 +1,4 @@
-//! The memory plan of a block: tensors that are never needed at the same time share a place.
+//! The plan of an arena: tensors that are never needed at the same time share a place.
 //!
 //! Every tensor is announced with the first and the last time at which it is needed; [`layout`] then gives each the
 //! lowest place that is free during that span (first fit, the largest first). Small arenas are fast arenas: a block of
@@ -15,6 +15,13 @@ pub(crate) struct Need {
     /// The first and the last time at which it must hold its content.
     pub first: usize,
     pub last: usize,
+}
+
+impl Need {
+    /// No memory, at the same times.
+    pub(crate) fn nothing(self) -> Self {
+        Self { bytes: 0, ..self }
+    }
 }
 
 /// Places for `needs`, each beginning on a cache line, and the bytes of the whole.

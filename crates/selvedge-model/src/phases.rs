@@ -40,9 +40,8 @@ pub(crate) struct Phase {
 pub(crate) fn training(plan: &Plan) -> Vec<Phase> {
     let mut phases = vec![];
     let mut steps = vec![Step::Input];
-    let has_moments = |op: usize| matches!(plan.ops[op], Op::Norm { .. } | Op::ConvNorm(_));
     for op in 0..plan.ops.len() {
-        if has_moments(op) {
+        if has_moments(&plan.ops[op]) {
             steps.push(Step::Moments(op));
             phases.push(Phase { steps: std::mem::take(&mut steps), barrier: Barrier::Moments(op) });
         }
@@ -50,7 +49,7 @@ pub(crate) fn training(plan: &Plan) -> Vec<Phase> {
     }
     steps.push(Step::Loss);
     for op in (0..plan.ops.len()).rev() {
-        if matches!(plan.ops[op], Op::Norm { .. }) {
+        if has_gradient_sums(&plan.ops[op]) {
             steps.push(Step::GradientSums(op));
             phases.push(Phase { steps: std::mem::take(&mut steps), barrier: Barrier::GradientSums(op) });
         }
@@ -58,4 +57,22 @@ pub(crate) fn training(plan: &Plan) -> Vec<Phase> {
     }
     phases.push(Phase { steps, barrier: Barrier::End });
     phases
+}
+
+/// The times ([`crate::spans`]) at which the phases of a training pass begin but for the first, and that at which the last ends.
+pub(crate) fn beginnings(plan: &Plan) -> Vec<usize> {
+    let n = plan.ops.len();
+    let forward = (0..n).filter(|&op| has_moments(&plan.ops[op])).map(|op| op + 1);
+    let backward = (0..n).filter(|&op| has_gradient_sums(&plan.ops[op])).map(|op| 2 * n + 1 - op);
+    forward.chain(backward).chain([2 * n + 2]).collect()
+}
+
+/// Whether all blocks must come to an operation before one goes through it forward.
+fn has_moments(op: &Op) -> bool {
+    matches!(op, Op::Norm { .. } | Op::ConvNorm(_))
+}
+
+/// The same backward.
+fn has_gradient_sums(op: &Op) -> bool {
+    matches!(op, Op::Norm { .. })
 }

@@ -2,20 +2,15 @@
 //! tensor lies.
 //!
 //! A plan is a list of operations over values. A value is one tensor of one block of images, with its gradient; every
-//! value, gradient and index lies at a fixed place in the block's arena. Two of them share a place when the times at
-//! which they are needed do not overlap ([`crate::memory`]): forward operation i runs at time i, its backward pass at
-//! time 2n − 1 − i.
+//! value, gradient and index lies at a fixed place ([`crate::spans`]).
 
 use std::ops::Range;
 
 use selvedge_compute::activation::Activation;
-use selvedge_compute::conv::input_norm::PATCH_SUMS;
 use selvedge_compute::conv::winograd::Winograd;
 use selvedge_compute::conv::{Conv2dShape, row_buffers};
 use selvedge_compute::pool::Pool2dShape;
 use selvedge_compute::{BlockShape, Precision};
-
-use crate::memory::{Need, layout};
 
 /// The number of a value in [`Plan::values`].
 pub(crate) type ValueId = usize;
@@ -225,33 +220,15 @@ pub(crate) struct Plan {
     pub norms: Vec<Norm>,
     pub input: ValueId,
     pub logits: ValueId,
-    /// Bytes of one block's arena.
+    /// Bytes of one block's arena, where its tensors lie that are needed beyond a phase of the pass.
     pub arena_bytes: usize,
+    /// Bytes of one worker's arena, where those tensors of its block lie that are needed within a phase alone. Their places begin
+    /// where the block's arena ends.
+    pub worker_bytes: usize,
     /// Where the loss writes its f32 gradient.
     pub loss_gradient: Range<usize>,
     /// Bytes of all packed weights.
     pub packed_bytes: usize,
-}
-
-/// The times at which a tensor is needed, from the first to the last.
-#[derive(Clone, Copy)]
-struct Span {
-    first: usize,
-    last: usize,
-}
-
-impl Span {
-    const NEVER: Span = Span { first: usize::MAX, last: 0 };
-
-    fn include(&mut self, time: usize) {
-        self.first = self.first.min(time);
-        self.last = self.last.max(time);
-    }
-
-    fn need(&self, bytes: usize) -> Need {
-        let used = self.first <= self.last;
-        Need { bytes: if used { bytes } else { 0 }, first: self.first.min(self.last), last: self.last }
-    }
 }
 
 impl Plan {
@@ -273,46 +250,6 @@ impl Plan {
         convolutions.map(of_conv).max().unwrap_or(0)
     }
 
-    /// Gives every value, gradient and index its place in the block's arena.
-    pub(crate) fn place(&mut self) {
-        let Spans { data, grads, extras } = self.spans();
-        let mut needs = vec![];
-        for (value, (data, grad)) in self.values.iter().zip(data.iter().zip(&grads)) {
-            let len = value.shape.len();
-            needs.extend([data.need(len * value.element), grad.need(len * value.grad_element)]);
-        }
-        needs.extend(extras.iter().map(|extra| extra.span.need(extra.bytes)));
-        let (places, total) = layout(&needs);
-        let (of_values, of_extras) = places.split_at(2 * self.values.len());
-        for (value, place) in self.values.iter_mut().zip(of_values.chunks_exact(2)) {
-            (value.data, value.grad) = (place[0].clone(), place[1].clone());
-        }
-        for id in 0..self.values.len() {
-            if let Some(root) = self.values[id].same_as {
-                self.values[id].data = self.values[root].data.clone();
-            }
-        }
-        for (extra, place) in extras.iter().zip(of_extras) {
-            let place = place.clone();
-            match (extra.kind, extra.op.map(|op| &mut self.ops[op])) {
-                (ExtraKind::Winners, Some(Op::MaxPool { winners, .. })) => *winners = place,
-                (ExtraKind::Winners, Some(Op::Conv(conv))) => {
-                    conv.pool.as_mut().expect("a pool keeps winners").winners = place;
-                }
-                (ExtraKind::Partial, Some(Op::Norm { partial, .. })) => *partial = place,
-                (ExtraKind::Partial, Some(Op::ConvNorm(layer))) => layer.partial = place,
-                (ExtraKind::Winners, Some(Op::Norm { pool: Some(pool), .. })) => pool.winners = place,
-                (ExtraKind::Kept, Some(Op::Norm { pool: Some(pool), .. })) => pool.kept = place,
-                (ExtraKind::Regrouped(i), Some(Op::Conv(conv))) => {
-                    conv.regrouped[i] = place;
-                }
-                (ExtraKind::LossGradient, None) => self.loss_gradient = place,
-                (kind, _) => unreachable!("{kind:?} belongs to another operation"),
-            }
-        }
-        self.arena_bytes = total;
-    }
-
     /// The layer next to the input, if that is stored as the windows that it sees ([`selvedge_compute::conv::windows`]).
     pub(crate) fn windows(&self) -> Option<&Conv2dShape> {
         match self.ops.first() {
@@ -321,107 +258,6 @@ impl Plan {
             _ => None,
         }
     }
-
-    fn spans(&self) -> Spans {
-        let n = self.ops.len();
-        let (loss, end) = (n + 1, 2 * n + 2);
-        let never = || vec![Span::NEVER; self.values.len()];
-        let mut spans = Spans { data: never(), grads: never(), extras: vec![] };
-        let root = |id: ValueId| self.values[id].same_as.unwrap_or(id);
-        spans.data[self.input].include(0);
-        spans.data[self.logits].include(loss);
-        spans.grads[self.logits].include(loss);
-        let bytes = self.values[self.logits].shape.len() * size_of::<f32>();
-        let span = Span { first: loss, last: loss };
-        spans.extras.push(Extra { op: None, kind: ExtraKind::LossGradient, bytes, span });
-        for (i, op) in self.ops.iter().enumerate() {
-            let (f, b) = (i + 1, 2 * n + 1 - i);
-            let (x, y) = op.ends();
-            let Spans { data, grads, extras } = &mut spans;
-            data[root(x)].include(f);
-            data[root(y)].include(f);
-            grads[x].include(b);
-            grads[y].include(b);
-            let mut keep =
-                |kind, bytes, first, last| extras.push(Extra { op: Some(i), kind, bytes, span: Span { first, last } });
-            match op {
-                Op::Conv(conv) => {
-                    let done = if conv.gradient == WeightGradient::PerPanel { end } else { b };
-                    data[root(x)].include(b);
-                    let is_first_layer = conv.pool.as_ref().is_some_and(|pool| pool.is_first_layer);
-                    if !is_first_layer {
-                        grads[conv.result()].include(b);
-                    }
-                    if conv.winograd.backward.is_some() {
-                        // Tensors are read as they lie.
-                        data[root(x)].include(done);
-                        grads[conv.result()].include(done);
-                    } else if conv.gradient == WeightGradient::PerPanel {
-                        let lens = [conv.shape.input.len(), conv.shape.output.len()];
-                        for (i, len) in lens.into_iter().enumerate() {
-                            keep(ExtraKind::Regrouped(i), len * conv.precision.bytes(), b, done);
-                        }
-                    }
-                    match &conv.pool {
-                        Some(pool) => keep(ExtraKind::Winners, pool.shape.output().len() * size_of::<u16>(), f, b),
-                        None if conv.relu => data[root(y)].include(b),
-                        None => {}
-                    }
-                }
-                Op::ConvNorm(layer) => {
-                    data[root(x)].include(b);
-                    if self.norms[layer.norm].activation.is_some() {
-                        data[root(y)].include(b);
-                    }
-                    keep(ExtraKind::Partial, PATCH_SUMS * size_of::<f64>(), f, f);
-                }
-                Op::Activate { .. } => data[root(x)].include(b),
-                Op::MaxPool { shape, .. } => keep(ExtraKind::Winners, shape.output().len() * size_of::<u16>(), f, b),
-                Op::Norm { norm, pool, shortcut, .. } => {
-                    data[root(x)].include(b);
-                    if let Some(shortcut) = shortcut {
-                        data[root(*shortcut)].include(f);
-                    }
-                    if let Some(pool) = pool {
-                        let len = pool.shape.output().len();
-                        keep(ExtraKind::Winners, len * size_of::<u16>(), f, b);
-                        keep(ExtraKind::Kept, len * self.values[x].element, f, b);
-                    }
-                    keep(ExtraKind::Partial, 2 * self.norms[*norm].shape.channel_stride * size_of::<f64>(), f, b);
-                }
-                // The sum's gradient is the shortcut's, which the fork adds to the body's.
-                Op::Fork { sum, .. } => grads[*sum].include(b),
-                Op::Add { shortcut, .. } => data[root(*shortcut)].include(f),
-                Op::AvgPool { .. } | Op::Dropout { .. } | Op::Round { .. } | Op::Widen { .. } => {}
-            }
-        }
-        spans.grads[self.input] = Span::NEVER;
-        spans
-    }
-}
-
-/// When each value's content and gradient are needed, and what else is kept.
-struct Spans {
-    data: Vec<Span>,
-    grads: Vec<Span>,
-    extras: Vec<Extra>,
-}
-
-/// What an operation, or the loss, keeps beside values.
-struct Extra {
-    op: Option<usize>,
-    kind: ExtraKind,
-    bytes: usize,
-    span: Span,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum ExtraKind {
-    Winners,
-    Kept,
-    Partial,
-    Regrouped(usize),
-    LossGradient,
 }
 
 impl Op {

@@ -61,9 +61,17 @@ impl<'a> Context<'a> {
     }
 }
 
+/// The memory of one block, where the plan's places lie ([`Plan::place`]).
+pub(crate) struct Arenas<'a> {
+    /// The block's own, for what is needed beyond a phase.
+    pub block: &'a mut [u8],
+    /// That of the worker that has the block; its places begin where the other's end.
+    pub worker: &'a mut [u8],
+}
+
 /// One block of a batch.
 pub(crate) struct Block<'a> {
-    pub arena: &'a mut [u8],
+    pub arenas: Arenas<'a>,
     /// The number of the block's first image in the batch.
     pub first_image: usize,
     /// Images that carry data.
@@ -78,26 +86,40 @@ pub(crate) struct GroupSums<'a> {
     pub onto: Onto,
 }
 
-/// Parts of an arena: `reads`, and `writes`, which overlap with nothing.
+impl Arenas<'_> {
+    /// The memory at a place.
+    pub(crate) fn at(&self, place: &Range<usize>) -> &[u8] {
+        match place.start.checked_sub(self.block.len()) {
+            Some(start) => &self.worker[start..][..place.len()],
+            None => &self.block[place.clone()],
+        }
+    }
+}
+
+/// Places of a block: `reads`, and `writes`, which overlap with nothing.
 pub(crate) fn split<'a, const READS: usize, const WRITES: usize>(
-    arena: &'a mut [u8],
+    arenas: &'a mut Arenas<'_>,
     reads: [&Range<usize>; READS],
     writes: [&Range<usize>; WRITES],
 ) -> ([&'a [u8]; READS], [&'a mut [u8]; WRITES]) {
-    // The writes in ascending order cut the arena into pieces; a read lies within one of those between.
+    // The writes in ascending order cut both arenas into pieces; a read lies within one of those between.
     let mut order: [usize; WRITES] = std::array::from_fn(|i| i);
     order.sort_unstable_by_key(|&i| (writes[i].start, writes[i].end));
     let mut found_reads: [&'a [u8]; READS] = [&[]; READS];
     let mut found_writes: [&'a mut [u8]; WRITES] = std::array::from_fn(|_| Default::default());
-    let (mut rest, mut at) = (arena, 0);
-    for &i in &order {
-        let (before, from) = rest.split_at_mut(writes[i].start - at);
-        take_reads(before, at, &reads, &mut found_reads);
-        let (write, after) = from.split_at_mut(writes[i].len());
-        found_writes[i] = write;
-        (rest, at) = (after, writes[i].end);
+    let end = arenas.block.len();
+    let (of_block, of_worker) = order.split_at(order.partition_point(|&i| writes[i].start < end));
+    for (arena, mut at, order) in [(&mut *arenas.block, 0, of_block), (&mut *arenas.worker, end, of_worker)] {
+        let mut rest = arena;
+        for &i in order {
+            let (before, from) = rest.split_at_mut(writes[i].start - at);
+            take_reads(before, at, &reads, &mut found_reads);
+            let (write, after) = from.split_at_mut(writes[i].len());
+            found_writes[i] = write;
+            (rest, at) = (after, writes[i].end);
+        }
+        take_reads(rest, at, &reads, &mut found_reads);
     }
-    take_reads(rest, at, &reads, &mut found_reads);
     for (read, found) in reads.iter().zip(&found_reads) {
         assert_eq!(read.len(), found.len(), "the place {read:?} of a plan overlaps with what is written, {writes:?}");
     }
@@ -124,19 +146,19 @@ pub(crate) fn forward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block<
         Op::Conv(conv) => crate::convolve::forward::<E>(ctx, conv, block),
         Op::ConvNorm(layer) => ctx.norms.input().forward::<E>(ctx, layer, block),
         Op::Round { x, y } => {
-            let ([x], [y]) = split(block.arena, [ctx.data(*x)], [ctx.data(*y)]);
+            let ([x], [y]) = split(&mut block.arenas, [ctx.data(*x)], [ctx.data(*y)]);
             sum::convert::<f32, E>(cpu, view(x), view_mut(y));
         }
         Op::Widen { x, y } => {
-            let ([x], [y]) = split(block.arena, [ctx.data(*x)], [ctx.data(*y)]);
+            let ([x], [y]) = split(&mut block.arenas, [ctx.data(*x)], [ctx.data(*y)]);
             sum::convert::<E, f32>(cpu, view(x), view_mut(y));
         }
         Op::Activate { kind, x, y } => {
-            let ([x], [y]) = split(block.arena, [ctx.data(*x)], [ctx.data(*y)]);
+            let ([x], [y]) = split(&mut block.arenas, [ctx.data(*x)], [ctx.data(*y)]);
             elementwise(ctx.pieces, [x], y, |[x], y| activation::forward::<E>(cpu, *kind, view(x), view_mut(y)));
         }
         Op::MaxPool { shape, x, y, winners } => {
-            let ([x], [y, winners]) = split(block.arena, [ctx.data(*x)], [ctx.data(*y), winners]);
+            let ([x], [y, winners]) = split(&mut block.arenas, [ctx.data(*x)], [ctx.data(*y), winners]);
             let output = shape.output();
             let cut = RowCut::of_bytes(output.height, ctx.pieces, x.len() + y.len());
             let winners = ctx.training.map(|_| Rows::of(&output, view_mut(winners)));
@@ -146,7 +168,7 @@ pub(crate) fn forward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block<
             });
         }
         Op::AvgPool { shape, x, y } => {
-            let ([x], [y]) = split(block.arena, [ctx.data(*x)], [ctx.data(*y)]);
+            let ([x], [y]) = split(&mut block.arenas, [ctx.data(*x)], [ctx.data(*y)]);
             let output = shape.output();
             let cut = RowCut::of_bytes(output.height, ctx.pieces, x.len() + y.len());
             cut.for_each(Rows::of(&output, view_mut::<E>(y)), |rows, y| {
@@ -159,7 +181,7 @@ pub(crate) fn forward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block<
         Op::Dropout { dropout, x, y } => {
             let shape = &ctx.plan.values[*x].shape;
             let mask = ctx.mask(*dropout, block);
-            let ([x], [y]) = split(block.arena, [ctx.data(*x)], [ctx.data(*y)]);
+            let ([x], [y]) = split(&mut block.arenas, [ctx.data(*x)], [ctx.data(*y)]);
             match mask {
                 Some(mask) => apply_dropout::<E>(ctx, shape, &mask, x, y),
                 None => elementwise(ctx.pieces, [x], y, |[x], y| y.copy_from_slice(x)),
@@ -167,7 +189,7 @@ pub(crate) fn forward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block<
         }
         Op::Fork { .. } => {}
         Op::Add { shortcut, body, y } => {
-            let ([a, b], [y]) = split(block.arena, [ctx.data(*shortcut), ctx.data(*body)], [ctx.data(*y)]);
+            let ([a, b], [y]) = split(&mut block.arenas, [ctx.data(*shortcut), ctx.data(*body)], [ctx.data(*y)]);
             elementwise(ctx.pieces, [a, b], y, |[a, b], y| sum::add::<E>(cpu, view(a), view(b), view_mut(y)));
         }
     }
@@ -196,17 +218,17 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block
         Op::Round { .. } => {}
         // The gradient of logits is stored as any other.
         Op::Widen { x, y } => {
-            let ([dy], [dx]) = split(block.arena, [ctx.grad(*y)], [ctx.grad(*x)]);
+            let ([dy], [dx]) = split(&mut block.arenas, [ctx.grad(*y)], [ctx.grad(*x)]);
             dx.copy_from_slice(dy);
         }
         Op::Activate { kind, x, y } => {
-            let ([x, dy], [dx]) = split(block.arena, [ctx.data(*x), ctx.grad(*y)], [ctx.grad(*x)]);
+            let ([x, dy], [dx]) = split(&mut block.arenas, [ctx.data(*x), ctx.grad(*y)], [ctx.grad(*x)]);
             elementwise(ctx.pieces, [x, dy], dx, |[x, dy], dx| {
                 activation::backward::<E>(cpu, *kind, view(x), view(dy), view_mut(dx));
             });
         }
         Op::MaxPool { shape, x, y, winners } => {
-            let ([dy, winners], [dx]) = split(block.arena, [ctx.grad(*y), winners], [ctx.grad(*x)]);
+            let ([dy, winners], [dx]) = split(&mut block.arenas, [ctx.grad(*y), winners], [ctx.grad(*x)]);
             let input = shape.input();
             let cut = RowCut::of_bytes(input.height, ctx.pieces, dx.len() + dy.len());
             cut.for_each(Rows::of(&input, view_mut::<E>(dx)), |rows, dx| {
@@ -214,7 +236,7 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block
             });
         }
         Op::AvgPool { shape, x, y } => {
-            let ([dy], [dx]) = split(block.arena, [ctx.grad(*y)], [ctx.grad(*x)]);
+            let ([dy], [dx]) = split(&mut block.arenas, [ctx.grad(*y)], [ctx.grad(*x)]);
             let input = shape.input();
             let cut = RowCut::of_bytes(input.height, ctx.pieces, dx.len() + dy.len());
             cut.for_each(Rows::of(&input, view_mut::<E>(dx)), |rows, dx| {
@@ -225,16 +247,16 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block
         Op::Dropout { dropout, x, y } => {
             let shape = &ctx.plan.values[*x].shape;
             let mask = ctx.mask(*dropout, block).expect("only training passes run backward");
-            let ([dy], [dx]) = split(block.arena, [ctx.grad(*y)], [ctx.grad(*x)]);
+            let ([dy], [dx]) = split(&mut block.arenas, [ctx.grad(*y)], [ctx.grad(*x)]);
             apply_dropout::<E>(ctx, shape, &mask, dy, dx);
         }
         Op::Fork { x, body, sum } => {
-            let ([a, b], [dx]) = split(block.arena, [ctx.grad(*body), ctx.grad(*sum)], [ctx.grad(*x)]);
+            let ([a, b], [dx]) = split(&mut block.arenas, [ctx.grad(*body), ctx.grad(*sum)], [ctx.grad(*x)]);
             elementwise(ctx.pieces, [a, b], dx, |[a, b], dx| sum::add::<E>(cpu, view(a), view(b), view_mut(dx)));
         }
         Op::Add { body, y, .. } => {
             // A copy, since what follows changes the body's gradient, and the fork still needs the sum's.
-            let ([dy], [dx]) = split(block.arena, [ctx.grad(*y)], [ctx.grad(*body)]);
+            let ([dy], [dx]) = split(&mut block.arenas, [ctx.grad(*y)], [ctx.grad(*body)]);
             elementwise(ctx.pieces, [dy], dx, |[dy], dx| dx.copy_from_slice(dy));
         }
     }

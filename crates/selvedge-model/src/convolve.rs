@@ -18,7 +18,7 @@ use selvedge_compute::{BLOCK, Cpu, Precision, bf16, pool, scratch};
 use crate::cut::{RowCut, Rows, elementwise};
 use crate::pieces::{self, Piece};
 use crate::plan::{Conv, Plan, WeightGradient};
-use crate::run::{Block, Context, GroupSums, split};
+use crate::run::{Block, Context, GroupSums};
 
 /// A form of the weights that passes read, or a part of it.
 #[derive(Clone, Copy, Debug)]
@@ -94,7 +94,7 @@ fn forward_to<Y: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>)
         Some(pool) => {
             let (pooled, window) = (pool.shape.output(), pool.window);
             let mask = pool.dropout.and_then(|dropout| ctx.mask(dropout, block));
-            let ([x], [y, winners]) = split(&mut block.arenas, [x], [y, &pool.winners]);
+            let ([x], [y, winners]) = block.arenas.split([x], [y, &pool.winners]);
             let (y, winners) = (view_mut::<Y>(y), view_mut::<u16>(winners));
             if let Some(winograd) = conv.winograd.forward {
                 let training = ctx.training.map(|_| Training { winners, dropout: mask.as_ref() });
@@ -118,7 +118,7 @@ fn forward_to<Y: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>)
             });
         }
         None => {
-            let ([x], [y]) = split(&mut block.arenas, [x], [y]);
+            let ([x], [y]) = block.arenas.split([x], [y]);
             let (y, epilogue) = (view_mut::<Y>(y), Epilogue { bias, relu: *relu });
             if let Some(winograd) = conv.winograd.forward {
                 return winograd.forward(cpu, view(x), view(packed), epilogue, share, y);
@@ -168,13 +168,12 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
             return;
         }
         Some(pool) => {
-            let ([dy, winners], [full]) =
-                split(&mut block.arenas, [ctx.grad(conv.y), &pool.winners], [ctx.grad(pool.full)]);
+            let ([dy, winners], [full]) = block.arenas.split([ctx.grad(conv.y), &pool.winners], [ctx.grad(pool.full)]);
             let dbias = conv.bias.map(|bias| &mut sums[ctx.sum_ranges[bias].clone()]);
             pool::spread::<E>(cpu, &pool.shape, view(dy), view(winners), scale, view_mut(full), dbias);
         }
         None if conv.relu => {
-            let ([y], [dy]) = split(&mut block.arenas, [ctx.data(conv.y)], [ctx.grad(conv.y)]);
+            let ([y], [dy]) = block.arenas.split([ctx.data(conv.y)], [ctx.grad(conv.y)]);
             // y > 0 just where the convolution's result was.
             elementwise(ctx.pieces, [y], dy, |[y], dy| {
                 activation::backward_in_place::<E>(cpu, Activation::Relu, view(y), view_mut(dy));
@@ -193,7 +192,7 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, conv: &Conv, block: &mut B
     }
     let [x_place, dy_place] = &conv.regrouped;
     let ([x, dy], [x_to, dy_to, dx]) =
-        split(&mut block.arenas, [ctx.data(conv.x), dy], [x_place, dy_place, ctx.grad(conv.x)]);
+        block.arenas.split([ctx.data(conv.x), dy], [x_place, dy_place, ctx.grad(conv.x)]);
     let mut weights_pass = || match (conv.winograd.backward, conv.gradient, conv.precision) {
         (Some(winograd), WeightGradient::PerGroup, _) => {
             let sums = &mut sums[ctx.sum_ranges[conv.weight].clone()];

@@ -7,7 +7,7 @@ use selvedge_compute::simd::Element;
 use selvedge_compute::{BLOCK, input, sum};
 
 use crate::pass::{Batch, Loss, Targets};
-use crate::run::{Block, Context, split};
+use crate::run::{Block, Context};
 use crate::spec::InputSpec;
 
 /// The images of a block as the first layer reads them.
@@ -17,14 +17,14 @@ pub(crate) fn fill_input(ctx: &Context<'_>, spec: &InputSpec, images: &[u8], blo
     let images = &images[block.first_image * image..][..block.valid * image];
     let (scale, shift) = (1.0 / (255.0 * spec.std), -spec.mean / spec.std);
     if let Some(layer) = ctx.plan.windows() {
-        let ([], [target]) = split(&mut block.arenas, [], [&value.data]);
+        let ([], [target]) = block.arenas.split([], [&value.data]);
         let target = view_mut(target);
         // A prediction reads the images that are there.
         let read = if ctx.training.is_some() { BLOCK } else { block.valid };
         windows::fill(ctx.cpu, layer, images, [block.valid, read], scale, shift, target);
         return;
     }
-    let ([], [target]) = split(&mut block.arenas, [], [&value.data]);
+    let ([], [target]) = block.arenas.split([], [&value.data]);
     let target = view_mut::<f32>(target);
     if value.shape.channel_stride == value.shape.channels {
         input::fill_block(ctx.cpu, images, block.valid, value.shape, scale, shift, target);
@@ -60,7 +60,7 @@ pub(crate) fn step_loss<E: Element>(
         Targets::Labels(labels) => BlockTargets::Labels(&labels[images]),
         Targets::Soft(soft) => BlockTargets::Soft(&soft[images.start * classes..images.end * classes]),
     };
-    let ([values], [dlogits, grad]) = split(&mut block.arenas, [&value.data], [&ctx.plan.loss_gradient, &value.grad]);
+    let ([values], [dlogits, grad]) = block.arenas.split([&value.data], [&ctx.plan.loss_gradient, &value.grad]);
     let dlogits = view_mut::<f32>(dlogits);
     let logits = Logits { values: view(values), classes, valid: block.valid };
     let scale = 1.0 / batch.count as f32;

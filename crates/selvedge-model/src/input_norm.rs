@@ -11,7 +11,7 @@ use selvedge_compute::{AlignedVec, BLOCK, BlockShape, Cpu, Precision, bf16};
 
 use crate::cut::{RowCut, Rows, elementwise};
 use crate::plan::{ConvNorm, Norm, Op, Plan};
-use crate::run::{Block, Context, split};
+use crate::run::{Block, Context};
 use crate::state::State;
 
 /// What the layer holds during a pass.
@@ -39,7 +39,7 @@ impl InputNorm {
 
     /// The sums of one block's patches, into its arena.
     pub(crate) fn block_sums(ctx: &Context<'_>, layer: &ConvNorm, block: &mut Block<'_>) {
-        let ([x], [partial]) = split(&mut block.arenas, [ctx.data(layer.x)], [&layer.partial]);
+        let ([x], [partial]) = block.arenas.split([ctx.data(layer.x)], [&layer.partial]);
         let sums = view_mut::<f64>(partial);
         if layer.reads_windows() {
             windows::patch_sums(ctx.cpu, &layer.shape, view(x), sums);
@@ -79,7 +79,7 @@ impl InputNorm {
         let output = &shape.output;
         let images = if ctx.training.is_some() { BLOCK } else { block.valid };
         let epilogue = Epilogue { bias: Some(&self.bias), relu: layer.relu(ctx.plan) };
-        let ([x], [y]) = split(&mut block.arenas, [ctx.data(layer.x)], [ctx.data(layer.y)]);
+        let ([x], [y]) = block.arenas.split([ctx.data(layer.x)], [ctx.data(layer.y)]);
         if layer.reads_windows() {
             // Two rows at a time, as windows have them.
             let cut = RowCut::of_bytes(output.height / 2, ctx.pieces, y.len());
@@ -101,7 +101,7 @@ impl InputNorm {
         let ranges = [layer.weight, norm.shift].map(|parameter| ctx.sum_ranges[parameter].clone());
         let [dweights, dshift] = sums.get_disjoint_mut(ranges).expect("sums of different parameters do not overlap");
         let relu = layer.relu(ctx.plan);
-        let ([x, y], [dy]) = split(&mut block.arenas, [ctx.data(layer.x), ctx.data(layer.y)], [ctx.grad(layer.y)]);
+        let ([x, y], [dy]) = block.arenas.split([ctx.data(layer.x), ctx.data(layer.y)], [ctx.grad(layer.y)]);
         if layer.reads_windows() {
             let y = relu.then(|| view(y));
             return windows::backward_unpooled(cpu, shape, view(x), y, view(dy), dweights, dshift);

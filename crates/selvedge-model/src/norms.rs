@@ -13,7 +13,7 @@ use crate::cut::{RowCut, Rows, rows_of};
 use crate::input_norm::InputNorm;
 use crate::param::ParamEntry;
 use crate::plan::{Norm, NormPool, Op, Plan, ValueId};
-use crate::run::{Block, Context, split};
+use crate::run::{Block, Context};
 use crate::state::State;
 
 /// The batch normalisations of a plan, in its order.
@@ -119,7 +119,7 @@ impl Norms {
         let (x, y) = (ctx.data(x), ctx.data(y));
         match (pool, shortcut) {
             (None, Some(shortcut)) => {
-                let ([x, shortcut], [y]) = split(&mut block.arenas, [x, ctx.data(shortcut)], [y]);
+                let ([x, shortcut], [y]) = block.arenas.split([x, ctx.data(shortcut)], [y]);
                 let cut = RowCut::of_bytes(norm.shape.height, ctx.pieces, 2 * x.len() + y.len());
                 cut.for_each(Rows::of(&norm.shape, view_mut::<E>(y)), |rows, y| {
                     let [x, shortcut] = [x, shortcut].map(|tensor| rows_of(&norm.shape, view(tensor), &rows));
@@ -127,7 +127,7 @@ impl Norms {
                 });
             }
             (None, None) => {
-                let ([x], [y]) = split(&mut block.arenas, [x], [y]);
+                let ([x], [y]) = block.arenas.split([x], [y]);
                 let cut = RowCut::of_bytes(norm.shape.height, ctx.pieces, x.len() + y.len());
                 cut.for_each(Rows::of(&norm.shape, view_mut::<E>(y)), |rows, y| {
                     let x = rows_of(&norm.shape, view(x), &rows);
@@ -135,7 +135,7 @@ impl Norms {
                 });
             }
             (Some(pool), _) => {
-                let ([x], [y, winners, kept]) = split(&mut block.arenas, [x], [y, &pool.winners, &pool.kept]);
+                let ([x], [y, winners, kept]) = block.arenas.split([x], [y, &pool.winners, &pool.kept]);
                 let (input, output) = (pool.shape.input(), pool.shape.output());
                 let cut = RowCut::of_bytes(output.height, ctx.pieces, x.len() + y.len());
                 let rows = |data| Rows::of(&output, view_mut::<E>(data));
@@ -165,7 +165,7 @@ impl Norms {
         let (x, dy, dx) = (ctx.data(x), ctx.grad(y), ctx.grad(x));
         match pool {
             None => {
-                let ([x, dy], [dx]) = split(&mut block.arenas, [x, dy], [dx]);
+                let ([x, dy], [dx]) = block.arenas.split([x, dy], [dx]);
                 let cut = RowCut::of_bytes(norm.shape.height, ctx.pieces, x.len() + dy.len() + dx.len());
                 cut.for_each(Rows::of(&norm.shape, view_mut::<E>(dx)), |rows, dx| {
                     let [x, dy] = [x, dy].map(|tensor| rows_of(&norm.shape, view(tensor), &rows));
@@ -174,7 +174,7 @@ impl Norms {
                 });
             }
             Some(pool) => {
-                let ([x, dy, winners], [dx]) = split(&mut block.arenas, [x, dy, &pool.winners], [dx]);
+                let ([x, dy, winners], [dx]) = block.arenas.split([x, dy, &pool.winners], [dx]);
                 let (input, output) = (pool.shape.input(), pool.shape.output());
                 let cut = RowCut::of_bytes(output.height, ctx.pieces, x.len() + dy.len() + dx.len());
                 let dx = Rows { data: view_mut::<E>(dx), row: pool.shape.stride()[0] * input.row() };
@@ -206,7 +206,7 @@ impl Norms {
             _ => unreachable!("only norms have moments"),
         };
         let shape = &ctx.plan.norms[*norm].shape;
-        let ([x], [partial]) = split(&mut block.arenas, [&ctx.plan.values[*x].data], [partial]);
+        let ([x], [partial]) = block.arenas.split([&ctx.plan.values[*x].data], [partial]);
         by_planes(shape, [ctx.pieces, x.len()], partial, |channels, mean, square| {
             norm::block_moments::<E>(ctx.cpu, shape, block.valid, view(x), channels, mean, square);
         });
@@ -222,7 +222,7 @@ impl Norms {
         let shape = &constants.shape;
         match pool {
             None => {
-                let ([x, dy], [partial]) = split(&mut block.arenas, [ctx.data(*x), ctx.grad(*y)], [partial]);
+                let ([x, dy], [partial]) = block.arenas.split([ctx.data(*x), ctx.grad(*y)], [partial]);
                 let bytes = x.len() + dy.len();
                 let (x, dy) = (view::<E>(x), view(dy));
                 by_planes(shape, [ctx.pieces, bytes], partial, |channels, sum, normalised| {
@@ -231,7 +231,7 @@ impl Norms {
             }
             Some(pool) => {
                 let reads = [&pool.winners, &pool.kept, ctx.grad(*y)];
-                let ([numbers, kept, dy], [partial]) = split(&mut block.arenas, reads, [partial]);
+                let ([numbers, kept, dy], [partial]) = block.arenas.split(reads, [partial]);
                 let bytes = numbers.len() + kept.len() + dy.len();
                 let (winners, dy) = (Winners::<E> { numbers: view(numbers), x: view(kept) }, view(dy));
                 let (norm, pooled) = (&normalisation, pool.shape.output());

@@ -69,6 +69,63 @@ pub(crate) struct Arenas<'a> {
     pub worker: &'a mut [u8],
 }
 
+impl Arenas<'_> {
+    /// The memory at a place.
+    pub(crate) fn at(&self, place: &Range<usize>) -> &[u8] {
+        match place.start.checked_sub(self.block.len()) {
+            Some(start) => &self.worker[start..][..place.len()],
+            None => &self.block[place.clone()],
+        }
+    }
+
+    /// The memory at `reads`, and at `writes`, which overlap with nothing.
+    pub(crate) fn split<'a, const READS: usize, const WRITES: usize>(
+        &'a mut self,
+        reads: [&Range<usize>; READS],
+        writes: [&Range<usize>; WRITES],
+    ) -> ([&'a [u8]; READS], [&'a mut [u8]; WRITES]) {
+        // The writes in ascending order cut both arenas into pieces; a read lies within one of those between.
+        let mut order: [usize; WRITES] = std::array::from_fn(|i| i);
+        order.sort_unstable_by_key(|&i| (writes[i].start, writes[i].end));
+        let mut found_reads: [&'a [u8]; READS] = [&[]; READS];
+        let mut found_writes: [&'a mut [u8]; WRITES] = std::array::from_fn(|_| Default::default());
+        let end = self.block.len();
+        let (of_block, of_worker) = order.split_at(order.partition_point(|&i| writes[i].start < end));
+        for (arena, mut at, order) in [(&mut *self.block, 0, of_block), (&mut *self.worker, end, of_worker)] {
+            let mut rest = arena;
+            for &i in order {
+                let (before, from) = rest.split_at_mut(writes[i].start - at);
+                take_reads(before, at, &reads, &mut found_reads);
+                let (write, after) = from.split_at_mut(writes[i].len());
+                found_writes[i] = write;
+                (rest, at) = (after, writes[i].end);
+            }
+            take_reads(rest, at, &reads, &mut found_reads);
+        }
+        for (read, found) in reads.iter().zip(&found_reads) {
+            assert_eq!(
+                read.len(),
+                found.len(),
+                "the place {read:?} of a plan overlaps with what is written, {writes:?}"
+            );
+        }
+        (found_reads, found_writes)
+    }
+}
+
+fn take_reads<'a, const READS: usize>(
+    piece: &'a [u8],
+    at: usize,
+    reads: &[&Range<usize>; READS],
+    found: &mut [&'a [u8]; READS],
+) {
+    for (read, found) in reads.iter().zip(found) {
+        if read.start >= at && read.end <= at + piece.len() {
+            *found = &piece[read.start - at..read.end - at];
+        }
+    }
+}
+
 /// One block of a batch.
 pub(crate) struct Block<'a> {
     pub arenas: Arenas<'a>,
@@ -86,59 +143,6 @@ pub(crate) struct GroupSums<'a> {
     pub onto: Onto,
 }
 
-impl Arenas<'_> {
-    /// The memory at a place.
-    pub(crate) fn at(&self, place: &Range<usize>) -> &[u8] {
-        match place.start.checked_sub(self.block.len()) {
-            Some(start) => &self.worker[start..][..place.len()],
-            None => &self.block[place.clone()],
-        }
-    }
-}
-
-/// Places of a block: `reads`, and `writes`, which overlap with nothing.
-pub(crate) fn split<'a, const READS: usize, const WRITES: usize>(
-    arenas: &'a mut Arenas<'_>,
-    reads: [&Range<usize>; READS],
-    writes: [&Range<usize>; WRITES],
-) -> ([&'a [u8]; READS], [&'a mut [u8]; WRITES]) {
-    // The writes in ascending order cut both arenas into pieces; a read lies within one of those between.
-    let mut order: [usize; WRITES] = std::array::from_fn(|i| i);
-    order.sort_unstable_by_key(|&i| (writes[i].start, writes[i].end));
-    let mut found_reads: [&'a [u8]; READS] = [&[]; READS];
-    let mut found_writes: [&'a mut [u8]; WRITES] = std::array::from_fn(|_| Default::default());
-    let end = arenas.block.len();
-    let (of_block, of_worker) = order.split_at(order.partition_point(|&i| writes[i].start < end));
-    for (arena, mut at, order) in [(&mut *arenas.block, 0, of_block), (&mut *arenas.worker, end, of_worker)] {
-        let mut rest = arena;
-        for &i in order {
-            let (before, from) = rest.split_at_mut(writes[i].start - at);
-            take_reads(before, at, &reads, &mut found_reads);
-            let (write, after) = from.split_at_mut(writes[i].len());
-            found_writes[i] = write;
-            (rest, at) = (after, writes[i].end);
-        }
-        take_reads(rest, at, &reads, &mut found_reads);
-    }
-    for (read, found) in reads.iter().zip(&found_reads) {
-        assert_eq!(read.len(), found.len(), "the place {read:?} of a plan overlaps with what is written, {writes:?}");
-    }
-    (found_reads, found_writes)
-}
-
-fn take_reads<'a, const READS: usize>(
-    piece: &'a [u8],
-    at: usize,
-    reads: &[&Range<usize>; READS],
-    found: &mut [&'a [u8]; READS],
-) {
-    for (read, found) in reads.iter().zip(found) {
-        if read.start >= at && read.end <= at + piece.len() {
-            *found = &piece[read.start - at..read.end - at];
-        }
-    }
-}
-
 /// Runs operation `op` forward on `block`; activations are stored as `E`.
 pub(crate) fn forward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block<'_>) {
     let cpu = ctx.cpu;
@@ -146,19 +150,19 @@ pub(crate) fn forward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block<
         Op::Conv(conv) => crate::convolve::forward::<E>(ctx, conv, block),
         Op::ConvNorm(layer) => ctx.norms.input().forward::<E>(ctx, layer, block),
         Op::Round { x, y } => {
-            let ([x], [y]) = split(&mut block.arenas, [ctx.data(*x)], [ctx.data(*y)]);
+            let ([x], [y]) = block.arenas.split([ctx.data(*x)], [ctx.data(*y)]);
             sum::convert::<f32, E>(cpu, view(x), view_mut(y));
         }
         Op::Widen { x, y } => {
-            let ([x], [y]) = split(&mut block.arenas, [ctx.data(*x)], [ctx.data(*y)]);
+            let ([x], [y]) = block.arenas.split([ctx.data(*x)], [ctx.data(*y)]);
             sum::convert::<E, f32>(cpu, view(x), view_mut(y));
         }
         Op::Activate { kind, x, y } => {
-            let ([x], [y]) = split(&mut block.arenas, [ctx.data(*x)], [ctx.data(*y)]);
+            let ([x], [y]) = block.arenas.split([ctx.data(*x)], [ctx.data(*y)]);
             elementwise(ctx.pieces, [x], y, |[x], y| activation::forward::<E>(cpu, *kind, view(x), view_mut(y)));
         }
         Op::MaxPool { shape, x, y, winners } => {
-            let ([x], [y, winners]) = split(&mut block.arenas, [ctx.data(*x)], [ctx.data(*y), winners]);
+            let ([x], [y, winners]) = block.arenas.split([ctx.data(*x)], [ctx.data(*y), winners]);
             let output = shape.output();
             let cut = RowCut::of_bytes(output.height, ctx.pieces, x.len() + y.len());
             let winners = ctx.training.map(|_| Rows::of(&output, view_mut(winners)));
@@ -168,7 +172,7 @@ pub(crate) fn forward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block<
             });
         }
         Op::AvgPool { shape, x, y } => {
-            let ([x], [y]) = split(&mut block.arenas, [ctx.data(*x)], [ctx.data(*y)]);
+            let ([x], [y]) = block.arenas.split([ctx.data(*x)], [ctx.data(*y)]);
             let output = shape.output();
             let cut = RowCut::of_bytes(output.height, ctx.pieces, x.len() + y.len());
             cut.for_each(Rows::of(&output, view_mut::<E>(y)), |rows, y| {
@@ -181,7 +185,7 @@ pub(crate) fn forward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block<
         Op::Dropout { dropout, x, y } => {
             let shape = &ctx.plan.values[*x].shape;
             let mask = ctx.mask(*dropout, block);
-            let ([x], [y]) = split(&mut block.arenas, [ctx.data(*x)], [ctx.data(*y)]);
+            let ([x], [y]) = block.arenas.split([ctx.data(*x)], [ctx.data(*y)]);
             match mask {
                 Some(mask) => apply_dropout::<E>(ctx, shape, &mask, x, y),
                 None => elementwise(ctx.pieces, [x], y, |[x], y| y.copy_from_slice(x)),
@@ -189,7 +193,7 @@ pub(crate) fn forward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block<
         }
         Op::Fork { .. } => {}
         Op::Add { shortcut, body, y } => {
-            let ([a, b], [y]) = split(&mut block.arenas, [ctx.data(*shortcut), ctx.data(*body)], [ctx.data(*y)]);
+            let ([a, b], [y]) = block.arenas.split([ctx.data(*shortcut), ctx.data(*body)], [ctx.data(*y)]);
             elementwise(ctx.pieces, [a, b], y, |[a, b], y| sum::add::<E>(cpu, view(a), view(b), view_mut(y)));
         }
     }
@@ -218,17 +222,17 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block
         Op::Round { .. } => {}
         // The gradient of logits is stored as any other.
         Op::Widen { x, y } => {
-            let ([dy], [dx]) = split(&mut block.arenas, [ctx.grad(*y)], [ctx.grad(*x)]);
+            let ([dy], [dx]) = block.arenas.split([ctx.grad(*y)], [ctx.grad(*x)]);
             dx.copy_from_slice(dy);
         }
         Op::Activate { kind, x, y } => {
-            let ([x, dy], [dx]) = split(&mut block.arenas, [ctx.data(*x), ctx.grad(*y)], [ctx.grad(*x)]);
+            let ([x, dy], [dx]) = block.arenas.split([ctx.data(*x), ctx.grad(*y)], [ctx.grad(*x)]);
             elementwise(ctx.pieces, [x, dy], dx, |[x, dy], dx| {
                 activation::backward::<E>(cpu, *kind, view(x), view(dy), view_mut(dx));
             });
         }
         Op::MaxPool { shape, x, y, winners } => {
-            let ([dy, winners], [dx]) = split(&mut block.arenas, [ctx.grad(*y), winners], [ctx.grad(*x)]);
+            let ([dy, winners], [dx]) = block.arenas.split([ctx.grad(*y), winners], [ctx.grad(*x)]);
             let input = shape.input();
             let cut = RowCut::of_bytes(input.height, ctx.pieces, dx.len() + dy.len());
             cut.for_each(Rows::of(&input, view_mut::<E>(dx)), |rows, dx| {
@@ -236,7 +240,7 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block
             });
         }
         Op::AvgPool { shape, x, y } => {
-            let ([dy], [dx]) = split(&mut block.arenas, [ctx.grad(*y)], [ctx.grad(*x)]);
+            let ([dy], [dx]) = block.arenas.split([ctx.grad(*y)], [ctx.grad(*x)]);
             let input = shape.input();
             let cut = RowCut::of_bytes(input.height, ctx.pieces, dx.len() + dy.len());
             cut.for_each(Rows::of(&input, view_mut::<E>(dx)), |rows, dx| {
@@ -247,16 +251,16 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block
         Op::Dropout { dropout, x, y } => {
             let shape = &ctx.plan.values[*x].shape;
             let mask = ctx.mask(*dropout, block).expect("only training passes run backward");
-            let ([dy], [dx]) = split(&mut block.arenas, [ctx.grad(*y)], [ctx.grad(*x)]);
+            let ([dy], [dx]) = block.arenas.split([ctx.grad(*y)], [ctx.grad(*x)]);
             apply_dropout::<E>(ctx, shape, &mask, dy, dx);
         }
         Op::Fork { x, body, sum } => {
-            let ([a, b], [dx]) = split(&mut block.arenas, [ctx.grad(*body), ctx.grad(*sum)], [ctx.grad(*x)]);
+            let ([a, b], [dx]) = block.arenas.split([ctx.grad(*body), ctx.grad(*sum)], [ctx.grad(*x)]);
             elementwise(ctx.pieces, [a, b], dx, |[a, b], dx| sum::add::<E>(cpu, view(a), view(b), view_mut(dx)));
         }
         Op::Add { body, y, .. } => {
             // A copy, since what follows changes the body's gradient, and the fork still needs the sum's.
-            let ([dy], [dx]) = split(&mut block.arenas, [ctx.grad(*y)], [ctx.grad(*body)]);
+            let ([dy], [dx]) = block.arenas.split([ctx.grad(*y)], [ctx.grad(*body)]);
             elementwise(ctx.pieces, [dy], dx, |[dy], dx| dx.copy_from_slice(dy));
         }
     }

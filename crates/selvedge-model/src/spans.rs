@@ -49,12 +49,13 @@ impl Plan {
         let beginnings = phases::beginnings(self);
         let phase = |time: usize| beginnings.iter().filter(|&&beginning| beginning <= time).count();
         let crosses = |need: &Need| phase(need.first) != phase(need.last);
-        let of_block = |need: &Need| if crosses(need) { *need } else { need.nothing() };
-        let of_worker = |need: &Need| if crosses(need) { need.nothing() } else { *need };
-        let (mut places, arena_bytes) = layout(&needs.iter().map(of_block).collect::<Vec<_>>());
+        let those_that = |cross: bool| -> Vec<Need> {
+            needs.iter().map(|need| if crosses(need) == cross { *need } else { need.nothing() }).collect()
+        };
+        let (mut places, arena_bytes) = layout(&those_that(true));
         // Arenas are counted off, also where nothing lies in them.
         let arena_bytes = arena_bytes.max(ALIGNMENT);
-        let (worker_places, worker_bytes) = layout(&needs.iter().map(of_worker).collect::<Vec<_>>());
+        let (worker_places, worker_bytes) = layout(&those_that(false));
         for ((place, worker_place), need) in places.iter_mut().zip(worker_places).zip(&needs) {
             if !crosses(need) {
                 *place = arena_bytes + worker_place.start..arena_bytes + worker_place.end;

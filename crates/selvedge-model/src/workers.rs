@@ -20,8 +20,7 @@ impl Workers {
 
     /// Runs `run` with an arena of any content: the one that this worker had before, if it is free.
     pub(crate) fn with<R>(&self, run: impl FnOnce(&mut [u8]) -> R) -> R {
-        let first = rayon::current_thread_index().unwrap_or(0);
-        let mut number = first;
+        let mut number = rayon::current_thread_index().unwrap_or(0);
         loop {
             match self.arenas[number % self.arenas.len()].try_lock() {
                 Ok(mut arena) => return run(&mut arena),

@@ -12,10 +12,10 @@ use super::sums::{Terms, add_up};
 use super::{Normalisation, assert_channels, assert_stride, assert_sums};
 use crate::Cpu;
 use crate::activation::Activation;
-use crate::aligned::ALIGNMENT;
 use crate::conv::NO_WINNER;
 use crate::layout::{BLOCK, BlockShape};
 use crate::pool::Pool2dShape;
+use crate::prefetch::begins_line;
 use crate::simd::{Element, Kernel, Simd, dispatch};
 
 /// The largest elements of the windows of one block, as [`normalise_pooled`] found them, in the layout of the pooled tensor.
@@ -164,12 +164,6 @@ fn planes_ahead(shape: &Pool2dShape, first: usize) -> usize {
     if ahead < input.pixel() { ahead } else { ahead + (shape.stride()[1] - 1) * input.pixel() }
 }
 
-/// Whether a cache line begins with an element of a plane.
-#[inline(always)]
-fn begins_line<E>(element: usize) -> bool {
-    (element * size_of::<E>()).is_multiple_of(ALIGNMENT)
-}
-
 struct NormalisePooled<'a, E> {
     shape: &'a Pool2dShape,
     factor: &'a [f32],
@@ -186,6 +180,7 @@ impl<E: Element> NormalisePooled<'_, E> {
     fn pass<S: Simd>(self, s: S, [height, width]: [usize; 2]) {
         let (input, output, stride) = (self.shape.input(), self.shape.output(), self.shape.stride());
         let (plane, plane_len) = (input.plane(), input.plane_len());
+        let pixel = |k: usize| k / width * input.row() + k % width * input.pixel();
         let (infinity, nobody) = (s.splat(f32::INFINITY), s.splat_u(NO_WINNER.into()));
         for (y, x) in (0..output.height).flat_map(|y| (0..output.width).map(move |x| (y, x))) {
             let corner = input.offset(y * stride[0], x * stride[1]);
@@ -196,8 +191,7 @@ impl<E: Element> NormalisePooled<'_, E> {
                     let (at, channel) = (first + element, first / BLOCK + (element & (plane - 1)));
                     if begins_line::<E>(element) {
                         for k in 0..height * width {
-                            let pixel = k / width * input.row() + k % width * input.pixel();
-                            s.prefetch(self.x.as_ptr().wrapping_add(corner + pixel + ahead + element));
+                            s.prefetch(self.x.as_ptr().wrapping_add(corner + pixel(k) + ahead + element));
                         }
                     }
                     // SAFETY: `normalise_pooled` saw `factor` and `offset` hold the channel stride, `x` the whole
@@ -211,8 +205,7 @@ impl<E: Element> NormalisePooled<'_, E> {
                         let mut best = E::round(s, s.mul_add(kept, a, b));
                         let mut winner = s.splat_u(0);
                         for k in 1..height * width {
-                            let pixel = k / width * input.row() + k % width * input.pixel();
-                            let v = E::load(s, from.add(pixel));
+                            let v = E::load(s, from.add(pixel(k)));
                             let z = E::round(s, s.mul_add(v, a, b));
                             // `min` gives its second argument for a NaN, which so counts as an infinity.
                             let larger = s.gt(s.min(z, infinity), best);

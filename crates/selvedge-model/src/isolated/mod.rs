@@ -55,8 +55,8 @@ pub enum Operands {
     /// Numbers between −1 and 1, as behind a normalisation.
     #[default]
     Dense,
-    /// The same with zeros for those below zero, as behind a ReLU and in the gradient that it passes on. Matrix units take
-    /// less power for them, and so their clock is up to a fifth faster.
+    /// The same with zeros for those below zero, as behind a ReLU and in the gradient that it passes on. With them matrix
+    /// units are up to a fifth faster.
     Relu,
 }
 

@@ -64,7 +64,7 @@ pub(super) struct ProfileArgs {
     #[arg(long, value_name = "auto, f32 or bf16", value_parser = parse_precision, default_value = "auto")]
     precision: PrecisionChoice,
     /// What convolutions and dense layers read when they are measured alone: dense numbers, or as behind a ReLU, half zeros,
-    /// with which matrix units draw less power and are up to a fifth faster
+    /// with which matrix units are up to a fifth faster
     #[arg(long, value_name = "dense or relu", value_parser = parse_operands, default_value = "dense")]
     operands: Operands,
     /// Write everything measured as JSON

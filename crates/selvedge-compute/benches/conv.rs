@@ -10,7 +10,7 @@ mod common;
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use rayon::prelude::*;
 use selvedge_compute::conv::winograd::{Share, Winograd};
-use selvedge_compute::conv::{Blocks, Conv2dShape, ConvElement, Epilogue, Onto, Training, row_buffers};
+use selvedge_compute::conv::{Accumulate, Blocks, Conv2dShape, ConvElement, Epilogue, Training, row_buffers};
 use selvedge_compute::simd::Element;
 use selvedge_compute::{AlignedVec, BLOCK, BlockShape, Cpu, Threads, bf16};
 
@@ -90,12 +90,12 @@ fn forward_pooled<E: ConvElement>(shape: Conv2dShape) -> Pass {
     let output = shape.output;
     let pooled = BlockShape::new(output.height / 2, output.width / 2, output.channels);
     let (x, mut y) = (batch::<E>(&shape.input), batch::<E>(&pooled));
-    let mut winners = AlignedVec::<u16>::zeroed(y.len());
+    let mut indices = AlignedVec::<u16>::zeroed(y.len());
     let weights = common::numbers::<E>(shape.weights_len());
     Box::new(move |cpu| {
-        let blocks = y.par_chunks_mut(pooled.len()).zip(winners.par_chunks_mut(pooled.len()));
-        blocks.zip(x.par_chunks(shape.input.len())).for_each(|((y, winners), x)| {
-            E::forward_pooled(cpu, &shape, [2, 2], x, &weights, 0..pooled.height, y, winners);
+        let blocks = y.par_chunks_mut(pooled.len()).zip(indices.par_chunks_mut(pooled.len()));
+        blocks.zip(x.par_chunks(shape.input.len())).for_each(|((y, indices), x)| {
+            E::forward_pooled(cpu, &shape, [2, 2], x, &weights, 0..pooled.height, y, indices);
         });
     })
 }
@@ -123,7 +123,7 @@ fn backward_weights<E: ConvElement>(shape: Conv2dShape) -> Pass {
             let blocks = x.par_chunks(shape.input.len()).zip(dy.par_chunks(shape.output.len()));
             let gradients = dweights.par_chunks_mut(shape.weights_len()).zip(&mut buffers);
             gradients.zip(blocks).for_each(|((dweights, (x_rows, dy_row)), (x, dy))| {
-                E::backward_weights_of_block(cpu, &shape, [x, dy], [x_rows, dy_row], Onto::Content, dweights);
+                E::backward_weights_of_block(cpu, &shape, [x, dy], [x_rows, dy_row], Accumulate::Add, dweights);
             });
         });
     }
@@ -133,7 +133,7 @@ fn backward_weights<E: ConvElement>(shape: Conv2dShape) -> Pass {
         let pieces = dweights[..shape.weights_len()].par_chunks_mut(2 * shape.panel_len()).enumerate();
         pieces.for_each(|(piece, dweights)| {
             let panels = 2 * piece..(2 * piece + 2).min(shape.panels());
-            E::backward_weights(cpu, &shape, x, dy, panels, Onto::Content, dweights);
+            E::backward_weights(cpu, &shape, x, dy, panels, Accumulate::Add, dweights);
         });
     })
 }
@@ -171,12 +171,12 @@ fn winograd_passes(criterion: &mut Criterion) {
         let output = shape.output;
         let pooled = BlockShape::new(output.height / 2, output.width / 2, output.channels);
         let (x, mut y) = (batch::<f32>(&shape.input), batch::<f32>(&pooled));
-        let mut winners = AlignedVec::<u16>::zeroed(y.len());
+        let mut indices = AlignedVec::<u16>::zeroed(y.len());
         let weights = common::numbers::<f32>(winograd.weights_len());
         Box::new(move |cpu| {
-            let blocks = y.par_chunks_mut(pooled.len()).zip(winners.par_chunks_mut(pooled.len()));
-            blocks.zip(x.par_chunks(shape.input.len())).for_each(|((y, winners), x)| {
-                let training = Some(Training { winners, dropout: None });
+            let blocks = y.par_chunks_mut(pooled.len()).zip(indices.par_chunks_mut(pooled.len()));
+            blocks.zip(x.par_chunks(shape.input.len())).for_each(|((y, indices), x)| {
+                let training = Some(Training { indices, dropout: None });
                 winograd.forward_pooled(cpu, [2, 2], x, &weights, None, Share::ALL, y, training);
             });
         })
@@ -201,13 +201,13 @@ fn winograd_passes(criterion: &mut Criterion) {
                 let pieces = dweights[..shape.weights_len()].par_chunks_mut(4 * shape.panel_len()).enumerate();
                 pieces.for_each(|(piece, dweights)| {
                     let panels = 4 * piece..(4 * piece + 4).min(shape.panels());
-                    winograd.backward_weights(cpu, x, dy, panels, Onto::Content, dweights);
+                    winograd.backward_weights(cpu, x, dy, panels, Accumulate::Add, dweights);
                 });
             } else {
                 let blocks = x.par_chunks(shape.input.len()).zip(dy.par_chunks(shape.output.len()));
                 dweights.par_chunks_mut(shape.weights_len()).zip(blocks).for_each(|(dweights, (x, dy))| {
                     let (x, dy) = (Blocks::one(x), Blocks::one(dy));
-                    winograd.backward_weights(cpu, x, dy, 0..shape.panels(), Onto::Content, dweights);
+                    winograd.backward_weights(cpu, x, dy, 0..shape.panels(), Accumulate::Add, dweights);
                 });
             }
         })

@@ -1,4 +1,4 @@
-//! What a training step does beside the products of convolutions: biases, the regrouping for AMX, pooling, activations,
+//! What a training step does beside the products of convolutions: biases, the repacking for AMX, pooling, activations,
 //! normalisation, dropout, sums, the loss, the optimizers and the input, on every instruction set and for both element
 //! types.
 //!
@@ -11,10 +11,12 @@ mod common;
 use common::numbers;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use selvedge_compute::activation::{self, Activation};
-use selvedge_compute::conv::{self, regroup};
+use selvedge_compute::conv;
+use selvedge_compute::conv::direct::repack::to_planes;
+use selvedge_compute::conv::tiles::repack;
 use selvedge_compute::dropout::{self, DropoutMask};
 use selvedge_compute::loss::{self, BlockTargets, Logits};
-use selvedge_compute::norm::{self, Normalisation, Winners};
+use selvedge_compute::norm::{self, Normalisation, PooledMaxima};
 use selvedge_compute::optim::{self, AdamParams, SgdParams};
 use selvedge_compute::pool::{self, Pool2dShape};
 use selvedge_compute::simd::Element;
@@ -46,23 +48,23 @@ fn biases<E: Element>(criterion: &mut Criterion) {
 }
 
 /// What the weights' gradient wants of both its operands: planes in f32, transposed or paired images on AMX.
-fn regrouping(criterion: &mut Criterion) {
+fn repacking(criterion: &mut Criterion) {
     let (from, mut to) = (numbers::<f32>(SHAPE.len()), numbers::<f32>(SHAPE.len()));
-    let mut group = criterion.benchmark_group("conv/regroup");
+    let mut group = criterion.benchmark_group("conv/repack");
     group.throughput(Throughput::BytesDecimal(2 * size_of_val(&from[..]) as u64));
     for cpu in common::vector_cpus() {
         group.bench_function(BenchmarkId::new("to_planes", cpu.isa()), |bencher| {
-            bencher.iter(|| regroup::to_planes(cpu, &SHAPE, &from, &mut to));
+            bencher.iter(|| to_planes(cpu, &SHAPE, &from, &mut to));
         });
     }
     let (from, mut to) = (numbers::<bf16>(SHAPE.len()), numbers::<bf16>(SHAPE.len()));
     group.throughput(Throughput::BytesDecimal(2 * size_of_val(&from[..]) as u64));
     if let Some(cpu) = common::amx() {
         group.bench_function(BenchmarkId::new("pair_images", cpu.isa()), |bencher| {
-            bencher.iter(|| regroup::pair_images(cpu, &SHAPE, &from, &mut to));
+            bencher.iter(|| repack::pair_images(cpu, &SHAPE, &from, &mut to));
         });
         group.bench_function(BenchmarkId::new("transpose_images", cpu.isa()), |bencher| {
-            bencher.iter(|| regroup::transpose_images(cpu, &SHAPE, &from, &mut to));
+            bencher.iter(|| repack::transpose_images(cpu, &SHAPE, &from, &mut to));
         });
     }
     group.finish();
@@ -74,19 +76,19 @@ fn pooling<E: Element>(criterion: &mut Criterion) {
     let (large, small) = (shape.input().len(), shape.output().len());
     let (rows, all_rows) = (shape.output().height, shape.input().height);
     let (mut x, mut y) = (numbers::<E>(large), numbers::<E>(small));
-    let mut winners = AlignedVec::<u16>::zeroed(small);
+    let mut indices = AlignedVec::<u16>::zeroed(small);
     let (elements, winner_bytes) = ((large + small) * size, small * size_of::<u16>());
     measure(criterion, "pool/max_forward", name, elements + winner_bytes, |cpu| {
-        pool::max_forward(cpu, &shape, 0..rows, &x, &mut y, Some(&mut winners));
+        pool::max_forward(cpu, &shape, 0..rows, &x, &mut y, Some(&mut indices));
     });
     measure(criterion, "pool/average_forward", name, elements, |cpu| {
         pool::average_forward(cpu, &shape, 0..rows, &x, &mut y);
     });
     measure(criterion, "pool/max_backward", name, elements + winner_bytes, |cpu| {
-        pool::max_backward(cpu, &shape, 0..all_rows, &y, &winners, &mut x);
+        pool::max_backward(cpu, &shape, 0..all_rows, &y, &indices, &mut x);
     });
     measure(criterion, "pool/spread", name, elements + winner_bytes, |cpu| {
-        pool::spread(cpu, &shape, &y, &winners, 1.0, &mut x, None);
+        pool::scatter(cpu, &shape, &y, &indices, 1.0, &mut x, None);
     });
     measure(criterion, "pool/average_backward", name, elements, |cpu| {
         pool::average_backward(cpu, &shape, 0..all_rows, &y, &mut x);
@@ -112,7 +114,7 @@ fn normalisation<E: Element>(criterion: &mut Criterion) {
     let per_channel = numbers::<f32>(channels);
     let norm = Normalisation {
         mean: &per_channel,
-        inverse_deviation: &per_channel,
+        rstd: &per_channel,
         factor: &per_channel,
         offset: &per_channel,
         activation: Some(Activation::Relu),
@@ -138,18 +140,18 @@ fn normalisation<E: Element>(criterion: &mut Criterion) {
     let (mut numbers_of_winners, mut kept) = (AlignedVec::<u16>::zeroed(small), numbers::<E>(small));
     let small_bytes = small * (2 * size_of::<E>() + size_of::<u16>());
     measure(criterion, "norm/normalise_pooled_relu", name, bytes + small_bytes, |cpu| {
-        let (channels, winners) = ([norm.factor, norm.offset], (&mut numbers_of_winners[..], &mut kept[..]));
-        norm::normalise_pooled(cpu, &shape, channels, norm.activation, &x, &mut y[..small], Some(winners));
+        let (channels, indices) = ([norm.factor, norm.offset], (&mut numbers_of_winners[..], &mut kept[..]));
+        norm::normalise_pooled(cpu, &shape, channels, norm.activation, &x, &mut y[..small], Some(indices));
     });
     let dy = &dy[..small];
     measure(criterion, "norm/pooled_gradient_sums", name, small_bytes, |cpu| {
-        let winners = Winners { numbers: &numbers_of_winners, x: &kept };
+        let indices = PooledMaxima { numbers: &numbers_of_winners, x: &kept };
         norm::pooled_gradient_sums(
             cpu,
             &output,
             BLOCK,
             &norm,
-            winners,
+            indices,
             dy,
             0..output.channel_stride,
             &mut first,
@@ -235,7 +237,7 @@ criterion_group! {
     name = benches;
     config = common::settings();
     targets =
-        biases::<f32>, biases::<bf16>, regrouping, pooling::<f32>, pooling::<bf16>, activations::<f32>,
+        biases::<f32>, biases::<bf16>, repacking, pooling::<f32>, pooling::<bf16>, activations::<f32>,
         activations::<bf16>, normalisation::<f32>, normalisation::<bf16>, elementwise::<f32>, elementwise::<bf16>,
         network_input::<f32>, network_input::<bf16>, losses, optimizers
 }

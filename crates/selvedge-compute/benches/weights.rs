@@ -8,9 +8,11 @@ mod common;
 
 use common::numbers;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use selvedge_compute::conv::input_norm::{self, PATCH_SUMS, Patches};
+use selvedge_compute::conv::first_layer::batch_norm::{self, PATCH_SUMS, Patches};
+use selvedge_compute::conv::first_layer::{self, patches};
+use selvedge_compute::conv::tiles::repack;
 use selvedge_compute::conv::winograd::Winograd;
-use selvedge_compute::conv::{self, Conv2dShape, Epilogue, PANEL, Training, pack, regroup, windows};
+use selvedge_compute::conv::{Conv2dShape, Epilogue, PANEL, Training, pack};
 use selvedge_compute::norm::{self, Normalisation};
 use selvedge_compute::{AlignedVec, BLOCK, BlockShape, bf16};
 
@@ -18,8 +20,8 @@ use selvedge_compute::{AlignedVec, BLOCK, BlockShape, bf16};
 fn first_layer(criterion: &mut Criterion) {
     let shape = Conv2dShape::same(BlockShape::input(28, 28, 1), 16, [3, 3], 1);
     let (pooled, ops) = (BlockShape::new(14, 14, 16), (2 * shape.multiply_adds() * BLOCK) as u64);
-    let mut winners = AlignedVec::<u16>::zeroed(pooled.len());
-    winners.iter_mut().enumerate().for_each(|(i, winner)| *winner = (i * 7919 % 4) as u16);
+    let mut indices = AlignedVec::<u16>::zeroed(pooled.len());
+    indices.iter_mut().enumerate().for_each(|(i, argmax)| *argmax = (i * 7919 % 4) as u16);
     let (mut dweights, mut dbias) = (numbers::<f32>(shape.weights_len()), numbers::<f32>(16));
     let mut group = criterion.benchmark_group("conv/backward_first_layer");
     group.throughput(Throughput::Elements(ops));
@@ -27,7 +29,7 @@ fn first_layer(criterion: &mut Criterion) {
     for cpu in common::vector_cpus() {
         group.bench_function(BenchmarkId::new("f32", cpu.isa()), |bencher| {
             bencher.iter(|| {
-                conv::backward_first_layer(cpu, &shape, &x, &dy, &winners, 1.0, &mut dweights, Some(&mut dbias));
+                first_layer::backward_pooled(cpu, &shape, &x, &dy, &indices, 1.0, &mut dweights, Some(&mut dbias));
             });
         });
     }
@@ -36,24 +38,24 @@ fn first_layer(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("conv/windows");
     group.throughput(Throughput::Elements(ops));
     let (panels, bias) = (numbers::<f32>(shape.weights_len()), numbers::<f32>(16));
-    let (mut weights, mut y) = (AlignedVec::zeroed(windows::packed_len(&shape)), numbers::<bf16>(pooled.len()));
-    windows::pack(cpu, &shape, &panels, &mut weights);
-    let (mut x, dy) = (numbers::<bf16>(windows::shape(&shape).len()), numbers::<bf16>(pooled.len()));
+    let (mut weights, mut y) = (AlignedVec::zeroed(patches::packed_len(&shape)), numbers::<bf16>(pooled.len()));
+    patches::pack(cpu, &shape, &panels, &mut weights);
+    let (mut x, dy) = (numbers::<bf16>(patches::shape(&shape).len()), numbers::<bf16>(pooled.len()));
     group.bench_function("forward", |bencher| {
         bencher.iter(|| {
-            let training = Some(Training { winners: &mut winners, dropout: None });
-            windows::forward(cpu, &shape, &x, &weights, Some(&bias), 0..pooled.height, &mut y, training);
+            let training = Some(Training { indices: &mut indices, dropout: None });
+            patches::forward(cpu, &shape, &x, &weights, Some(&bias), 0..pooled.height, &mut y, training);
         });
     });
     group.bench_function("backward", |bencher| {
         bencher.iter(|| {
-            windows::backward(cpu, &shape, &x, &dy, &winners, 1.0, &mut dweights, Some(&mut dbias));
+            patches::backward(cpu, &shape, &x, &dy, &indices, 1.0, &mut dweights, Some(&mut dbias));
         });
     });
     let images = vec![7; BLOCK * 28 * 28];
     group.throughput(Throughput::BytesDecimal((images.len() + size_of_val(&x[..])) as u64));
     group.bench_function("fill", |bencher| {
-        bencher.iter(|| windows::fill(cpu, &shape, &images, [BLOCK; 2], 0.0125, -0.75, &mut x));
+        bencher.iter(|| patches::fill(cpu, &shape, &images, [BLOCK; 2], 0.0125, -0.75, &mut x));
     });
     group.finish();
 }
@@ -68,27 +70,27 @@ fn input_norm(criterion: &mut Criterion) {
     group.throughput(Throughput::BytesDecimal(size_of_val(&x[..]) as u64));
     for cpu in common::vector_cpus() {
         group.bench_function(BenchmarkId::new("patch_sums", cpu.isa()), |bencher| {
-            bencher.iter(|| input_norm::patch_sums(cpu, &shape, &x, &mut sums));
+            bencher.iter(|| batch_norm::patch_sums(cpu, &shape, &x, &mut sums));
         });
     }
     let Some(cpu) = common::amx() else { return };
-    let x = numbers::<bf16>(windows::shape(&shape).len());
+    let x = numbers::<bf16>(patches::shape(&shape).len());
     group.throughput(Throughput::BytesDecimal(size_of_val(&x[..]) as u64));
     group.bench_function(BenchmarkId::new("patch_sums", cpu.isa()), |bencher| {
-        bencher.iter(|| windows::patch_sums(cpu, &shape, &x, &mut sums));
+        bencher.iter(|| patches::patch_sums(cpu, &shape, &x, &mut sums));
     });
     let (panels, bias) = (numbers::<f32>(shape.weights_len()), numbers::<f32>(64));
-    let (mut weights, mut y) = (AlignedVec::zeroed(windows::packed_len(&shape)), numbers::<bf16>(shape.output.len()));
-    windows::pack(cpu, &shape, &panels, &mut weights);
+    let (mut weights, mut y) = (AlignedVec::zeroed(patches::packed_len(&shape)), numbers::<bf16>(shape.output.len()));
+    patches::pack(cpu, &shape, &panels, &mut weights);
     group.throughput(Throughput::Elements((2 * shape.multiply_adds() * BLOCK) as u64));
     group.bench_function(BenchmarkId::new("forward", cpu.isa()), |bencher| {
         let epilogue = Epilogue { bias: Some(&bias), relu: true };
-        bencher.iter(|| windows::forward_unpooled(cpu, &shape, &x, &weights, epilogue, 0..28, &mut y));
+        bencher.iter(|| patches::forward_unpooled(cpu, &shape, &x, &weights, epilogue, 0..28, &mut y));
     });
     let dy = numbers::<bf16>(shape.output.len());
     let (mut dweights, mut dbias) = (numbers::<f32>(shape.weights_len()), numbers::<f32>(64));
     group.bench_function(BenchmarkId::new("backward", cpu.isa()), |bencher| {
-        bencher.iter(|| windows::backward_unpooled(cpu, &shape, &x, Some(&y), &dy, &mut dweights, &mut dbias));
+        bencher.iter(|| patches::backward_unpooled(cpu, &shape, &x, Some(&y), &dy, &mut dweights, &mut dbias));
     });
     group.finish();
 }
@@ -104,13 +106,12 @@ fn input_norm_channels(criterion: &mut Criterion) {
     group.bench_function("moments", |bencher| {
         bencher.iter(|| {
             Patches::of_batch(&parts, 100_352).moments(&weights, None, &mut mean, &mut square);
-            input_norm::fold(&weights, None, [&ones, &ones], &mut folded, &mut shift);
+            batch_norm::fold(&weights, None, [&ones, &ones], &mut folded, &mut shift);
         });
     });
     let patches = Patches::of_batch(&parts, 100_352);
     group.bench_function("gradients", |bencher| {
-        let norm =
-            Normalisation { mean: &ones, inverse_deviation: &ones, factor: &ones, offset: &ones, activation: None };
+        let norm = Normalisation { mean: &ones, rstd: &ones, factor: &ones, offset: &ones, activation: None };
         bencher.iter(|| patches.gradients(&weights, &norm, &mut folded, &shift, Some(&mut scale)));
     });
     group.finish();
@@ -132,27 +133,27 @@ fn packing(criterion: &mut Criterion) {
     let winograd = Winograd::of(&shape).expect("3x3 weights, padded channels");
     let input_panels = shape.input.channels / PANEL;
     let mut to = numbers::<f32>(winograd.weights_len());
-    let mut turned = numbers::<f32>(winograd.transposed_len() / input_panels);
+    let mut rotation = numbers::<f32>(winograd.transposed_len() / input_panels);
     for cpu in common::vector_cpus() {
         group.throughput(Throughput::BytesDecimal((size_of_val(&panels[..]) + size_of_val(&to[..])) as u64));
         group.bench_function(BenchmarkId::new("winograd", cpu.isa()), |bencher| {
             bencher.iter(|| winograd.transform_weights(cpu, &panels, &mut to));
         });
-        let bytes = size_of_val(&panels[..]) / input_panels + size_of_val(&turned[..]);
+        let bytes = size_of_val(&panels[..]) / input_panels + size_of_val(&rotation[..]);
         group.throughput(Throughput::BytesDecimal(bytes as u64));
         group.bench_function(BenchmarkId::new("winograd_transposed_panel", cpu.isa()), |bencher| {
-            bencher.iter(|| winograd.transpose_weights(cpu, &panels, 0, &mut turned));
+            bencher.iter(|| winograd.transpose_weights(cpu, &panels, 0, &mut rotation));
         });
     }
     if let Some(cpu) = common::amx() {
         group.throughput(Throughput::BytesDecimal((panels.len() * (size_of::<f32>() + size_of::<bf16>())) as u64));
         let mut packed = numbers::<bf16>(shape.weights_len());
-        group.bench_function("to_bf16", |bencher| bencher.iter(|| regroup::to_bf16(cpu, &panels, &mut packed)));
+        group.bench_function("to_bf16", |bencher| bencher.iter(|| repack::to_bf16(cpu, &panels, &mut packed)));
         let mut transposed = numbers::<bf16>(shape.transposed_len());
         group.bench_function("transpose_to_bf16", |bencher| {
             bencher.iter(|| {
                 let all = transposed.chunks_exact_mut(panel_len).enumerate();
-                all.for_each(|(panel, to)| regroup::transpose_to_bf16(cpu, &shape, &panels, panel, to));
+                all.for_each(|(panel, to)| repack::transpose_to_bf16(cpu, &shape, &panels, panel, to));
             });
         });
     }
@@ -171,14 +172,13 @@ fn channels(criterion: &mut Criterion) {
     group.bench_function("moments", |bencher| {
         bencher.iter(|| {
             let count = norm::combine_moments(IMAGES, 14 * 14, &parts, &parts, &mut mean, &mut square);
-            norm::inverse_deviation(count, &square, 1e-5, &mut first);
+            norm::rstd(count, &square, 1e-5, &mut first);
             norm::update_running(count, &mean, &square, 0.1, &mut first, &mut second);
             norm::affine(&ones, &ones, None, None, &mut first, &mut second);
         });
     });
     group.bench_function("gradients", |bencher| {
-        let norm =
-            Normalisation { mean: &ones, inverse_deviation: &ones, factor: &ones, offset: &ones, activation: None };
+        let norm = Normalisation { mean: &ones, rstd: &ones, factor: &ones, offset: &ones, activation: None };
         bencher.iter(|| {
             norm::combine_sums(&parts, &mut mean);
             norm::combine_sums(&parts, &mut square);

@@ -27,7 +27,7 @@ pub(crate) fn apply<S: Simd>(s: S, kind: Activation, v: S::V) -> S::V {
         // The order of the arguments lets a NaN pass.
         Activation::Relu => s.max(s.zero(), v),
         Activation::Gelu => s.mul(v, normal_distribution(s, v)),
-        Activation::Silu => s.mul(v, math::logistic(s, v)),
+        Activation::Silu => s.mul(v, math::sigmoid(s, v)),
     }
 }
 
@@ -45,8 +45,8 @@ pub(crate) fn derivative<S: Simd>(s: S, kind: Activation, v: S::V) -> S::V {
         }
         Activation::Silu => {
             // σ + x·σ·(1 − σ).
-            let logistic = math::logistic(s, v);
-            s.mul_add(s.mul(v, logistic), s.sub(one, logistic), logistic)
+            let sigmoid = math::sigmoid(s, v);
+            s.mul_add(s.mul(v, sigmoid), s.sub(one, sigmoid), sigmoid)
         }
     }
 }

@@ -142,7 +142,7 @@ pub fn winograd(winograd: &Winograd, images: usize) -> ConvPasses {
     }
 }
 
-/// Max pooling with the numbers of the winners kept; `element` is the bytes of an element.
+/// Max pooling with the numbers of the indices kept; `element` is the bytes of an element.
 pub fn max_pool(shape: &Pool2dShape, images: usize, element: usize) -> Passes {
     let (x, y) = (stored(&shape.input(), images), stored(&shape.output(), images));
     let bytes = (x + y) * element as u64 + y * WINNER;
@@ -178,7 +178,7 @@ pub fn norm_and_add(shape: &BlockShape, images: usize, element: usize) -> Passes
 }
 
 /// Batch normalisation with max pooling in the same pass: forward the input is read twice, and the pooled tensor written with
-/// the winners' numbers and their elements of the input; backward those are read with the gradient, then the numbers, the
+/// the indices' numbers and their elements of the input; backward those are read with the gradient, then the numbers, the
 /// gradient and the input, and a tensor is written.
 pub fn norm_pooled(shape: &Pool2dShape, images: usize, element: usize) -> Passes {
     let (x, y) = (stored(&shape.input(), images), stored(&shape.output(), images));

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use safetensors::{Dtype, SafeTensorError};
 use selvedge_compute::CpuError;
 
-use crate::options::Kernel;
-use crate::shape::{MAX_ACTIVATIONS, MAX_DEPTH, MAX_PARAMETERS, Shape};
+use crate::spec::options::Kernel;
+use crate::spec::shape::{MAX_ACTIVATIONS, MAX_DEPTH, MAX_PARAMETERS, Shape};
 
 /// Why a network cannot be built, saved or loaded.
 ///

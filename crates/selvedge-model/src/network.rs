@@ -6,14 +6,16 @@ use std::path::Path;
 use ndarray::Array2;
 use selvedge_compute::{BLOCK, Cpu, Precision, Threads, bf16, scratch};
 
-use crate::engine::Engine;
-use crate::lower::lower;
-use crate::pass::Batch;
-use crate::shape::NetworkShape;
-use crate::state::State;
-use crate::timing::{PassTimes, Timing};
+use crate::Operation;
+use crate::exec::engine::Engine;
+use crate::exec::pass::Batch;
+use crate::params::state::State;
+use crate::params::{file, init, weights};
+use crate::plan::lower::lower;
+use crate::profile::operations;
+use crate::profile::timing::{PassTimes, Timing};
+use crate::spec::shape::NetworkShape;
 use crate::{BatchMetrics, InputSpec, Loss, Metrics, ModelError, ModelSpec, Params, Snapshot, StepKey, Targets};
-use crate::{Operation, file, init, operations, weights};
 
 /// How a network is built.
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use crate::options::{Kernel, Padding, Units};
+use crate::spec::options::{Kernel, Padding, Units};
 use crate::spec::{InputSpec, LayerSpec, ModelSpec};
 
 /// Grey images of `height` by `width`, ten classes.

@@ -49,10 +49,10 @@ fn costs_follow_the_shapes() {
         // Of the network's first layer, only the weights have a gradient.
         assert_eq!(operations[0].backward.flops, operations[0].forward.flops, "{precision}");
         let element = if precision == selvedge_model::Precision::Bf16 { 2 } else { 4 };
-        // The normalisation reads its input twice, and writes the pooled tensor, the winners and their inputs.
+        // The normalisation reads its input twice, and writes the pooled tensor, the indices and their inputs.
         let (read, written) = (2 * 12 * 12 * element, 6 * 6 * (2 * element + 2));
         assert_eq!(operations[1].forward.bytes, 64 * 16 * (read + written), "{precision}");
-        // The fused pooling's result is stored, and the winners, but not what is pooled.
+        // The fused pooling's result is stored, and the indices, but not what is pooled.
         // In f32 the weights are read as they are at 36 pairs of points.
         let taps = if precision == selvedge_model::Precision::Bf16 { 9 } else { 36 };
         let (x, y, weights) = (36 * 16, 9 * 16, taps * 16 * 16);

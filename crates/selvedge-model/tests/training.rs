@@ -95,7 +95,7 @@ fn central_differences_confirm_the_gradient_by_winograd() {
     assert_eq!([paths(&grey), paths(&many)], [3, 4]);
 }
 
-/// Next to the input nothing is regrouped for the gradient of weights, so no thread keeps a buffer.
+/// Next to the input nothing is repacked for the gradient of weights, so no thread keeps a buffer.
 #[test]
 fn a_convolution_next_to_the_input_trains_alone() {
     let alone = spec(r#"{ layer = "conv2d", filters = 10, kernel = 3, stride = 2 }, { layer = "global_avg_pool" }"#);

@@ -3,7 +3,7 @@
 //! A tile register holds 16 rows of 64 bytes. `tdpbf16ps C, A, B` adds to C (16 × 16 f32) the product of A (16 rows × 32
 //! bf16) and B (16 pairs of rows × 16 columns, the two numbers of a pair side by side). It takes 16 cycles, and the loads
 //! of an A and a B tile 8 each, so four products for two A and two B tiles keep the unit busy, as below
-//! ([`Job`]); kernels with three taps in a row load less ([`Slide`], [`Taps`]):
+//! ([`TileGemm`]); kernels with three taps in a row load less ([`SlidingGemm`], [`TapRowGemm`]):
 //!
 //! ```text
 //!              B0 (tmm6)   B1 (tmm7)
@@ -15,16 +15,16 @@
 //! registers as clobbered, and tiles are configured only within [`with_tiles`], which clears them at its end: other code
 //! on the thread never meets them.
 
-mod job;
+pub(crate) mod patches;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod shuffle;
-mod slide;
-mod taps;
-pub(crate) mod windows;
+mod sliding;
+mod tap_rows;
+mod tile_gemm;
 
-pub(crate) use job::Job;
-pub(crate) use slide::{Finish, PIXELS, Slide, outside};
-pub(crate) use taps::Taps;
+pub(crate) use sliding::{Finish, PIXELS, SlidingGemm, outside};
+pub(crate) use tap_rows::TapRowGemm;
+pub(crate) use tile_gemm::TileGemm;
 
 use crate::cpu::{Cpu, Isa};
 
@@ -66,15 +66,15 @@ impl Depth {
 /// What the tile registers hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Registers {
-    /// For [`Job`]: C in 0 to 3, A in 4 and 5, B in 6 and 7.
+    /// For [`TileGemm`]: C in 0 to 3, A in 4 and 5, B in 6 and 7.
     Square,
-    /// For [`Slide`]: C in 0 to 3, A in 4 to 6, B in 7.
-    Slide,
+    /// For [`SlidingGemm`]: C in 0 to 3, A in 4 to 6, B in 7.
+    SlidingGemm,
     /// For [`windows::forward`]: C in 0 to 2, A in 3, B in 4 to 7.
     Windows,
 }
 
-/// Proof that tiles are configured on this thread: [`Job::run`] asks for it.
+/// Proof that tiles are configured on this thread: [`TileGemm::run`] asks for it.
 pub(crate) struct Tiles(());
 
 /// Runs `f` with tiles for products of `depth` steps and `rows` rows of A and C, up to 16.
@@ -96,7 +96,7 @@ pub(crate) fn with_tiles<R>(
     let rows = rows.clamp(1, ROWS) as u8;
     let (first_a, first_b) = match registers {
         Registers::Square => (4, 6),
-        Registers::Slide => (4, 7),
+        Registers::SlidingGemm => (4, 7),
         Registers::Windows => (3, 4),
     };
     config.row_bytes[..8].fill(64);

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::{Blocks, Conv2dShape, Epilogue, Onto, Training, regroup};
+use super::{Accumulate, Blocks, Conv2dShape, Epilogue, Training, direct, tiles};
 use crate::cpu::{Cpu, Precision};
 use crate::simd::Element;
 
@@ -28,17 +28,17 @@ pub trait ConvElement: Element {
     /// What the passes multiply in.
     const PRECISION: Precision;
 
-    /// [`super::backward_weights_of_block`]
+    /// [`direct::backward_weights_of_block`]
     fn backward_weights_of_block(
         cpu: Cpu,
         shape: &Conv2dShape,
         operands: [&[Self]; 2],
         buffers: [&mut [Self]; 2],
-        onto: Onto,
+        accumulate: Accumulate,
         dweights: &mut [f32],
     );
 
-    /// [`super::forward`]
+    /// [`direct::forward`]
     fn forward(
         cpu: Cpu,
         shape: &Conv2dShape,
@@ -49,7 +49,7 @@ pub trait ConvElement: Element {
         y: &mut [Self],
     );
 
-    /// [`super::forward_pooled`] that keeps the winners, without a bias.
+    /// [`direct::forward_pooled`] that keeps the indices, without a bias.
     fn forward_pooled(
         cpu: Cpu,
         shape: &Conv2dShape,
@@ -58,10 +58,10 @@ pub trait ConvElement: Element {
         weights: &[Self],
         rows: Range<usize>,
         y: &mut [Self],
-        winners: &mut [u16],
+        indices: &mut [u16],
     );
 
-    /// [`super::backward_data`]
+    /// [`direct::backward_data`]
     fn backward_data(
         cpu: Cpu,
         shape: &Conv2dShape,
@@ -72,16 +72,16 @@ pub trait ConvElement: Element {
     );
 
     /// Brings x and dy of a block into the forms that [`ConvElement::backward_weights`] reads.
-    fn regroup(cpu: Cpu, shape: &Conv2dShape, from: [&[Self]; 2], to: [&mut [Self]; 2]);
+    fn repack(cpu: Cpu, shape: &Conv2dShape, from: [&[Self]; 2], to: [&mut [Self]; 2]);
 
-    /// [`super::backward_weights`]
+    /// [`crate::conv::direct::backward_weights`]
     fn backward_weights(
         cpu: Cpu,
         shape: &Conv2dShape,
         x: Blocks<'_, Self>,
         dy: Blocks<'_, Self>,
         panels: Range<usize>,
-        onto: Onto,
+        accumulate: Accumulate,
         dweights: &mut [f32],
     );
 }
@@ -109,9 +109,9 @@ macro_rules! passes_of {
             weights: &[$element],
             rows: Range<usize>,
             y: &mut [$element],
-            winners: &mut [u16],
+            indices: &mut [u16],
         ) {
-            $forward_pooled(cpu, shape, window, x, weights, None, rows, y, Some(Training { winners, dropout: None }));
+            $forward_pooled(cpu, shape, window, x, weights, None, rows, y, Some(Training { indices, dropout: None }));
         }
 
         fn backward_data(
@@ -131,10 +131,10 @@ macro_rules! passes_of {
             x: Blocks<'_, $element>,
             dy: Blocks<'_, $element>,
             panels: Range<usize>,
-            onto: Onto,
+            accumulate: Accumulate,
             dweights: &mut [f32],
         ) {
-            $backward_weights(cpu, shape, x, dy, panels, onto, dweights);
+            $backward_weights(cpu, shape, x, dy, panels, accumulate, dweights);
         }
     };
 }
@@ -142,49 +142,52 @@ macro_rules! passes_of {
 impl ConvElement for f32 {
     const PRECISION: Precision = Precision::F32;
 
-    passes_of!(f32, super::forward, super::forward_pooled, super::backward_data, super::backward_weights);
+    passes_of!(
+        f32,
+        direct::forward,
+        direct::forward_pooled,
+        direct::backward_data,
+        crate::conv::direct::backward_weights
+    );
 
     fn backward_weights_of_block(
         cpu: Cpu,
         shape: &Conv2dShape,
         [x, dy]: [&[f32]; 2],
         buffers: [&mut [f32]; 2],
-        onto: Onto,
+        accumulate: Accumulate,
         dweights: &mut [f32],
     ) {
-        super::backward_weights_of_block(cpu, shape, x, dy, buffers, onto, dweights);
+        if !shape.input.channel_stride.is_multiple_of(super::PANEL) {
+            return super::first_layer::backward_weights(cpu, shape, x, dy, accumulate, dweights);
+        }
+        direct::backward_weights_of_block(cpu, shape, x, dy, buffers, accumulate, dweights);
     }
 
-    fn regroup(cpu: Cpu, shape: &Conv2dShape, [x, dy]: [&[f32]; 2], [x_to, dy_to]: [&mut [f32]; 2]) {
-        regroup::to_planes(cpu, &shape.input, x, x_to);
-        regroup::to_planes(cpu, &shape.output, dy, dy_to);
+    fn repack(cpu: Cpu, shape: &Conv2dShape, [x, dy]: [&[f32]; 2], [x_to, dy_to]: [&mut [f32]; 2]) {
+        direct::repack::to_planes(cpu, &shape.input, x, x_to);
+        direct::repack::to_planes(cpu, &shape.output, dy, dy_to);
     }
 }
 
 impl ConvElement for bf16 {
     const PRECISION: Precision = Precision::Bf16;
 
-    passes_of!(
-        bf16,
-        super::forward_bf16,
-        super::forward_pooled_bf16,
-        super::backward_data_bf16,
-        super::backward_weights_bf16
-    );
+    passes_of!(bf16, tiles::forward, tiles::forward_pooled, tiles::backward_data, crate::conv::tiles::backward_weights);
 
     fn backward_weights_of_block(
         cpu: Cpu,
         shape: &Conv2dShape,
         operands: [&[bf16]; 2],
         buffers: [&mut [bf16]; 2],
-        onto: Onto,
+        accumulate: Accumulate,
         dweights: &mut [f32],
     ) {
-        super::backward_weights_of_block_bf16(cpu, shape, operands, buffers, onto, dweights);
+        tiles::backward_weights_of_block(cpu, shape, operands, buffers, accumulate, dweights);
     }
 
-    fn regroup(cpu: Cpu, shape: &Conv2dShape, [x, dy]: [&[bf16]; 2], [x_to, dy_to]: [&mut [bf16]; 2]) {
-        regroup::transpose_images(cpu, &shape.input, x, x_to);
-        regroup::pair_images(cpu, &shape.output, dy, dy_to);
+    fn repack(cpu: Cpu, shape: &Conv2dShape, [x, dy]: [&[bf16]; 2], [x_to, dy_to]: [&mut [bf16]; 2]) {
+        tiles::repack::transpose_images(cpu, &shape.input, x, x_to);
+        tiles::repack::pair_images(cpu, &shape.output, dy, dy_to);
     }
 }

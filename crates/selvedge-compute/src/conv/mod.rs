@@ -17,226 +17,38 @@
 //! Weights are stored in panels of [`PANEL`] columns, `[out/16][ky][kx][in][16]`, so that a microkernel reads them from
 //! beginning to end; see [`pack`].
 
-mod ahead;
-mod at_once;
+mod algorithm;
 mod backward_bias;
-mod backward_weights;
-mod backward_weights_bf16;
+pub mod direct;
 mod element;
-mod few_images;
-mod first;
-mod gather;
-pub mod input_norm;
-mod input_weights;
+mod epilogue;
+pub mod first_layer;
+mod implicit_gemm;
 pub mod pack;
-mod passes;
-mod path;
 mod pooled;
-mod pooled_slides;
+mod prefetcher;
 #[cfg(test)]
 mod reference;
-pub mod regroup;
-mod slides;
+mod shape;
 #[cfg(test)]
 mod tests;
-mod tile;
-mod tiles;
-mod vectors;
-mod weight_sums;
-pub mod windows;
+pub mod tiles;
+mod weight_gradient;
 pub mod winograd;
 
+pub use algorithm::ConvAlgorithm;
 pub use backward_bias::backward_bias;
-pub use backward_weights::{backward_weights, backward_weights_of_block};
-pub use backward_weights_bf16::{backward_weights_bf16, backward_weights_of_block_bf16};
 pub use element::ConvElement;
-pub use first::{backward_first_layer, is_first_layer};
-pub use gather::{Epilogue, Part};
-pub use passes::{backward_data, backward_data_bf16, forward, forward_bf16, forward_pooled, forward_pooled_bf16};
-pub use path::Path;
-pub use pooled::{MAX_WINDOW, NO_WINNER, Training};
-pub use weight_sums::{Blocks, Onto, row_buffers};
+pub use epilogue::{Epilogue, Part};
+pub use pooled::{MAX_WINDOW, NO_ARGMAX, Training};
+pub use shape::Conv2dShape;
+pub use weight_gradient::{Accumulate, Blocks, row_buffers};
 
-use std::ops::Range;
-
-use crate::layout::{BlockShape, padded_channels};
 use crate::simd::MAX_LANES;
 
 /// Columns of a panel of packed weights: one cache line of f32.
 pub const PANEL: usize = MAX_LANES;
 
-/// The shape of a convolution on one block.
-///
-/// Output pixel (y, x) sees the input from (y·stride − padding) on; what lies outside of the input is zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Conv2dShape {
-    /// The input block.
-    pub input: BlockShape,
-    /// The output block.
-    pub output: BlockShape,
-    /// Height and width of the kernel.
-    pub kernel: [usize; 2],
-    /// Input pixels from one output pixel to the next, in both directions.
-    pub stride: usize,
-    /// Zero rows above and zero columns left of the input.
-    pub padding: [usize; 2],
-}
-
-impl Conv2dShape {
-    /// A convolution with the same padding on opposite sides: the output has
-    /// `(size + 2·padding − kernel) / stride + 1` pixels in each direction.
-    ///
-    /// # Panics
-    /// If the kernel is empty or larger than the padded input, or the stride is 0.
-    ///
-    /// ```
-    /// use selvedge_compute::{BlockShape, conv::Conv2dShape};
-    /// let shape = Conv2dShape::new(BlockShape::input(28, 28, 1), 16, [3, 3], 1, [1, 1]);
-    /// assert_eq!(shape.output, BlockShape::new(28, 28, 16));
-    /// assert_eq!(shape.multiply_adds(), 28 * 28 * 9 * 16);
-    /// ```
-    pub fn new(input: BlockShape, filters: usize, kernel: [usize; 2], stride: usize, padding: [usize; 2]) -> Self {
-        let size = |length: usize, d: usize| {
-            let padded = length + 2 * padding[d];
-            assert!(
-                stride > 0 && kernel[d] > 0 && kernel[d] <= padded,
-                "kernel {kernel:?}, stride {stride}, padded size {padded}"
-            );
-            (padded - kernel[d]) / stride + 1
-        };
-        let output = BlockShape::new(size(input.height, 0), size(input.width, 1), filters);
-        Self { input, output, kernel, stride, padding }
-    }
-
-    /// Keras' padding "same": the output has ⌈size / stride⌉ pixels, and of an odd number of zero rows the larger half
-    /// lies below and to the right.
-    ///
-    /// # Panics
-    /// If the kernel is empty or the stride is 0.
-    pub fn same(input: BlockShape, filters: usize, kernel: [usize; 2], stride: usize) -> Self {
-        assert!(stride > 0 && kernel[0] > 0 && kernel[1] > 0, "kernel {kernel:?}, stride {stride}");
-        let (height, width) = (input.height.div_ceil(stride), input.width.div_ceil(stride));
-        let before = |length: usize, out: usize, d: usize| ((out - 1) * stride + kernel[d]).saturating_sub(length) / 2;
-        let padding = [before(input.height, height, 0), before(input.width, width, 1)];
-        Self { input, output: BlockShape::new(height, width, filters), kernel, stride, padding }
-    }
-
-    /// A dense layer over everything an image has: the kernel is the whole input, the output one pixel.
-    ///
-    /// The order of its weights is that of Keras' `Flatten`: rows, columns, channels.
-    pub fn dense(input: BlockShape, units: usize) -> Self {
-        Self::new(input, units, [input.height, input.width], 1, [0, 0])
-    }
-
-    /// Positions of the kernel.
-    pub fn taps(&self) -> usize {
-        self.kernel[0] * self.kernel[1]
-    }
-
-    /// Panels of the packed weights.
-    pub fn panels(&self) -> usize {
-        self.output.channel_stride / PANEL
-    }
-
-    /// Elements of a panel of the packed weights, `[ky][kx][in][16]`.
-    pub fn panel_len(&self) -> usize {
-        self.taps() * self.input.channel_stride * PANEL
-    }
-
-    /// Elements of the packed weights and of their gradient, padded lanes included.
-    pub fn weights_len(&self) -> usize {
-        self.panels() * self.panel_len()
-    }
-
-    /// Elements of the weights packed for [`backward_data`], `[in/16][ky][kx][out][16]`.
-    pub fn transposed_len(&self) -> usize {
-        padded_channels(self.input.channel_stride) * self.taps() * self.output.channel_stride
-    }
-
-    /// Whether the weights, whose gradient is f32, take more memory than a block's input and output of `element` bytes a
-    /// number. The gradient of such weights is better cut by panels over all blocks than by blocks with a sum of each.
-    pub fn weights_exceed_activations(&self, element: usize) -> bool {
-        self.weights_len() * size_of::<f32>() > (self.input.len() + self.output.len()) * element
-    }
-
-    /// Multiply-adds an image takes in one pass, taps on the padding counted.
-    pub fn multiply_adds(&self) -> usize {
-        self.output.height * self.output.width * self.taps() * self.input.channels * self.output.channels
-    }
-
-    /// Taps of all output pixels of an image that fall on the input and not on the padding.
-    pub fn taps_on_image(&self) -> usize {
-        let rows: usize = (0..self.output.height).map(|y| self.rows_of(y).count).sum();
-        let columns: usize = (0..self.output.width).map(|x| self.columns_of(x).count).sum();
-        rows * columns
-    }
-
-    /// The taps that output row `y` has on the image.
-    fn rows_of(&self, y: usize) -> Span {
-        Span::forward(y, self.kernel[0], self.stride, self.padding[0], self.input.height)
-    }
-
-    /// Whether no tap of an output of one pixel falls on the padding.
-    fn sees_all(&self) -> bool {
-        self.rows_of(0).count == self.kernel[0] && self.columns_of(0).count == self.kernel[1]
-    }
-
-    /// The rows of `rows` whose tap row `ky` lies on the image.
-    fn rows_seeing(&self, ky: usize, rows: &Range<usize>) -> Range<usize> {
-        self.seeing(0, ky, rows)
-    }
-
-    /// The columns of `columns` whose tap `kx` lies on the image.
-    fn columns_seeing(&self, kx: usize, columns: &Range<usize>) -> Range<usize> {
-        self.seeing(1, kx, columns)
-    }
-
-    fn seeing(&self, d: usize, tap: usize, positions: &Range<usize>) -> Range<usize> {
-        let size = [self.input.height, self.input.width][d];
-        let lowest = self.padding[d].saturating_sub(tap).div_ceil(self.stride);
-        let end = (size + self.padding[d]).saturating_sub(tap).div_ceil(self.stride);
-        positions.start.max(lowest)..positions.end.min(end)
-    }
-
-    /// The taps that output column `x` has on the image.
-    fn columns_of(&self, x: usize) -> Span {
-        Span::forward(x, self.kernel[1], self.stride, self.padding[1], self.input.width)
-    }
-}
-
-/// In one direction, the taps of a pixel that fall on the other tensor, and where.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Span {
-    /// The first tap on the tensor.
-    tap: usize,
-    /// From one tap to the next.
-    tap_step: usize,
-    /// The position that the first tap falls on.
-    position: usize,
-    /// From its position to the next tap's.
-    position_step: isize,
-    /// How many taps.
-    count: usize,
-}
-
-impl Span {
-    /// The input positions that output position `o` is computed from.
-    fn forward(o: usize, kernel: usize, stride: usize, padding: usize, input: usize) -> Self {
-        let start = o * stride;
-        let first = padding.saturating_sub(start);
-        let end = kernel.min((input + padding).saturating_sub(start));
-        let count = end.saturating_sub(first);
-        Self { tap: first, tap_step: 1, position: (start + first).saturating_sub(padding), position_step: 1, count }
-    }
-
-    /// The output positions that input position `i` takes part in: those o with o·stride + tap = i + padding.
-    fn backward(i: usize, kernel: usize, stride: usize, padding: usize, output: usize) -> Self {
-        let at = i + padding;
-        let lowest = at.saturating_sub((output - 1) * stride);
-        // The first tap not below `lowest` that leaves a whole number of strides.
-        let first = lowest + (at - lowest) % stride;
-        let end = kernel.min(at + 1);
-        let count = if first < end { (end - first).div_ceil(stride) } else { 0 };
-        Self { tap: first, tap_step: stride, position: (at - first) / stride, position_step: -1, count }
-    }
+fn assert_padded(channels: usize) {
+    assert!(channels.is_multiple_of(PANEL), "a channel stride of {channels}: these kernels need multiples of {PANEL}");
 }

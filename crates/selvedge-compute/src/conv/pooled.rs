@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::gather::{Gather, Product, Target};
 use super::{Conv2dShape, PANEL};
+use crate::conv::implicit_gemm::{ImplicitGemm, Product, Target};
 use crate::dropout::{Draws, DropoutMask};
 use crate::layout::{BLOCK, BlockShape};
 use crate::simd::{Element, Kernel, Simd, math};
@@ -11,14 +11,14 @@ use crate::simd::{Element, Kernel, Simd, math};
 /// The most pixels of a window that [`super::forward_pooled`] takes.
 pub const MAX_WINDOW: usize = 9;
 
-/// In place of a winner: no pixel of the window has a gradient.
-pub const NO_WINNER: u16 = u16::MAX;
+/// In place of a argmax: no pixel of the window has a gradient.
+pub const NO_ARGMAX: u16 = u16::MAX;
 
 /// What a training pass keeps of a pooled convolution, and does to it.
 pub struct Training<'a> {
     /// As long as y: gets the number of each maximum's pixel in its window, row by row, the first if several are equal, or
-    /// [`NO_WINNER`] where ReLU or dropout made it zero: what [`crate::pool::max_backward`] needs to spread the gradient.
-    pub winners: &'a mut [u16],
+    /// [`NO_ARGMAX`] where ReLU or dropout made it zero: what [`crate::pool::max_backward`] needs to spread the gradient.
+    pub indices: &'a mut [u16],
     /// Dropout behind the pooling, whose mask counts the elements of the pooled shape.
     pub dropout: Option<&'a DropoutMask>,
 }
@@ -27,7 +27,7 @@ impl Training<'_> {
     /// Compares the length with that of y.
     #[track_caller]
     pub(super) fn check(&self, y: usize) {
-        assert_eq!(self.winners.len(), y, "the lengths of winners and y");
+        assert_eq!(self.indices.len(), y, "the lengths of indices and y");
         if let Some(mask) = self.dropout {
             mask.check();
         }
@@ -43,20 +43,20 @@ impl Training<'_> {
 /// The largest of a window's vectors of values, and the number of the first pixel that has it.
 #[inline(always)]
 pub(super) fn largest<S: Simd>(s: S, pixels: usize, value: impl Fn(usize) -> S::V) -> (S::V, S::U) {
-    let (mut largest, mut winner) = (value(0), s.splat_u(0));
+    let (mut largest, mut argmax) = (value(0), s.splat_u(0));
     for pixel in 1..pixels {
         let value = value(pixel);
         let larger = s.gt(value, largest);
         largest = s.select(larger, value, largest);
-        winner = s.select_u(larger, s.splat_u(pixel as u32), winner);
+        argmax = s.select_u(larger, s.splat_u(pixel as u32), argmax);
     }
-    (largest, winner)
+    (largest, argmax)
 }
 
-/// ReLU and dropout on a vector of maxima, and their winners, to element `to`.
+/// ReLU and dropout on a vector of maxima, and their indices, to element `to`.
 ///
 /// # Safety
-/// A vector must have room at `to` in `y`, and in the winners.
+/// A vector must have room at `to` in `y`, and in the indices.
 #[inline(always)]
 pub(super) unsafe fn store<S: Simd, Y: Element>(
     s: S,
@@ -64,23 +64,23 @@ pub(super) unsafe fn store<S: Simd, Y: Element>(
     training: &mut Option<Training<'_>>,
     to: usize,
     largest: S::V,
-    winner: S::U,
+    argmax: S::U,
     draws: &Option<Draws<S>>,
     draw: S::U,
 ) {
     let alive = s.gt(largest, s.zero());
     let mut kept = s.select(alive, largest, s.zero());
-    let mut winner = s.select_u(alive, winner, s.splat_u(NO_WINNER.into()));
+    let mut argmax = s.select_u(alive, argmax, s.splat_u(NO_ARGMAX.into()));
     if let Some(draws) = draws {
         let dropped = draws.drops(s, draw);
         kept = draws.keep(s, dropped, kept);
-        winner = s.select_u(dropped, s.splat_u(NO_WINNER.into()), winner);
+        argmax = s.select_u(dropped, s.splat_u(NO_ARGMAX.into()), argmax);
     }
     // SAFETY: the caller's promise.
     unsafe {
         Y::store(s, y.as_mut_ptr().add(to), kept);
         if let Some(training) = training {
-            s.store_u16(training.winners.as_mut_ptr().add(to), winner);
+            s.store_u16(training.indices.as_mut_ptr().add(to), argmax);
         }
     }
 }
@@ -113,7 +113,7 @@ pub(super) fn check<Y>(
 /// Rows `rows` of the pooled output.
 pub(super) struct ForwardPooled<'a, P, Y> {
     pub window: [usize; 2],
-    pub gather: Gather<'a, P>,
+    pub gather: ImplicitGemm<'a, P>,
     pub bias: Option<&'a [f32]>,
     pub pooled: BlockShape,
     pub rows: Range<usize>,
@@ -129,7 +129,7 @@ impl<'a, P: Product, Y: Element> ForwardPooled<'a, P, Y> {
     /// Compares every length with the shape; `gather` has no epilogue.
     pub(super) fn new(
         window: [usize; 2],
-        gather: Gather<'a, P>,
+        gather: ImplicitGemm<'a, P>,
         bias: Option<&'a [f32]>,
         rows: Range<usize>,
         y: &'a mut [Y],
@@ -175,9 +175,9 @@ impl<'a, P: Product, Y: Element> ForwardPooled<'a, P, Y> {
                 // pooled pixel, whose room `new` asserted.
                 unsafe {
                     let load = |pixel: usize| s.load(results.0.as_ptr().add(pixel * BLOCK * columns + from));
-                    let (largest, winner) = largest(s, pixels, load);
+                    let (largest, argmax) = largest(s, pixels, load);
                     let largest = s.add(largest, bias);
-                    store(s, self.y, &mut self.training, to, largest, winner, draws, of_pair[image % 2]);
+                    store(s, self.y, &mut self.training, to, largest, argmax, draws, of_pair[image % 2]);
                 }
             }
         }

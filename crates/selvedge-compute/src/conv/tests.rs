@@ -8,9 +8,12 @@ use rand_chacha::ChaCha8Rng;
 
 use super::reference::for_each_product;
 use super::*;
+use crate::conv::direct::{backward_data, forward};
+use crate::conv::first_layer::is_first_layer;
 use crate::cpu::Cpu;
 use crate::dropout::{self, DropoutMask};
-use crate::layout::BLOCK;
+use crate::layout::{BLOCK, BlockShape};
+use crate::simd::Element;
 use crate::test_support::cpus;
 
 /// Shapes around the edges of the tiles: channels below, at and above one and two panels, images smaller than the
@@ -166,7 +169,7 @@ fn forward_pooled_equals_the_passes_apart() {
                 let (height, width) = (shape.output.height / window[0], shape.output.width / window[1]);
                 let pooled = BlockShape::new(height, width, shape.output.channels);
                 let mut y = vec![f32::NAN; pooled.len()];
-                let mut winners = vec![77; pooled.len()];
+                let mut indices = vec![77; pooled.len()];
                 let panels = case.panels();
                 forward_pooled(
                     cpu,
@@ -177,7 +180,7 @@ fn forward_pooled_equals_the_passes_apart() {
                     Some(&bias),
                     0..height,
                     &mut y,
-                    Some(Training { winners: &mut winners, dropout: None }),
+                    Some(Training { indices: &mut indices, dropout: None }),
                 );
                 for at in 0..pooled.len() {
                     let (pixel, lane) = (at / pooled.pixel(), at % pooled.pixel());
@@ -189,18 +192,37 @@ fn forward_pooled_equals_the_passes_apart() {
                         })
                         .collect();
                     let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                    let winner = values.iter().position(|&v| v == largest).unwrap() as u16;
+                    let argmax = values.iter().position(|&v| v == largest).unwrap() as u16;
                     let runner_up = values.iter().copied().filter(|&v| v < largest).fold(f32::NEG_INFINITY, f32::max);
                     let largest = largest + bias[shape.output.image_and_channel(lane).1];
                     // The first layer's sums have another order, so near ties may end otherwise.
                     let name = format!("{} {shape:?} {window:?}", cpu.isa());
                     assert_close(&name, y[at], f64::from(largest.max(0.0)), shape.panel_len());
                     if largest - runner_up > 1e-5 && largest.abs() > 1e-5 {
-                        assert_eq!(winners[at], if largest > 0.0 { winner } else { NO_WINNER }, "{name}");
+                        assert_eq!(indices[at], if largest > 0.0 { argmax } else { NO_ARGMAX }, "{name}");
                     }
                 }
             }
         }
+    }
+}
+
+/// The pooled pass of the code that a network takes for the shape: that of a first layer, where it is one.
+fn forward_pooled<Y: Element>(
+    cpu: Cpu,
+    shape: &Conv2dShape,
+    window: [usize; 2],
+    x: &[f32],
+    weights: &[f32],
+    bias: Option<&[f32]>,
+    part: impl Into<Part>,
+    y: &mut [Y],
+    training: Option<Training<'_>>,
+) {
+    if is_first_layer(shape, window) {
+        first_layer::forward_pooled(cpu, shape, x, weights, bias, part, y, training);
+    } else {
+        direct::forward_pooled(cpu, shape, window, x, weights, bias, part, y, training);
     }
 }
 
@@ -210,16 +232,16 @@ fn in_two_parts<E>(
     run: impl Fn(Part, &mut [E], Option<Training<'_>>),
 ) -> impl Fn(usize, &mut [E], Training<'_>) {
     let pooled = BlockShape::new(shape.output.height / 2, shape.output.width / 2, shape.output.channels);
-    move |images, y, Training { winners, dropout }| {
+    move |images, y, Training { indices, dropout }| {
         let cut = pooled.height / 2;
         let (upper, lower) = y.split_at_mut(cut * pooled.row());
-        let (upper_winners, lower_winners) = winners.split_at_mut(cut * pooled.row());
-        run(Part { rows: 0..cut, images }, upper, Some(Training { winners: upper_winners, dropout }));
-        run(Part { rows: cut..pooled.height, images }, lower, Some(Training { winners: lower_winners, dropout }));
+        let (upper_winners, lower_winners) = indices.split_at_mut(cut * pooled.row());
+        run(Part { rows: 0..cut, images }, upper, Some(Training { indices: upper_winners, dropout }));
+        run(Part { rows: cut..pooled.height, images }, lower, Some(Training { indices: lower_winners, dropout }));
     }
 }
 
-/// What dropout makes of the pooled pass's result afterwards: kept elements, and no winner where it drops one.
+/// What dropout makes of the pooled pass's result afterwards: kept elements, and no argmax where it drops one.
 fn pooled_with_dropout<E: ConvElement>(
     cpu: Cpu,
     shape: &Conv2dShape,
@@ -229,9 +251,9 @@ fn pooled_with_dropout<E: ConvElement>(
     let pooled = BlockShape::new(shape.output.height / 2, shape.output.width / 2, shape.output.channels);
     let mask = DropoutMask { key: 5, first_image: 64, rate: 0.25 };
     let pass = |images: usize, dropout: Option<&DropoutMask>| {
-        let (mut y, mut winners) = (vec![E::from_f32(7.0); pooled.len()], vec![77; pooled.len()]);
-        run(images, &mut y, Training { winners: &mut winners, dropout });
-        (y, winners)
+        let (mut y, mut indices) = (vec![E::from_f32(7.0); pooled.len()], vec![77; pooled.len()]);
+        run(images, &mut y, Training { indices: &mut indices, dropout });
+        (y, indices)
     };
     let (plain, plain_winners) = pass(BLOCK, None);
     let mut want = vec![E::default(); pooled.len()];
@@ -239,12 +261,12 @@ fn pooled_with_dropout<E: ConvElement>(
     let mut ones = vec![1.0f32; pooled.len()];
     dropout::apply_in_place(cpu, &pooled, 0..pooled.height, &mask, &mut ones);
     for images in [BLOCK, 7] {
-        let (y, winners) = pass(images, Some(&mask));
+        let (y, indices) = pass(images, Some(&mask));
         for at in (0..pooled.len()).filter(|&at| pooled.image_and_channel(at).0 < images) {
             let (got, want) = (y[at].to_f32(), want[at].to_f32());
             assert!((got - want).abs() <= tolerance * want, "{} {shape:?}: {got}, not {want}", cpu.isa());
-            let winner = if ones[at] == 0.0 { NO_WINNER } else { plain_winners[at] };
-            assert_eq!(winners[at], winner, "{} {shape:?}", cpu.isa());
+            let argmax = if ones[at] == 0.0 { NO_ARGMAX } else { plain_winners[at] };
+            assert_eq!(indices[at], argmax, "{} {shape:?}", cpu.isa());
         }
     }
 }
@@ -273,7 +295,7 @@ fn the_gradient_of_a_first_layer_equals_the_passes_apart() {
         let pool = crate::pool::Pool2dShape::new(shape.output, [2, 2], [2, 2]);
         let pooled = Case::new(Conv2dShape::new(pool.output(), 1, [1, 1], 1, [0, 0]), 1, 4);
         for cpu in cpus() {
-            let (mut y, mut winners) = (vec![0.0f32; pool.output().len()], vec![0; pool.output().len()]);
+            let (mut y, mut indices) = (vec![0.0f32; pool.output().len()], vec![0; pool.output().len()]);
             let rows = 0..pool.output().height;
             forward_pooled(
                 cpu,
@@ -284,14 +306,23 @@ fn the_gradient_of_a_first_layer_equals_the_passes_apart() {
                 None,
                 rows,
                 &mut y,
-                Some(Training { winners: &mut winners, dropout: None }),
+                Some(Training { indices: &mut indices, dropout: None }),
             );
             let mut full = vec![0.0; shape.output.len()];
             let (mut want_bias, mut want) = (vec![0.5; shape.output.channel_stride], vec![0.5; shape.weights_len()]);
-            crate::pool::spread(cpu, &pool, &pooled.x, &winners, 0.5, &mut full, Some(&mut want_bias));
-            backward_weights_of_block(cpu, &shape, &case.x, &full, [&mut [], &mut []], Onto::Content, &mut want);
+            crate::pool::scatter(cpu, &pool, &pooled.x, &indices, 0.5, &mut full, Some(&mut want_bias));
+            first_layer::backward_weights(cpu, &shape, &case.x, &full, Accumulate::Add, &mut want);
             let (mut dbias, mut dweights) = (vec![0.5; want_bias.len()], vec![0.5; want.len()]);
-            backward_first_layer(cpu, &shape, &case.x, &pooled.x, &winners, 0.5, &mut dweights, Some(&mut dbias));
+            first_layer::backward_pooled(
+                cpu,
+                &shape,
+                &case.x,
+                &pooled.x,
+                &indices,
+                0.5,
+                &mut dweights,
+                Some(&mut dbias),
+            );
             for (got, want) in dweights.iter().chain(&dbias).zip(want.iter().chain(&want_bias)) {
                 assert_close(cpu.isa().name(), *got, f64::from(*want), 4 * BLOCK * height * width);
             }
@@ -355,18 +386,18 @@ fn gradients_equal_the_reference<E: ConvElement>(cpu: Cpu, case: &Case, x: &[E],
     };
 
     let buffers = || row_buffers(&shape).map(|len| vec![E::default(); len]);
-    let of_block = |block: usize, onto: Onto, dweights: &mut [f32]| {
+    let of_block = |block: usize, accumulate: Accumulate, dweights: &mut [f32]| {
         let [mut x_rows, mut dy_row] = buffers();
         let operands = [&x[block * x_len..][..x_len], &dy[block * dy_len..][..dy_len]];
-        E::backward_weights_of_block(cpu, &shape, operands, [&mut x_rows, &mut dy_row], onto, dweights);
+        E::backward_weights_of_block(cpu, &shape, operands, [&mut x_rows, &mut dy_row], accumulate, dweights);
     };
     let mut added = vec![0.25; shape.weights_len()];
-    (0..blocks).for_each(|block| of_block(block, Onto::Content, &mut added));
+    (0..blocks).for_each(|block| of_block(block, Accumulate::Add, &mut added));
     check("block by block", &added);
     let mut first = vec![f32::NAN; shape.weights_len()];
-    of_block(0, Onto::Nothing, &mut first);
+    of_block(0, Accumulate::Overwrite, &mut first);
     let mut first_added = vec![0.25; shape.weights_len()];
-    of_block(0, Onto::Content, &mut first_added);
+    of_block(0, Accumulate::Add, &mut first_added);
     overwrites(&first, &first_added);
 
     if !shape.input.channel_stride.is_multiple_of(PANEL) {
@@ -375,18 +406,18 @@ fn gradients_equal_the_reference<E: ConvElement>(cpu: Cpu, case: &Case, x: &[E],
     let (mut x_to, mut dy_to) = (vec![E::default(); x.len()], vec![E::default(); dy.len()]);
     let to = x_to.chunks_exact_mut(x_len).zip(dy_to.chunks_exact_mut(dy_len));
     for ((x_to, dy_to), (x, dy)) in to.zip(x.chunks_exact(x_len).zip(dy.chunks_exact(dy_len))) {
-        E::regroup(cpu, &shape, [x, dy], [x_to, dy_to]);
+        E::repack(cpu, &shape, [x, dy], [x_to, dy_to]);
     }
     let x = Blocks { data: &x_to[..], stride: x_len, count: blocks };
     let dy = Blocks { data: &dy_to[..], stride: dy_len, count: blocks };
     let mut dweights = vec![0.25; shape.weights_len()];
     let cut = shape.panels() / 2;
     let (left, right) = dweights.split_at_mut(cut * shape.panel_len());
-    E::backward_weights(cpu, &shape, x, dy, 0..cut, Onto::Content, left);
-    E::backward_weights(cpu, &shape, x, dy, cut..shape.panels(), Onto::Content, right);
+    E::backward_weights(cpu, &shape, x, dy, 0..cut, Accumulate::Add, left);
+    E::backward_weights(cpu, &shape, x, dy, cut..shape.panels(), Accumulate::Add, right);
     check("by panels", &dweights);
     let mut overwritten = vec![f32::NAN; shape.weights_len()];
-    E::backward_weights(cpu, &shape, x, dy, 0..shape.panels(), Onto::Nothing, &mut overwritten);
+    E::backward_weights(cpu, &shape, x, dy, 0..shape.panels(), Accumulate::Overwrite, &mut overwritten);
     overwrites(&overwritten, &dweights);
 }
 

@@ -61,7 +61,7 @@ pub fn combine_sums(parts: &[f64], sum: &mut [f64]) {
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn inverse_deviation(count: usize, square: &[f64], epsilon: f32, out: &mut [f32]) {
+pub fn rstd(count: usize, square: &[f64], epsilon: f32, out: &mut [f32]) {
     assert_channels(square.len(), &[("the result", out.len())]);
     for (out, square) in out.iter_mut().zip(square) {
         *out = (1.0 / (square / count.max(1) as f64 + f64::from(epsilon)).sqrt()) as f32;
@@ -74,21 +74,21 @@ pub fn inverse_deviation(count: usize, square: &[f64], epsilon: f32, out: &mut [
 /// If the lengths differ.
 pub fn affine(
     mean: &[f32],
-    inverse_deviation: &[f32],
+    rstd: &[f32],
     scale: Option<&[f32]>,
     shift: Option<&[f32]>,
     factor: &mut [f32],
     offset: &mut [f32],
 ) {
     let stride = mean.len();
-    assert_channels(stride, &[("inverse_deviation", inverse_deviation.len()), ("factor", factor.len())]);
+    assert_channels(stride, &[("rstd", rstd.len()), ("factor", factor.len())]);
     assert_channels(stride, &[("offset", offset.len())]);
     assert_channels(
         stride,
         &[("scale", scale.map_or(stride, <[_]>::len)), ("shift", shift.map_or(stride, <[_]>::len))],
     );
     for c in 0..stride {
-        let a = inverse_deviation[c] * scale.map_or(1.0, |scale| scale[c]);
+        let a = rstd[c] * scale.map_or(1.0, |scale| scale[c]);
         let b = shift.map_or(0.0, |shift| f64::from(shift[c])) - f64::from(mean[c]) * f64::from(a);
         (factor[c], offset[c]) = (a, b as f32);
     }
@@ -136,6 +136,6 @@ pub fn gradient_coefficients(
     for c in 0..stride {
         let share = f64::from(norm.factor[c]) / count.max(1) as f64;
         c0[c] = (share * sum[c]) as f32;
-        c1[c] = (share * sum_normalised[c] * f64::from(norm.inverse_deviation[c])) as f32;
+        c1[c] = (share * sum_normalised[c] * f64::from(norm.rstd[c])) as f32;
     }
 }

@@ -4,7 +4,7 @@
 //! keeps the bits independent of the thread count:
 //!
 //! 1. [`block_moments`] of each block, then [`combine_moments`]: mean and spread of each channel over the batch.
-//! 2. [`inverse_deviation`] and [`affine`] make of them a and b such that y = a·x + b; [`normalise`] each block.
+//! 2. [`rstd`] and [`affine`] make of them a and b such that y = a·x + b; [`normalise`] each block.
 //!    [`update_running`] keeps the averages that inference uses instead.
 //! 3. Backward, [`block_gradient_sums`] of each block, then [`combine_sums`]: the gradients of shift and scale. With
 //!    them [`gradient_coefficients`] and, for each block, [`input_gradient`].
@@ -21,8 +21,8 @@ mod channels;
 mod pooled;
 mod sums;
 
-pub use channels::{affine, combine_moments, combine_sums, gradient_coefficients, inverse_deviation, update_running};
-pub use pooled::{Winners, normalise_pooled, pooled_gradient_sums, pooled_input_gradient};
+pub use channels::{affine, combine_moments, combine_sums, gradient_coefficients, rstd, update_running};
+pub use pooled::{PooledMaxima, normalise_pooled, pooled_gradient_sums, pooled_input_gradient};
 pub use sums::{block_gradient_sums, block_moments};
 
 use std::ops::Range;
@@ -39,7 +39,7 @@ pub struct Normalisation<'a> {
     /// The mean over the batch.
     pub mean: &'a [f32],
     /// 1/√(variance + ε).
-    pub inverse_deviation: &'a [f32],
+    pub rstd: &'a [f32],
     /// a of y = a·x + b ([`affine`]).
     pub factor: &'a [f32],
     /// b of y = a·x + b.
@@ -126,21 +126,16 @@ pub fn input_gradient<E: Element>(
 impl Normalisation<'_> {
     #[track_caller]
     fn check(&self, stride: usize) {
-        let Self { mean, inverse_deviation, factor, offset, .. } = self;
+        let Self { mean, rstd, factor, offset, .. } = self;
         assert_channels(
             stride,
-            &[
-                ("mean", mean.len()),
-                ("inverse_deviation", inverse_deviation.len()),
-                ("factor", factor.len()),
-                ("offset", offset.len()),
-            ],
+            &[("mean", mean.len()), ("rstd", rstd.len()), ("factor", factor.len()), ("offset", offset.len())],
         );
     }
 
     /// Sums of dy′·x̂ of some channels from those of dy′·(x − mean).
     fn scale_sums(&self, channels: Range<usize>, sums: &mut [f64]) {
-        for (sum, &inverse) in sums.iter_mut().zip(&self.inverse_deviation[channels]) {
+        for (sum, &inverse) in sums.iter_mut().zip(&self.rstd[channels]) {
             *sum *= f64::from(inverse);
         }
     }

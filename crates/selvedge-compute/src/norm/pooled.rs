@@ -12,7 +12,7 @@ use super::sums::{Terms, add_up};
 use super::{Normalisation, assert_channels, assert_stride, assert_sums};
 use crate::Cpu;
 use crate::activation::Activation;
-use crate::conv::NO_WINNER;
+use crate::conv::NO_ARGMAX;
 use crate::layout::{BLOCK, BlockShape};
 use crate::pool::Pool2dShape;
 use crate::prefetch::begins_line;
@@ -20,26 +20,26 @@ use crate::simd::{Element, Kernel, Simd, dispatch};
 
 /// The largest elements of the windows of one block, as [`normalise_pooled`] found them, in the layout of the pooled tensor.
 #[derive(Clone, Copy, Debug)]
-pub struct Winners<'a, E> {
-    /// The number of the largest element's pixel in its window, row by row, or [`NO_WINNER`] where the activation leaves no
+pub struct PooledMaxima<'a, E> {
+    /// The number of the largest element's pixel in its window, row by row, or [`NO_ARGMAX`] where the activation leaves no
     /// gradient.
     pub numbers: &'a [u16],
-    /// The elements of x at these pixels; at any pixel of the window where there is no winner.
+    /// The elements of x at these pixels; at any pixel of the window where there is no argmax.
     pub x: &'a [E],
 }
 
-impl<E> Winners<'_, E> {
+impl<E> PooledMaxima<'_, E> {
     #[track_caller]
     fn check(&self, output: &BlockShape) {
-        assert_tensor("the winners' numbers", self.numbers.len(), output);
-        assert_tensor("the winners' x", self.x.len(), output);
+        assert_tensor("the indices' numbers", self.numbers.len(), output);
+        assert_tensor("the indices' x", self.x.len(), output);
     }
 }
 
 /// The largest of f(a·x + b) of each window, with a and b of each channel, f ReLU or nothing.
 ///
-/// `x` is a block of the input shape, `y` one of the output shape. If `winners` is given, it receives in the layout of `y`
-/// what [`Winners`] holds, the first largest if several are. Elements are compared as `E` stores them.
+/// `x` is a block of the input shape, `y` one of the output shape. If `indices` is given, it receives in the layout of `y`
+/// what [`PooledMaxima`] holds, the first largest if several are. Elements are compared as `E` stores them.
 /// A NaN counts as the largest, as in [`crate::pool::max_forward`].
 ///
 /// # Panics
@@ -64,7 +64,7 @@ pub fn normalise_pooled<E: Element>(
     activation: Option<Activation>,
     x: &[E],
     y: &mut [E],
-    winners: Option<(&mut [u16], &mut [E])>,
+    indices: Option<(&mut [u16], &mut [E])>,
 ) {
     let (input, output) = (shape.input(), shape.output());
     assert_windows(shape);
@@ -72,15 +72,15 @@ pub fn normalise_pooled<E: Element>(
     assert_channels(input.channel_stride, &[("factor", factor.len()), ("offset", offset.len())]);
     assert_tensor("x", x.len(), &input);
     assert_tensor("y", y.len(), &output);
-    if let Some((numbers, kept)) = &winners {
-        Winners { numbers, x: kept }.check(&output);
+    if let Some((numbers, kept)) = &indices {
+        PooledMaxima { numbers, x: kept }.check(&output);
     }
-    let winners = winners.map(|(numbers, kept)| (numbers.as_mut_ptr(), kept.as_mut_ptr()));
-    dispatch(cpu, NormalisePooled { shape, factor, offset, relu: activation.is_some(), x, y, winners });
+    let indices = indices.map(|(numbers, kept)| (numbers.as_mut_ptr(), kept.as_mut_ptr()));
+    dispatch(cpu, NormalisePooled { shape, factor, offset, relu: activation.is_some(), x, y, indices });
 }
 
 /// The sums of dy′ and of dy′·x̂ for each of `channels`, whole planes, over the valid images of a block, as
-/// [`super::block_gradient_sums`], where dy′ is `dy` of the pooled tensor at the windows' winners and zero elsewhere.
+/// [`super::block_gradient_sums`], where dy′ is `dy` of the pooled tensor at the windows' indices and zero elsewhere.
 ///
 /// `shape` is that of the pooled tensor.
 ///
@@ -91,28 +91,28 @@ pub fn pooled_gradient_sums<E: Element>(
     shape: &BlockShape,
     valid: usize,
     norm: &Normalisation<'_>,
-    winners: Winners<'_, E>,
+    indices: PooledMaxima<'_, E>,
     dy: &[E],
     channels: Range<usize>,
     sum: &mut [f64],
     sum_normalised: &mut [f64],
 ) {
     super::assert_block(shape, valid, &[("dy", dy.len())]);
-    winners.check(shape);
+    indices.check(shape);
     norm.check(shape.channel_stride);
     assert_sums(shape, &channels, [sum.len(), sum_normalised.len()]);
     sum.fill(0.0);
     sum_normalised.fill(0.0);
-    let terms = PooledGradients { mean: norm.mean, winners, dy };
+    let terms = PooledGradients { mean: norm.mean, indices, dy };
     let sums = [sum, &mut *sum_normalised];
     dispatch(cpu, PooledGradientSums { shape, valid, terms, channels: channels.clone(), sums });
     norm.scale_sums(channels, sum_normalised);
 }
 
 /// dx = a·dy′ − c₀ − c₁·(x − mean) for the valid images of a block, zero for the others, as [`super::input_gradient`], where
-/// dy′ is `dy` of the pooled tensor at the pixels that `winners` names and zero elsewhere.
+/// dy′ is `dy` of the pooled tensor at the pixels that `indices` names and zero elsewhere.
 ///
-/// `x` and `dx` are blocks of the input shape, `dy` and `winners` of the output shape.
+/// `x` and `dx` are blocks of the input shape, `dy` and `indices` of the output shape.
 ///
 /// # Panics
 /// If the windows overlap or have more than 65,535 pixels, a slice does not fit its shape or the channel stride, or `valid`
@@ -124,25 +124,25 @@ pub fn pooled_input_gradient<E: Element>(
     norm: &Normalisation<'_>,
     coefficients: [&[f32]; 2],
     x: &[E],
-    winners: &[u16],
+    indices: &[u16],
     dy: &[E],
     dx: &mut [E],
 ) {
     let (input, output) = (shape.input(), shape.output());
     assert_windows(shape);
     super::assert_block(&input, valid, &[("x", x.len()), ("dx", dx.len())]);
-    assert_tensor("winners", winners.len(), &output);
+    assert_tensor("indices", indices.len(), &output);
     assert_tensor("dy", dy.len(), &output);
     norm.check(input.channel_stride);
     assert_channels(input.channel_stride, &[("c₀", coefficients[0].len()), ("c₁", coefficients[1].len())]);
-    dispatch(cpu, PooledInputGradient { shape, valid, norm, coefficients, x, winners, dy, dx });
+    dispatch(cpu, PooledInputGradient { shape, valid, norm, coefficients, x, indices, dy, dx });
 }
 
 #[track_caller]
 fn assert_windows(shape: &Pool2dShape) {
     let (size, stride) = (shape.size(), shape.stride());
     assert!(stride[0] >= size[0] && stride[1] >= size[1], "windows of {size:?}, {stride:?} apart, overlap");
-    assert!(size[0] * size[1] <= usize::from(NO_WINNER), "windows of {size:?} have more than {NO_WINNER} pixels");
+    assert!(size[0] * size[1] <= usize::from(NO_ARGMAX), "windows of {size:?} have more than {NO_ARGMAX} pixels");
     assert_stride(shape.input().channel_stride);
     // Within a plane, channels are found by a mask.
     assert!(shape.input().plane().is_power_of_two(), "planes of {} channels", shape.input().plane());
@@ -172,7 +172,7 @@ struct NormalisePooled<'a, E> {
     x: &'a [E],
     y: &'a mut [E],
     /// Numbers and x, as long as `y`.
-    winners: Option<(*mut u16, *mut E)>,
+    indices: Option<(*mut u16, *mut E)>,
 }
 
 impl<E: Element> NormalisePooled<'_, E> {
@@ -181,7 +181,7 @@ impl<E: Element> NormalisePooled<'_, E> {
         let (input, output, stride) = (self.shape.input(), self.shape.output(), self.shape.stride());
         let (plane, plane_len) = (input.plane(), input.plane_len());
         let pixel = |k: usize| k / width * input.row() + k % width * input.pixel();
-        let (infinity, nobody) = (s.splat(f32::INFINITY), s.splat_u(NO_WINNER.into()));
+        let (infinity, nobody) = (s.splat(f32::INFINITY), s.splat_u(NO_ARGMAX.into()));
         for (y, x) in (0..output.height).flat_map(|y| (0..output.width).map(move |x| (y, x))) {
             let corner = input.offset(y * stride[0], x * stride[1]);
             let to = output.offset(y, x);
@@ -195,7 +195,7 @@ impl<E: Element> NormalisePooled<'_, E> {
                         }
                     }
                     // SAFETY: `normalise_pooled` saw `factor` and `offset` hold the channel stride, `x` the whole
-                    // input, in which every window lies, and `y` and `winners` the whole output; a plane is a
+                    // input, in which every window lies, and `y` and `indices` the whole output; a plane is a
                     // multiple of LANES.
                     unsafe {
                         let a = s.load(self.factor.as_ptr().add(channel));
@@ -203,7 +203,7 @@ impl<E: Element> NormalisePooled<'_, E> {
                         let from = self.x.as_ptr().add(corner + at);
                         let mut kept = E::load(s, from);
                         let mut best = E::round(s, s.mul_add(kept, a, b));
-                        let mut winner = s.splat_u(0);
+                        let mut argmax = s.splat_u(0);
                         for k in 1..height * width {
                             let v = E::load(s, from.add(pixel(k)));
                             let z = E::round(s, s.mul_add(v, a, b));
@@ -211,16 +211,16 @@ impl<E: Element> NormalisePooled<'_, E> {
                             let larger = s.gt(s.min(z, infinity), best);
                             best = s.select(larger, z, best);
                             kept = s.select(larger, v, kept);
-                            winner = s.select_u(larger, s.splat_u(k as u32), winner);
+                            argmax = s.select_u(larger, s.splat_u(k as u32), argmax);
                         }
                         if self.relu {
-                            winner = s.select_u(s.gt(best, s.zero()), winner, nobody);
+                            argmax = s.select_u(s.gt(best, s.zero()), argmax, nobody);
                             // The order of the arguments lets a NaN pass.
                             best = s.max(s.zero(), best);
                         }
                         E::store(s, self.y.as_mut_ptr().add(to + at), best);
-                        if let Some((numbers, xs)) = self.winners {
-                            s.store_u16(numbers.add(to + at), winner);
+                        if let Some((numbers, xs)) = self.indices {
+                            s.store_u16(numbers.add(to + at), argmax);
                             E::store(s, xs.add(to + at), kept);
                         }
                     }
@@ -242,10 +242,10 @@ impl<E: Element> Kernel for NormalisePooled<'_, E> {
     }
 }
 
-/// dy′ and dy′·(x − mean) of each window's winner.
+/// dy′ and dy′·(x − mean) of each window's argmax.
 struct PooledGradients<'a, E> {
     mean: &'a [f32],
-    winners: Winners<'a, E>,
+    indices: PooledMaxima<'a, E>,
     dy: &'a [E],
 }
 
@@ -259,12 +259,12 @@ impl<E: Element> Terms for PooledGradients<'_, E> {
 
     #[inline(always)]
     unsafe fn at<S: Simd>(&self, s: S, mean: S::V, _: usize, at: usize) -> [S::V; 2] {
-        // SAFETY: the caller's promise; `assert_block` and `Winners::check` saw `dy` and the winners hold the shape.
+        // SAFETY: the caller's promise; `assert_block` and `PooledMaxima::check` saw `dy` and the indices hold the shape.
         unsafe {
-            let x = E::load(s, self.winners.x.as_ptr().add(at));
+            let x = E::load(s, self.indices.x.as_ptr().add(at));
             let dy = E::load(s, self.dy.as_ptr().add(at));
-            let winner = s.load_u16(self.winners.numbers.as_ptr().add(at));
-            let dy = s.select(s.eq_u(winner, s.splat_u(NO_WINNER.into())), s.zero(), dy);
+            let argmax = s.load_u16(self.indices.numbers.as_ptr().add(at));
+            let dy = s.select(s.eq_u(argmax, s.splat_u(NO_ARGMAX.into())), s.zero(), dy);
             [dy, s.mul(dy, s.sub(x, mean))]
         }
     }
@@ -292,7 +292,7 @@ struct PooledInputGradient<'a, E> {
     norm: &'a Normalisation<'a>,
     coefficients: [&'a [f32]; 2],
     x: &'a [E],
-    winners: &'a [u16],
+    indices: &'a [u16],
     dy: &'a [E],
     dx: &'a mut [E],
 }
@@ -334,21 +334,21 @@ impl<E: Element> PooledInputGradient<'_, E> {
                 }
                 // SAFETY: `check` and `assert_channels` saw the channels' slices hold the channel stride, `assert_block`
                 // `x` and `dx` the whole input, in which `pass` keeps every window, and valid ≤ BLOCK; `assert_tensor`
-                // saw `dy` and `winners` hold the whole output; a plane is a multiple of LANES.
+                // saw `dy` and `indices` hold the whole output; a plane is a multiple of LANES.
                 unsafe {
                     let [mean, a, c0, c1] =
                         [self.norm.mean, self.norm.factor, self.coefficients[0], self.coefficients[1]]
                             .map(|channels| s.load(channels.as_ptr().add(channel)));
-                    let (dy, winner) = match from {
-                        None => (s.zero(), s.splat_u(NO_WINNER.into())),
+                    let (dy, argmax) = match from {
+                        None => (s.zero(), s.splat_u(NO_ARGMAX.into())),
                         Some(from) => (
                             s.mul(a, E::load(s, self.dy.as_ptr().add(from + at))),
-                            s.load_u16(self.winners.as_ptr().add(from + at)),
+                            s.load_u16(self.indices.as_ptr().add(from + at)),
                         ),
                     };
                     for k in 0..height * width {
                         let x = E::load(s, self.x.as_ptr().add(place(k) + at));
-                        let dy = s.select(s.eq_u(winner, s.splat_u(k as u32)), dy, s.zero());
+                        let dy = s.select(s.eq_u(argmax, s.splat_u(k as u32)), dy, s.zero());
                         let correction = s.mul_add(s.sub(x, mean), c1, c0);
                         E::store(s, self.dx.as_mut_ptr().add(place(k) + at), s.sub(dy, correction));
                     }

@@ -43,10 +43,9 @@ fn run<E: Element>(
     let count = combine_moments(images, shape.height * shape.width, &means, &squares, &mut mean, &mut square);
     let narrow: Vec<f32> = mean.iter().map(|&mean| mean as f32).collect();
     let [mut inverse, mut factor, mut offset] = [(); 3].map(|()| vec![0.0; stride]);
-    inverse_deviation(count, &square, EPSILON, &mut inverse);
+    rstd(count, &square, EPSILON, &mut inverse);
     affine(&narrow, &inverse, Some(scale), Some(shift), &mut factor, &mut offset);
-    let norm =
-        Normalisation { mean: &narrow, inverse_deviation: &inverse, factor: &factor, offset: &offset, activation };
+    let norm = Normalisation { mean: &narrow, rstd: &inverse, factor: &factor, offset: &offset, activation };
     let seven = || vec![vec![E::from_f32(7.0); shape.len()]; x.len()];
     let (mut y, mut dx) = (seven(), seven());
     for (x, y) in x.iter().zip(&mut y) {

@@ -5,11 +5,11 @@
 //! windows that cover it send, in f32 and in a fixed order, and is written once. Overlapping windows need no second
 //! pass, pixels that no window covers become zero, and the rows of the result can be computed in any parts.
 
-mod spread;
+mod scatter;
 
 use std::ops::Range;
 
-pub use spread::spread;
+pub use scatter::scatter;
 
 use crate::Cpu;
 use crate::layout::BlockShape;
@@ -82,20 +82,20 @@ impl Pool2dShape {
 
 /// The largest element of each window, for the output rows `rows`; `y` is these rows alone.
 ///
-/// If `winners` is given, it receives, in the layout of `y`, the number of the window's pixel that is the largest, the
+/// If `indices` is given, it receives, in the layout of `y`, the number of the window's pixel that is the largest, the
 /// first if several are, counted row by row. It is a u16, so that a window may be a whole image.
 /// A NaN counts as the largest, as in PyTorch, unless an infinity stands before it in the window.
 ///
 /// # Panics
-/// If `x` is not a block of the input shape, or `y` or `winners` not `rows` of the output shape.
+/// If `x` is not a block of the input shape, or `y` or `indices` not `rows` of the output shape.
 ///
 /// ```
 /// use selvedge_compute::{BlockShape, Cpu, pool::{self, Pool2dShape}};
 /// let shape = Pool2dShape::new(BlockShape::new(2, 2, 16), [2, 2], [2, 2]);
 /// let x: Vec<f32> = (0..shape.input().len()).map(|i| i as f32).collect();
-/// let (mut y, mut winners) = (vec![0.0; shape.output().len()], vec![0; shape.output().len()]);
-/// pool::max_forward(Cpu::detect()?, &shape, 0..1, &x, &mut y, Some(&mut winners));
-/// assert_eq!((y[0], winners[0]), (1536.0, 3));
+/// let (mut y, mut indices) = (vec![0.0; shape.output().len()], vec![0; shape.output().len()]);
+/// pool::max_forward(Cpu::detect()?, &shape, 0..1, &x, &mut y, Some(&mut indices));
+/// assert_eq!((y[0], indices[0]), (1536.0, 3));
 /// # Ok::<(), selvedge_compute::CpuError>(())
 /// ```
 pub fn max_forward<E: Element>(
@@ -104,35 +104,35 @@ pub fn max_forward<E: Element>(
     rows: Range<usize>,
     x: &[E],
     y: &mut [E],
-    winners: Option<&mut [u16]>,
+    indices: Option<&mut [u16]>,
 ) {
     assert_block("x", x.len(), &shape.input);
     assert_rows("y", y.len(), &rows, &shape.output());
-    if let Some(winners) = &winners {
-        assert_rows("winners", winners.len(), &rows, &shape.output());
+    if let Some(indices) = &indices {
+        assert_rows("indices", indices.len(), &rows, &shape.output());
     }
-    let winners = winners.map(|winners| winners.as_mut_ptr());
-    dispatch(cpu, MaxForward { shape, rows, x, y, winners });
+    let indices = indices.map(|indices| indices.as_mut_ptr());
+    dispatch(cpu, MaxForward { shape, rows, x, y, indices });
 }
 
-/// The gradient of [`max_forward`]: each window's `dy` goes to the pixel that `winners` names.
+/// The gradient of [`max_forward`]: each window's `dy` goes to the pixel that `indices` names.
 ///
-/// `dy` and `winners` are whole blocks of the output shape, `dx` is the input rows `rows` alone.
+/// `dy` and `indices` are whole blocks of the output shape, `dx` is the input rows `rows` alone.
 ///
 /// # Panics
-/// If `dy` or `winners` is not a block of the output shape, or `dx` not `rows` of the input shape.
+/// If `dy` or `indices` is not a block of the output shape, or `dx` not `rows` of the input shape.
 pub fn max_backward<E: Element>(
     cpu: Cpu,
     shape: &Pool2dShape,
     rows: Range<usize>,
     dy: &[E],
-    winners: &[u16],
+    indices: &[u16],
     dx: &mut [E],
 ) {
     assert_block("dy", dy.len(), &shape.output());
-    assert_block("winners", winners.len(), &shape.output());
+    assert_block("indices", indices.len(), &shape.output());
     assert_rows("dx", dx.len(), &rows, &shape.input);
-    dispatch(cpu, Backward { shape, rows, dy, winners: Some(winners), dx });
+    dispatch(cpu, Backward { shape, rows, dy, indices: Some(indices), dx });
 }
 
 /// The mean of each window, for the output rows `rows`; `y` is these rows alone.
@@ -154,7 +154,7 @@ pub fn average_forward<E: Element>(cpu: Cpu, shape: &Pool2dShape, rows: Range<us
 pub fn average_backward<E: Element>(cpu: Cpu, shape: &Pool2dShape, rows: Range<usize>, dy: &[E], dx: &mut [E]) {
     assert_block("dy", dy.len(), &shape.output());
     assert_rows("dx", dx.len(), &rows, &shape.input);
-    dispatch(cpu, Backward { shape, rows, dy, winners: None, dx });
+    dispatch(cpu, Backward { shape, rows, dy, indices: None, dx });
 }
 
 #[track_caller]
@@ -179,7 +179,7 @@ struct MaxForward<'a, E> {
     x: &'a [E],
     y: &'a mut [E],
     /// As long as `y`.
-    winners: Option<*mut u16>,
+    indices: Option<*mut u16>,
 }
 
 impl<E: Element> MaxForward<'_, E> {
@@ -194,12 +194,12 @@ impl<E: Element> MaxForward<'_, E> {
                 let to = output.offset(row, x);
                 for i in (0..input.pixel()).step_by(UNROLL * S::LANES) {
                     // SAFETY: `assert_block` saw `x` hold the whole input, in which every window lies (`output`), and
-                    // `assert_rows` saw `y` and `winners` hold `rows`; a pixel's elements are a multiple of
+                    // `assert_rows` saw `y` and `indices` hold `rows`; a pixel's elements are a multiple of
                     // UNROLL · LANES (`BLOCK`).
                     unsafe {
                         let from = self.x.as_ptr().add(corner + i);
                         let mut best = [s.zero(); UNROLL];
-                        let mut winner = [s.splat_u(0); UNROLL];
+                        let mut argmax = [s.splat_u(0); UNROLL];
                         for (n, best) in best.iter_mut().enumerate() {
                             *best = E::load(s, from.add(n * S::LANES));
                         }
@@ -210,13 +210,13 @@ impl<E: Element> MaxForward<'_, E> {
                                 // `min` gives its second argument for a NaN, which so counts as an infinity.
                                 let larger = s.gt(s.min(v, infinity), best[n]);
                                 best[n] = s.select(larger, v, best[n]);
-                                winner[n] = s.select_u(larger, s.splat_u(k as u32), winner[n]);
+                                argmax[n] = s.select_u(larger, s.splat_u(k as u32), argmax[n]);
                             }
                         }
                         for n in 0..UNROLL {
                             E::store(s, self.y.as_mut_ptr().add(to + i + n * S::LANES), best[n]);
-                            if let Some(winners) = self.winners {
-                                s.store_u16(winners.add(to + i + n * S::LANES), winner[n]);
+                            if let Some(indices) = self.indices {
+                                s.store_u16(indices.add(to + i + n * S::LANES), argmax[n]);
                             }
                         }
                     }
@@ -300,7 +300,7 @@ struct Backward<'a, E> {
     rows: Range<usize>,
     dy: &'a [E],
     /// For max pooling; each window's pixels share its gradient if there are none.
-    winners: Option<&'a [u16]>,
+    indices: Option<&'a [u16]>,
     dx: &'a mut [E],
 }
 
@@ -317,7 +317,7 @@ impl<E: Element> Kernel for Backward<'_, E> {
     fn run<S: Simd>(self, s: S) {
         let Pool2dShape { input, size, stride } = *self.shape;
         let output = self.shape.output();
-        let share = s.splat(if self.winners.is_some() { 1.0 } else { 1.0 / (size[0] * size[1]) as f32 });
+        let share = s.splat(if self.indices.is_some() { 1.0 } else { 1.0 / (size[0] * size[1]) as f32 });
         for (row, y) in self.rows.enumerate() {
             let window_rows = covering(y, size[0], stride[0], output.height);
             for x in 0..input.width {
@@ -330,14 +330,14 @@ impl<E: Element> Kernel for Backward<'_, E> {
                             let number = s.splat_u(((y - oy * stride[0]) * size[1] + x - ox * stride[1]) as u32);
                             for (n, sum) in sum.iter_mut().enumerate() {
                                 let at = output.offset(oy, ox) + i + n * S::LANES;
-                                // SAFETY: `assert_block` saw `dy` and `winners` hold the whole output, in which
+                                // SAFETY: `assert_block` saw `dy` and `indices` hold the whole output, in which
                                 // `covering` keeps the window; a pixel's elements are a multiple of UNROLL · LANES.
                                 unsafe {
                                     let v = E::load(s, self.dy.as_ptr().add(at));
-                                    let v = match self.winners {
-                                        Some(winners) => {
-                                            let winner = s.load_u16(winners.as_ptr().add(at));
-                                            s.select(s.eq_u(winner, number), v, s.zero())
+                                    let v = match self.indices {
+                                        Some(indices) => {
+                                            let argmax = s.load_u16(indices.as_ptr().add(at));
+                                            s.select(s.eq_u(argmax, number), v, s.zero())
                                         }
                                         None => v,
                                     };

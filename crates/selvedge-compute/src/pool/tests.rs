@@ -47,13 +47,13 @@ fn windows(shape: &Pool2dShape, mut f: impl FnMut(usize, &[usize])) {
 }
 
 fn reference_max(shape: &Pool2dShape, x: &[f64]) -> (Vec<f64>, Vec<u16>) {
-    let (mut y, mut winners) = (vec![0.0; shape.output().len()], vec![0; shape.output().len()]);
+    let (mut y, mut indices) = (vec![0.0; shape.output().len()], vec![0; shape.output().len()]);
     windows(shape, |to, window| {
         let best = (1..window.len()).fold(0, |best, k| if x[window[k]] > x[window[best]] { k } else { best });
         y[to] = x[window[best]];
-        winners[to] = best as u16;
+        indices[to] = best as u16;
     });
-    (y, winners)
+    (y, indices)
 }
 
 fn reference_average(shape: &Pool2dShape, x: &[f64]) -> Vec<f64> {
@@ -82,19 +82,19 @@ fn matches_reference<E: Element>() {
         }
         let dy = numbers.block::<E>(&output);
         let zero = E::from_f32(0.0);
-        let (mut y, mut winners, mut dx) = (vec![zero; output.len()], vec![9; output.len()], vec![zero; input.len()]);
+        let (mut y, mut indices, mut dx) = (vec![zero; output.len()], vec![9; output.len()], vec![zero; input.len()]);
 
         let (want, want_winners) = reference_max(&shape, &wide(&x));
-        max_forward(cpu, &shape, 0..output.height, &x, &mut y, Some(&mut winners));
+        max_forward(cpu, &shape, 0..output.height, &x, &mut y, Some(&mut indices));
         assert_eq!(wide(&y), want, "{name}");
-        assert_eq!(winners, want_winners, "{name}");
+        assert_eq!(indices, want_winners, "{name}");
         y.fill(zero);
         in_parts(&mut y, &output, |rows, y| max_forward(cpu, &shape, rows, &x, y, None));
-        assert_eq!(wide(&y), want, "{name} in parts, without winners");
+        assert_eq!(wide(&y), want, "{name} in parts, without indices");
 
         let mut want = vec![0.0; input.len()];
         windows(&shape, |from, window| want[window[usize::from(want_winners[from])]] += f64::from(dy[from].to_f32()));
-        in_parts(&mut dx, &input, |rows, dx| max_backward(cpu, &shape, rows, &dy, &winners, dx));
+        in_parts(&mut dx, &input, |rows, dx| max_backward(cpu, &shape, rows, &dy, &indices, dx));
         assert_close(&format!("max backward, {name}"), &dx, &want, 1e-6);
 
         in_parts(&mut y, &output, |rows, y| average_forward(cpu, &shape, rows, &x, y));
@@ -127,10 +127,10 @@ fn gradients_are_central_differences() {
     let (x, dy) = (numbers.block::<f32>(&shape.input()), numbers.block::<f32>(&shape.output()));
     let weighted = |y: &[f64]| -> f64 { y.iter().zip(&dy).map(|(y, &dy)| y * f64::from(dy)).sum() };
     for cpu in cpus() {
-        let (mut y, mut winners) = (vec![0.0; dy.len()], vec![0; dy.len()]);
+        let (mut y, mut indices) = (vec![0.0; dy.len()], vec![0; dy.len()]);
         let (mut dmax, mut daverage) = (vec![0.0; x.len()], vec![0.0; x.len()]);
-        max_forward(cpu, &shape, 0..2, &x, &mut y, Some(&mut winners));
-        max_backward(cpu, &shape, 0..5, &dy, &winners, &mut dmax);
+        max_forward(cpu, &shape, 0..2, &x, &mut y, Some(&mut indices));
+        max_backward(cpu, &shape, 0..5, &dy, &indices, &mut dmax);
         average_backward(cpu, &shape, 0..5, &dy, &mut daverage);
         for i in (0..x.len()).step_by(211).filter(|i| i % 16 < 3) {
             let mut x = wide(&x);
@@ -146,7 +146,7 @@ fn gradients_are_central_differences() {
 fn nan_and_infinities() {
     let shape = Pool2dShape::global(BlockShape::new(2, 2, 16));
     for cpu in cpus() {
-        for (window, want, winner) in [
+        for (window, want, argmax) in [
             ([1.0, f32::NAN, 2.0, 3.0], f32::NAN, 1),
             ([f32::NAN, 9.0, 2.0, 3.0], f32::NAN, 0),
             ([1.0, 2.0, 3.0, f32::NAN], f32::NAN, 3),
@@ -154,10 +154,10 @@ fn nan_and_infinities() {
             ([f32::MAX, f32::INFINITY, f32::INFINITY, 0.0], f32::INFINITY, 1),
         ] {
             let x: Vec<f32> = window.iter().flat_map(|&v| [v; 512]).collect();
-            let (mut y, mut winners) = ([0.0; 512], [7; 512]);
-            max_forward(cpu, &shape, 0..1, &x, &mut y, Some(&mut winners));
+            let (mut y, mut indices) = ([0.0; 512], [7; 512]);
+            max_forward(cpu, &shape, 0..1, &x, &mut y, Some(&mut indices));
             assert!(y.iter().all(|y| y.total_cmp(&want).is_eq()), "{window:?} on {}: {}", cpu.isa(), y[0]);
-            assert_eq!(winners, [winner; 512], "{window:?} on {}", cpu.isa());
+            assert_eq!(indices, [argmax; 512], "{window:?} on {}", cpu.isa());
         }
     }
 }

@@ -43,7 +43,7 @@ impl Simd for Avx2 {
     const LANES: usize = 8;
 
     #[inline(never)]
-    fn apart<K: Kernel>(self, kernel: K) -> K::Output {
+    fn outlined<K: Kernel>(self, kernel: K) -> K::Output {
         // SAFETY: `self` proves AVX2 and FMA.
         unsafe { enter(kernel) }
     }

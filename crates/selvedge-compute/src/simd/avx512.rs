@@ -57,7 +57,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     const LANES: usize = 16;
 
     #[inline(never)]
-    fn apart<K: Kernel>(self, kernel: K) -> K::Output {
+    fn outlined<K: Kernel>(self, kernel: K) -> K::Output {
         // SAFETY: `self` proves AVX-512, and if it says so AVX512_BF16.
         unsafe { if BF16 { enter_bf16(kernel) } else { enter(kernel) } }
     }

@@ -1,4 +1,4 @@
-//! Functions of vectors: exponential, logistic, error function.
+//! Functions of vectors: exponential, sigmoid, error function.
 
 use super::Simd;
 
@@ -23,9 +23,9 @@ pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     s.select(below, s.zero(), s.mul(p, s.pow2(n)))
 }
 
-/// The logistic function 1 / (1 + e⁻ˣ).
+/// The sigmoid function 1 / (1 + e⁻ˣ).
 #[inline(always)]
-pub fn logistic<S: Simd>(s: S, x: S::V) -> S::V {
+pub fn sigmoid<S: Simd>(s: S, x: S::V) -> S::V {
     s.div(s.splat(1.0), s.add(s.splat(1.0), exp(s, s.sub(s.zero(), x))))
 }
 

@@ -38,7 +38,7 @@ pub trait Simd: Copy + Send + Sync {
 
     /// Runs `kernel` in a function of its own, which has all registers for itself: for a loop that needs them, inside of
     /// code that would have the compiler keep other things there.
-    fn apart<K: Kernel>(self, kernel: K) -> K::Output;
+    fn outlined<K: Kernel>(self, kernel: K) -> K::Output;
 
     /// All lanes zero.
     fn zero(self) -> Self::V;

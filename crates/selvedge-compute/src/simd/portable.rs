@@ -26,7 +26,7 @@ impl Simd for Portable {
     const LANES: usize = LANES;
 
     #[inline(never)]
-    fn apart<K: Kernel>(self, kernel: K) -> K::Output {
+    fn outlined<K: Kernel>(self, kernel: K) -> K::Output {
         kernel.run(self)
     }
     #[inline(always)]

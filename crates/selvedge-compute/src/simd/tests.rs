@@ -95,10 +95,10 @@ fn arithmetic() {
 #[test]
 fn functions() {
     binary!(Exp, |s, a, _b| math::exp(s, a));
-    binary!(Logistic, |s, a, _b| math::logistic(s, a));
+    binary!(Sigmoid, |s, a, _b| math::sigmoid(s, a));
     binary!(Erf, |s, a, _b| math::erf(s, a));
     check("exp", Exp, |a, _| if a < -87.0 { 0.0 } else { (a.min(88.0) as f64).exp() }, 4e-7);
-    check("logistic", Logistic, |a, _| 1.0 / (1.0 + (-a as f64).exp()), 3e-7);
+    check("sigmoid", Sigmoid, |a, _| 1.0 / (1.0 + (-a as f64).exp()), 3e-7);
     check("erf", Erf, |a, _| erf_reference(a as f64), 3e-7);
 }
 

@@ -4,6 +4,7 @@ use half::bf16;
 
 use super::*;
 use crate::Isa;
+use crate::conv::tiles::repack;
 
 /// Every shape of padded channels and some whose rows are cut into several slides and whose rings of rows wrap around,
 /// all numbers rounded to bf16, where the machine has AMX.
@@ -43,7 +44,7 @@ fn narrow(values: &[f32]) -> Vec<bf16> {
 impl Case {
     fn packed(&self, cpu: Cpu) -> Vec<bf16> {
         let mut packed = vec![bf16::ZERO; self.shape.weights_len()];
-        regroup::to_bf16(cpu, &self.panels(), &mut packed);
+        repack::to_bf16(cpu, &self.panels(), &mut packed);
         packed
     }
 
@@ -63,7 +64,7 @@ fn forward_and_pooled() {
         let packed = case.packed(cpu);
         let rows = 0..shape.output.height;
         let mut sums = vec![f32::NAN; shape.output.len()];
-        forward_bf16(cpu, &shape, &x, &packed, Epilogue::NONE, rows.clone(), &mut sums);
+        tiles::forward(cpu, &shape, &x, &packed, Epilogue::NONE, rows.clone(), &mut sums);
         padded_lanes_are_zero(&shape.output, &sums);
         for image in [0, 15, 16, 31] {
             let x = case.image(&shape.input, &case.x, 0, image);
@@ -74,7 +75,7 @@ fn forward_and_pooled() {
             }
         }
         let mut y = vec![bf16::NAN; shape.output.len()];
-        forward_bf16(cpu, &shape, &x, &packed, Epilogue { bias: Some(&bias), relu: true }, rows, &mut y);
+        tiles::forward(cpu, &shape, &x, &packed, Epilogue { bias: Some(&bias), relu: true }, rows, &mut y);
         let lane = |at: usize| shape.output.image_and_channel(at).1;
         for (at, y) in y.iter().enumerate() {
             assert_eq!(*y, bf16::from_f32((sums[at] + bias[lane(at)]).max(0.0)), "{shape:?}");
@@ -82,7 +83,7 @@ fn forward_and_pooled() {
         let (height, width) = (shape.output.height / 2, shape.output.width / 2);
         let pooled = BlockShape::new(height, width, shape.output.channels);
         let mut small = vec![bf16::NAN; pooled.len()];
-        forward_pooled_bf16(cpu, &shape, [2, 2], &x, &packed, Some(&bias), 0..height, &mut small, None);
+        tiles::forward_pooled(cpu, &shape, [2, 2], &x, &packed, Some(&bias), 0..height, &mut small, None);
         for (at, small) in small.iter().enumerate() {
             let (pixel, inner) = (at / pooled.pixel(), at % pooled.pixel());
             let window = (0..4).map(|w| {
@@ -100,7 +101,7 @@ fn dropout_in_the_pooled_pass() {
     for case in cases.iter().filter(|case| case.shape.output.height.min(case.shape.output.width) > 3) {
         let (x, packed) = (case.one(&case.shape.input, &case.x), case.packed(cpu));
         let run = |part: Part, y: &mut [bf16], training: Option<Training<'_>>| {
-            forward_pooled_bf16(cpu, &case.shape, [2, 2], &x, &packed, None, part, y, training);
+            tiles::forward_pooled(cpu, &case.shape, [2, 2], &x, &packed, None, part, y, training);
         };
         // Apart, the result is rounded twice.
         pooled_with_dropout(cpu, &case.shape, in_two_parts(&case.shape, run), 1.0 / 128.0);
@@ -115,11 +116,11 @@ fn backward_data() {
         let mut transposed = vec![bf16::ZERO; shape.transposed_len()];
         let len = shape.taps() * shape.output.channel_stride * PANEL;
         for (panel, to) in transposed.chunks_exact_mut(len).enumerate() {
-            regroup::transpose_to_bf16(cpu, &shape, &case.panels(), panel, to);
+            repack::transpose_to_bf16(cpu, &shape, &case.panels(), panel, to);
         }
         let dy = case.one(&shape.output, &case.dy);
         let mut dx = vec![f32::NAN; shape.input.len()];
-        backward_data_bf16(cpu, &shape, &dy, &transposed, 0..shape.input.height, &mut dx);
+        tiles::backward_data(cpu, &shape, &dy, &transposed, 0..shape.input.height, &mut dx);
         padded_lanes_are_zero(&shape.input, &dx);
         for image in [0, 17, 31] {
             let dy = case.image(&shape.output, &case.dy, 0, image);
@@ -142,7 +143,7 @@ fn a_part_of_the_images_is_what_all_of_them_have() {
         let run = |images| {
             let mut y = vec![bf16::NAN; shape.output.len()];
             let part = Part { rows: 0..shape.output.height, images };
-            forward_bf16(cpu, &shape, &x, &packed, Epilogue { bias: None, relu: true }, part, &mut y);
+            tiles::forward(cpu, &shape, &x, &packed, Epilogue { bias: None, relu: true }, part, &mut y);
             y
         };
         let all = run(BLOCK);
@@ -150,7 +151,7 @@ fn a_part_of_the_images_is_what_all_of_them_have() {
         let run_pooled = |images| {
             let mut y = vec![bf16::NAN; pooled.len()];
             let part = Part { rows: 0..pooled.height, images };
-            forward_pooled_bf16(cpu, &shape, [2, 2], &x, &packed, None, part, &mut y, None);
+            tiles::forward_pooled(cpu, &shape, [2, 2], &x, &packed, None, part, &mut y, None);
             y
         };
         let all_pooled = run_pooled(BLOCK);

@@ -118,16 +118,16 @@ fn forward_pooled_equals_the_passes_apart() {
                 let epilogue = Epilogue { bias: None, relu: false };
                 winograd.forward(cpu, &case.x, &weights, epilogue, Share::ALL, &mut full);
                 let pass = |pieces| {
-                    let (mut y, mut winners) = (vec![f32::NAN; pooled.len()], vec![77; pooled.len()]);
-                    let training = Some(Training { winners: &mut winners, dropout: None });
+                    let (mut y, mut indices) = (vec![f32::NAN; pooled.len()], vec![77; pooled.len()]);
+                    let training = Some(Training { indices: &mut indices, dropout: None });
                     let share = Share { pieces, ..Share::ALL };
                     winograd.forward_pooled(cpu, window, &case.x, &weights, Some(&bias), share, &mut y, training);
-                    (y, winners)
+                    (y, indices)
                 };
-                let (y, winners) = pass(1);
+                let (y, indices) = pass(1);
                 for pieces in PIECES {
                     let cut = threads.install(|| pass(pieces));
-                    assert!(cut == (y.clone(), winners.clone()), "{} {shape:?} in {pieces} pieces", cpu.isa());
+                    assert!(cut == (y.clone(), indices.clone()), "{} {shape:?} in {pieces} pieces", cpu.isa());
                 }
                 for at in 0..pooled.len() {
                     let (pixel, lane) = (at / pooled.pixel(), at % pooled.pixel());
@@ -139,9 +139,9 @@ fn forward_pooled_equals_the_passes_apart() {
                     let values: Vec<f32> = values.collect();
                     let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
                     let want = (largest + bias[shape.output.image_and_channel(lane).1]).max(0.0);
-                    let winner = values.iter().position(|&value| value == largest).unwrap() as u16;
-                    let winner = if want > 0.0 { winner } else { NO_WINNER };
-                    assert_eq!((y[at], winners[at]), (want, winner), "{} {shape:?} {window:?}", cpu.isa());
+                    let argmax = values.iter().position(|&value| value == largest).unwrap() as u16;
+                    let argmax = if want > 0.0 { argmax } else { NO_ARGMAX };
+                    assert_eq!((y[at], indices[at]), (want, argmax), "{} {shape:?} {window:?}", cpu.isa());
                 }
             }
         }
@@ -257,17 +257,17 @@ fn backward_weights_equals_the_reference() {
                 let mut added = vec![0.25; shape.weights_len()];
                 let cut = shape.panels() / 2;
                 let (left, right) = added.split_at_mut(cut * shape.panel_len());
-                winograd.backward_weights(cpu, x, dy, 0..cut, Onto::Content, left);
-                winograd.backward_weights(cpu, x, dy, cut..shape.panels(), Onto::Content, right);
+                winograd.backward_weights(cpu, x, dy, 0..cut, Accumulate::Add, left);
+                winograd.backward_weights(cpu, x, dy, cut..shape.panels(), Accumulate::Add, right);
                 let mut got = vec![0.0; want.len()];
                 pack::from_panels(&shape, &added, &mut got);
                 let got: Vec<f64> = got.into_iter().map(f64::from).collect();
                 assert_accurate(&format!("{} {shape:?} {blocks} blocks", cpu.isa()), &got, &want);
                 let mut overwritten = vec![f32::NAN; shape.weights_len()];
-                winograd.backward_weights(cpu, x, dy, 0..shape.panels(), Onto::Nothing, &mut overwritten);
+                winograd.backward_weights(cpu, x, dy, 0..shape.panels(), Accumulate::Overwrite, &mut overwritten);
                 let mut parts = vec![f32::NAN; shape.weights_len()];
                 for (panel, part) in parts.chunks_exact_mut(shape.panel_len()).enumerate() {
-                    winograd.backward_weights(cpu, x, dy, panel..panel + 1, Onto::Nothing, part);
+                    winograd.backward_weights(cpu, x, dy, panel..panel + 1, Accumulate::Overwrite, part);
                 }
                 assert!(parts == overwritten, "{} {shape:?}: panels one by one", cpu.isa());
                 for (overwritten, added) in overwritten.iter().zip(&added) {
@@ -283,9 +283,9 @@ fn no_blocks_bring_no_gradient() {
     let shape = Conv2dShape::same(BlockShape::new(4, 4, 16), 16, [3, 3], 1);
     let (winograd, none) = (Winograd::of(&shape).unwrap(), Blocks { data: &[][..], stride: 0, count: 0 });
     let mut dweights = vec![0.25; shape.weights_len()];
-    winograd.backward_weights(Cpu::detect().unwrap(), none, none, 0..1, Onto::Content, &mut dweights);
+    winograd.backward_weights(Cpu::detect().unwrap(), none, none, 0..1, Accumulate::Add, &mut dweights);
     assert!(dweights.iter().all(|&gradient| gradient == 0.25));
-    winograd.backward_weights(Cpu::detect().unwrap(), none, none, 0..1, Onto::Nothing, &mut dweights);
+    winograd.backward_weights(Cpu::detect().unwrap(), none, none, 0..1, Accumulate::Overwrite, &mut dweights);
     assert!(dweights.iter().all(|&gradient| gradient == 0.0));
 }
 

@@ -6,11 +6,11 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::super::tile::{Walk, accumulate, column};
-use super::super::weight_sums::check_blocks;
-use super::super::{Blocks, Conv2dShape, Onto, PANEL};
+use super::super::{Accumulate, Blocks, Conv2dShape, PANEL};
 use super::gathered::{Matrices, Source};
 use super::transform::{Strided, Transform, both};
+use crate::conv::direct::microkernel::{Walk, accumulate, column};
+use crate::conv::weight_gradient::check_blocks;
 use crate::layout::BLOCK;
 use crate::simd::{Kernel, Simd};
 
@@ -48,7 +48,7 @@ pub(super) struct GradientPass<'a, T, const M: usize, const N: usize> {
     x: Blocks<'a, f32>,
     dy: Blocks<'a, f32>,
     panels: Range<usize>,
-    onto: Onto,
+    accumulate: Accumulate,
     dweights: &'a mut [f32],
     buffer: &'a mut [f32],
     transform: PhantomData<T>,
@@ -61,19 +61,19 @@ struct Kept {
 }
 
 impl<'a, T: Transform<M, N>, const M: usize, const N: usize> GradientPass<'a, T, M, N> {
-    /// The blocks, the panels and the gradient must fit the shape ([`super::super::weight_sums::check_blocks`]); `buffer` has
+    /// The blocks, the panels and the gradient must fit the shape ([`crate::conv::weight_gradient::check_blocks`]); `buffer` has
     /// [`scratch_len`] numbers.
     pub(super) fn new(
         shape: &'a Conv2dShape,
         [x, dy]: [Blocks<'a, f32>; 2],
         panels: Range<usize>,
-        onto: Onto,
+        accumulate: Accumulate,
         dweights: &'a mut [f32],
         buffer: &'a mut [f32],
     ) -> Self {
         check_blocks(shape, &x, &dy, &panels, dweights);
         assert_eq!(buffer.len(), scratch_len(N * N, shape, panels.len()), "the buffer's length");
-        Self { shape, x, dy, panels, onto, dweights, buffer, transform: PhantomData }
+        Self { shape, x, dy, panels, accumulate, dweights, buffer, transform: PhantomData }
     }
 
     /// The sums of `kept` over all tiles of all blocks, `[panel][point][channel][16]`, at the end of the buffer.
@@ -127,7 +127,7 @@ impl<'a, T: Transform<M, N>, const M: usize, const N: usize> GradientPass<'a, T,
                         for (column, mut tap) in taps.into_iter().enumerate() {
                             let at = ((row * 3 + column) * all_channels + kept.channels.start) * PANEL + at;
                             let to = to.as_mut_ptr().add(at);
-                            if self.onto == Onto::Content {
+                            if self.accumulate == Accumulate::Add {
                                 tap = s.add(s.load(to), tap);
                             }
                             s.store(to, tap);
@@ -144,7 +144,7 @@ impl<T: Transform<M, N>, const M: usize, const N: usize> Kernel for GradientPass
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
         if self.x.count == 0 {
-            if self.onto == Onto::Nothing {
+            if self.accumulate == Accumulate::Overwrite {
                 self.dweights.fill(0.0);
             }
             return;
@@ -178,9 +178,9 @@ impl<const N: usize> OuterProducts<'_, N> {
     #[inline(always)]
     fn add<S: Simd>(self, s: S) {
         match S::LANES {
-            16 => s.apart(Sums::<8, 2, N>(self)),
-            8 => s.apart(Sums::<4, 2, N>(self)),
-            _ => s.apart(Sums::<2, 4, N>(self)),
+            16 => s.outlined(Sums::<8, 2, N>(self)),
+            8 => s.outlined(Sums::<4, 2, N>(self)),
+            _ => s.outlined(Sums::<2, 4, N>(self)),
         }
     }
 }

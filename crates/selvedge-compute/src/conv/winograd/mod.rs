@@ -13,34 +13,34 @@
 //! U = G W Gᵀ is made once a step, in panels as the weights are: `[out/16][point][in][16]`.
 //!
 //! A result's sums take the same steps whatever is computed beside it, so its bits do not depend on the images asked for or on
-//! the pieces that threads compute (`cut.rs`): tiles lie on a grid that begins at the first pixel.
+//! the pieces that threads compute (`partition.rs`): tiles lie on a grid that begins at the first pixel.
 
-mod cut;
 mod f3;
 mod f4;
 mod gathered;
 mod gradient;
 mod outputs;
+mod partition;
 mod products;
 mod transform;
 mod weights;
 
 use std::ops::Range;
 
-use super::pooled::pooled_shape;
-use super::{Blocks, Conv2dShape, Epilogue, MAX_WINDOW, Onto, PANEL, Training};
+use super::{Accumulate, Blocks, Conv2dShape, Epilogue, MAX_WINDOW, PANEL, Training};
+use crate::conv::pooled::pooled_shape;
 use crate::cpu::Cpu;
 use crate::layout::{BLOCK, BlockShape};
 use crate::scratch;
 use crate::simd::{Element, dispatch};
 
-use cut::Cut;
 use f3::F3;
 use f4::F4;
 use gradient::GradientPass;
 use outputs::{Outputs, Pixels, Pooled};
+use partition::Partition;
 use products::TilePass;
-use weights::{Transformed, Turned};
+use weights::{Rotation, Transformed};
 
 /// Winograd's algorithm for a shape.
 ///
@@ -193,14 +193,14 @@ impl Winograd {
     /// # Panics
     /// If the slices are not whole panels, or not equally many.
     pub fn transform_weights(&self, cpu: Cpu, panels: &[f32], to: &mut [f32]) {
-        self.transform(cpu, panels, to, self.shape.input.channel_stride, Turned::No);
+        self.transform(cpu, panels, to, self.shape.input.channel_stride, Rotation::None);
     }
 
-    fn transform(&self, cpu: Cpu, panels: &[f32], to: &mut [f32], channels: usize, turned: Turned) {
+    fn transform(&self, cpu: Cpu, panels: &[f32], to: &mut [f32], channels: usize, rotation: Rotation) {
         weights::check(self, channels, panels.len(), to.len());
         match self.tile {
-            TileSize::Three => dispatch(cpu, Transformed::<F3, 3, 5>::new(panels, to, channels, turned)),
-            TileSize::Four => dispatch(cpu, Transformed::<F4, 4, 6>::new(panels, to, channels, turned)),
+            TileSize::Three => dispatch(cpu, Transformed::<F3, 3, 5>::new(panels, to, channels, rotation)),
+            TileSize::Four => dispatch(cpu, Transformed::<F4, 4, 6>::new(panels, to, channels, rotation)),
         }
     }
 
@@ -215,9 +215,9 @@ impl Winograd {
     /// If a slice is not as long as the shape says.
     pub fn transpose_weights(&self, cpu: Cpu, panels: &[f32], panel: usize, to: &mut [f32]) {
         scratch::with(self.transposed_panel_len(), |transposed: &mut [f32]| {
-            super::pack::transpose_panel(&self.shape, panels, panel, transposed);
+            crate::conv::pack::transpose_panel(&self.shape, panels, panel, transposed);
             // A result of the data pass meets the taps in the opposite order.
-            self.transform(cpu, transposed, to, self.shape.output.channel_stride, Turned::Round);
+            self.transform(cpu, transposed, to, self.shape.output.channel_stride, Rotation::HalfTurn);
         });
     }
 
@@ -225,12 +225,12 @@ impl Winograd {
     pub fn forward_pieces(&self, window: Option<[usize; 2]>, wanted: usize) -> usize {
         let window = window.unwrap_or([1, 1]);
         let pixels = outputs::pooled_pixels(&pooled_shape(&self.shape, window), window);
-        self.cut(&self.shape.output, pixels, wanted).count()
+        self.partition(&self.shape.output, pixels, wanted).count()
     }
 
     /// The pieces of [`Winograd::backward_data`] where `wanted` are asked for.
     pub fn backward_data_pieces(&self, wanted: usize) -> usize {
-        self.cut(&self.shape.input, pixels(&self.shape.input), wanted).count()
+        self.partition(&self.shape.input, pixels(&self.shape.input), wanted).count()
     }
 
     /// [`super::forward`] with weights from [`Winograd::transform_weights`].
@@ -291,14 +291,14 @@ impl Winograd {
     }
 
     /// The cut of a pass to `pixels` of `to`.
-    fn cut(&self, to: &BlockShape, pixels: [usize; 2], pieces: usize) -> Cut {
-        Cut::new([self.tile.tiles(pixels), to.channel_stride / PANEL], pieces)
+    fn partition(&self, to: &BlockShape, pixels: [usize; 2], pieces: usize) -> Partition {
+        Partition::new([self.tile.tiles(pixels), to.channel_stride / PANEL], pieces)
     }
 
     fn run<O: Outputs>(&self, cpu: Cpu, tensors: Tensors<'_>, operands: [&[f32]; 2], share: Share, outputs: O) {
         let Share { images, pieces } = share;
         let len = products::scratch_len(self.points(), tensors.from, tensors.to);
-        self.cut(tensors.to, outputs.pixels(), pieces).for_each(|piece| {
+        self.partition(tensors.to, outputs.pixels(), pieces).for_each(|piece| {
             // No buffer is kept while a thread waits for others: meanwhile it may run another piece, which needs one.
             scratch::with(len, |buffer: &mut [f32]| {
                 let to = (outputs, piece);
@@ -317,26 +317,26 @@ impl Winograd {
         });
     }
 
-    /// [`super::backward_weights`] of tensors as they lie.
+    /// [`crate::conv::direct::backward_weights`] of tensors as they lie.
     ///
     /// # Panics
-    /// As [`super::backward_weights`].
+    /// As [`crate::conv::direct::backward_weights`].
     pub fn backward_weights(
         &self,
         cpu: Cpu,
         x: Blocks<'_, f32>,
         dy: Blocks<'_, f32>,
         panels: Range<usize>,
-        onto: Onto,
+        accumulate: Accumulate,
         dweights: &mut [f32],
     ) {
         let buffer = gradient::scratch_len(self.points(), &self.shape, panels.len());
         scratch::with(buffer, |buffer: &mut [f32]| match self.tile {
             TileSize::Three => {
-                dispatch(cpu, GradientPass::<F3, 3, 5>::new(&self.shape, [x, dy], panels, onto, dweights, buffer))
+                dispatch(cpu, GradientPass::<F3, 3, 5>::new(&self.shape, [x, dy], panels, accumulate, dweights, buffer))
             }
             TileSize::Four => {
-                dispatch(cpu, GradientPass::<F4, 4, 6>::new(&self.shape, [x, dy], panels, onto, dweights, buffer))
+                dispatch(cpu, GradientPass::<F4, 4, 6>::new(&self.shape, [x, dy], panels, accumulate, dweights, buffer))
             }
         });
     }

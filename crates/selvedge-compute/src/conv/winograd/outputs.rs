@@ -2,10 +2,10 @@
 
 use std::marker::PhantomData;
 
-use super::super::gather::Epilogue;
-use super::super::pooled::{Training, check, largest, pooled_shape, store};
 use super::super::{Conv2dShape, MAX_WINDOW, PANEL};
 use super::transform::{Linear, Strided, both};
+use crate::conv::Epilogue;
+use crate::conv::pooled::{Training, check, largest, pooled_shape, store};
 use crate::dropout::{Draws, DropoutMask};
 use crate::layout::BlockShape;
 use crate::simd::{Element, Simd, math};
@@ -157,7 +157,7 @@ pub(super) struct Pooled<'a, Y> {
     shape: BlockShape,
     bias: Option<&'a [f32]>,
     y: Shared<'a, Y>,
-    winners: Option<Shared<'a, u16>>,
+    indices: Option<Shared<'a, u16>>,
     dropout: Option<&'a DropoutMask>,
 }
 
@@ -174,8 +174,8 @@ impl<'a, Y: Element> Pooled<'a, Y> {
         let shape = pooled_shape(conv, window);
         check(&shape, &(0..shape.height), bias, y, &training);
         let dropout = training.as_ref().and_then(|training| training.dropout);
-        let winners = training.map(|training| Shared::new(training.winners));
-        Self { window, shape, bias, y: Shared::new(y), winners, dropout }
+        let indices = training.map(|training| Shared::new(training.indices));
+        Self { window, shape, bias, y: Shared::new(y), indices, dropout }
     }
 }
 
@@ -217,18 +217,18 @@ impl<Y: Element> Outputs for Pooled<'_, Y> {
                         of_pair[i][j] = draws.of_pair(s, image / 2, positions);
                     }
                     let value = |pixel: usize| results[i * height + pixel / width][j * width + pixel % width];
-                    let (largest, winner) = largest(s, height * width, value);
+                    let (largest, argmax) = largest(s, height * width, value);
                     let pixel = self.shape.offset(row, column);
                     let to = pixel + self.shape.channel(place.channel) + image * self.shape.plane();
                     debug_assert!(height * width <= MAX_WINDOW);
                     let draw = of_pair[i][j][image % 2];
-                    // SAFETY: `new` made sure that `y` and the winners are tensors of the shape, in which the pixel lies; the
+                    // SAFETY: `new` made sure that `y` and the indices are tensors of the shape, in which the pixel lies; the
                     // caller promises that its channels are written by nobody else.
                     unsafe {
                         let y = self.y.part(to, S::LANES);
-                        let winners = self.winners.as_ref().map(|winners| winners.part(to, S::LANES));
-                        let mut training = winners.map(|winners| Training { winners, dropout: self.dropout });
-                        store(s, y, &mut training, 0, s.add(largest, bias), winner, draws, draw);
+                        let indices = self.indices.as_ref().map(|indices| indices.part(to, S::LANES));
+                        let mut training = indices.map(|indices| Training { indices, dropout: self.dropout });
+                        store(s, y, &mut training, 0, s.add(largest, bias), argmax, draws, draw);
                     }
                 }
             }

@@ -8,12 +8,12 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::super::PANEL;
-use super::super::tile::{Walk, accumulate, column};
 use super::Tensors;
-use super::cut::Piece;
 use super::gathered::{Matrices, Source};
 use super::outputs::{Outputs, Place};
+use super::partition::Piece;
 use super::transform::{Strided, Transform};
+use crate::conv::direct::microkernel::{Walk, accumulate, column};
 use crate::layout::{BLOCK, BlockShape};
 use crate::simd::{Kernel, Simd};
 
@@ -149,11 +149,11 @@ impl<O, T, const M: usize, const N: usize> TilePass<'_, O, T, M, N> {
         match S::LANES {
             16 => {
                 let pairs = panels.len() / 2 * 2;
-                s.apart(Columns::<8, 2, N>(product(0..pairs)));
-                s.apart(Columns::<16, 1, N>(product(pairs..panels.len())));
+                s.outlined(Columns::<8, 2, N>(product(0..pairs)));
+                s.outlined(Columns::<16, 1, N>(product(pairs..panels.len())));
             }
-            8 => s.apart(Columns::<4, 2, N>(product(0..panels.len()))),
-            _ => s.apart(Columns::<2, 4, N>(product(0..panels.len()))),
+            8 => s.outlined(Columns::<4, 2, N>(product(0..panels.len()))),
+            _ => s.outlined(Columns::<2, 4, N>(product(0..panels.len()))),
         }
     }
 }

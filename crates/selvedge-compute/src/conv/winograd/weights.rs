@@ -23,11 +23,11 @@ pub(super) fn check(winograd: &Winograd, channels: usize, panels: usize, to: usi
     );
 }
 
-/// Whether the last tap is read first.
+/// Whether the kernel is rotated by 180°: the last tap is read first.
 #[derive(Clone, Copy)]
-pub(super) enum Turned {
-    No,
-    Round,
+pub(super) enum Rotation {
+    None,
+    HalfTurn,
 }
 
 /// Panels `[tap][channel][16]` to `[point][channel][16]`.
@@ -35,13 +35,13 @@ pub(super) struct Transformed<'a, T, const M: usize, const N: usize> {
     panels: &'a [f32],
     to: &'a mut [f32],
     channels: usize,
-    turned: Turned,
+    rotation: Rotation,
     transform: PhantomData<T>,
 }
 
 impl<'a, T: Transform<M, N>, const M: usize, const N: usize> Transformed<'a, T, M, N> {
-    pub(super) fn new(panels: &'a [f32], to: &'a mut [f32], channels: usize, turned: Turned) -> Self {
-        Self { panels, to, channels, turned, transform: PhantomData }
+    pub(super) fn new(panels: &'a [f32], to: &'a mut [f32], channels: usize, rotation: Rotation) -> Self {
+        Self { panels, to, channels, rotation, transform: PhantomData }
     }
 }
 
@@ -56,9 +56,9 @@ impl<T: Transform<M, N>, const M: usize, const N: usize> Kernel for Transformed<
                 // SAFETY: `at` and a vector behind it lie in a tap, of which `chunks_exact` gives nine, and as many as there
                 // are points.
                 unsafe {
-                    let (first, step) = match self.turned {
-                        Turned::No => (0, tap as isize),
-                        Turned::Round => ((TAPS - 1) * tap, -(tap as isize)),
+                    let (first, step) = match self.rotation {
+                        Rotation::None => (0, tap as isize),
+                        Rotation::HalfTurn => ((TAPS - 1) * tap, -(tap as isize)),
                     };
                     let weights = Strided { first: panel.as_ptr().add(first + at), steps: [3 * step, step] };
                     let transformed = both::<S, T::Weights, 3, N>(s, &weights);

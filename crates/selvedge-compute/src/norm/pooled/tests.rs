@@ -46,13 +46,13 @@ impl<E: Element> Forward<E> {
     ) -> Forward<E> {
         let seven = || vec![E::from_f32(7.0); shape.output().len()];
         let mut made = Self { y: seven(), numbers: vec![7; shape.output().len()], kept: seven() };
-        let winners = Some((&mut made.numbers[..], &mut made.kept[..]));
-        normalise_pooled(cpu, shape, channels, activation, x, &mut made.y, winners);
+        let indices = Some((&mut made.numbers[..], &mut made.kept[..]));
+        normalise_pooled(cpu, shape, channels, activation, x, &mut made.y, indices);
         made
     }
 
-    fn winners(&self) -> Winners<'_, E> {
-        Winners { numbers: &self.numbers, x: &self.kept }
+    fn indices(&self) -> PooledMaxima<'_, E> {
+        PooledMaxima { numbers: &self.numbers, x: &self.kept }
     }
 
     fn gradient_sums(
@@ -65,7 +65,7 @@ impl<E: Element> Forward<E> {
     ) -> [Vec<f64>; 2] {
         let [mut sum, mut normalised] = [(); 2].map(|()| vec![7.0; output.channel_stride]);
         let channels = 0..output.channel_stride;
-        pooled_gradient_sums(cpu, output, valid, norm, self.winners(), dy, channels, &mut sum, &mut normalised);
+        pooled_gradient_sums(cpu, output, valid, norm, self.indices(), dy, channels, &mut sum, &mut normalised);
         [sum, normalised]
     }
 }
@@ -97,18 +97,12 @@ fn matches_definition<E: Element>() {
         }
         let dy = numbers.block::<E>(&output);
         let mut draw = |scale: f32| channels(&input, || (numbers.uniform(-2.0, 2.0) * scale).round() / scale);
-        let [factor, offset, mean, inverse_deviation] = [2.0, 4.0, 8.0, 8.0].map(&mut draw);
+        let [factor, offset, mean, rstd] = [2.0, 4.0, 8.0, 8.0].map(&mut draw);
         let [c0, c1] = [8.0, 8.0].map(&mut draw);
         assert!(factor.iter().any(|&a| a < 0.0) || input.channels < 4);
         for (cpu, activation) in cpus().into_iter().flat_map(|cpu| KINDS.map(|kind| (cpu, kind))) {
             let name = format!("{shape:?}, {valid} valid, {activation:?} on {}", cpu.isa());
-            let norm = Normalisation {
-                mean: &mean,
-                inverse_deviation: &inverse_deviation,
-                factor: &factor,
-                offset: &offset,
-                activation,
-            };
+            let norm = Normalisation { mean: &mean, rstd: &rstd, factor: &factor, offset: &offset, activation };
             let got = Forward::new(cpu, &shape, [&factor, &offset], activation, &x);
             let mut gradient = vec![0.0; input.len()];
             windows(&shape, |to, (image, c), window| {
@@ -117,15 +111,15 @@ fn matches_definition<E: Element>() {
                 let largest = z(window[first]);
                 let is_dead = activation.is_some() && largest <= 0.0;
                 assert_eq!(f64::from(got.y[to].to_f32()), if is_dead { 0.0 } else { largest }, "{name}: y {to}");
-                assert_eq!(got.numbers[to], if is_dead { NO_WINNER } else { first as u16 }, "{name}: winner {to}");
-                assert_eq!(got.kept[to].to_f32(), x[window[first]].to_f32(), "{name}: x of winner {to}");
+                assert_eq!(got.numbers[to], if is_dead { NO_ARGMAX } else { first as u16 }, "{name}: argmax {to}");
+                assert_eq!(got.kept[to].to_f32(), x[window[first]].to_f32(), "{name}: x of argmax {to}");
                 if !is_dead && image < valid {
                     gradient[window[first]] = f64::from(dy[to].to_f32());
                 }
             });
             let mut y = vec![E::from_f32(7.0); output.len()];
             normalise_pooled(cpu, &shape, [&factor, &offset], activation, &x, &mut y, None);
-            assert_eq!(wide(&y), wide(&got.y), "{name}: without winners");
+            assert_eq!(wide(&y), wide(&got.y), "{name}: without indices");
 
             let [sum, sum_normalised] = got.gradient_sums(cpu, &output, valid, &norm, &dy);
             let [mut want, mut want_normalised] = [(); 2].map(|()| vec![0.0; input.channel_stride]);
@@ -134,7 +128,7 @@ fn matches_definition<E: Element>() {
                 let (image, c) = input.image_and_channel(i);
                 let deviation = f64::from(x[i].to_f32()) - f64::from(mean[c]);
                 want[c] += dy;
-                want_normalised[c] += dy * deviation * f64::from(inverse_deviation[c]);
+                want_normalised[c] += dy * deviation * f64::from(rstd[c]);
                 if image < valid {
                     want_dx[i] = f64::from(factor[c]) * dy - f64::from(c0[c]) - f64::from(c1[c]) * deviation;
                 }
@@ -166,16 +160,10 @@ fn equals_separate_passes<E: Element>() {
         let mut numbers = Numbers::new(100 + n as u64);
         let (x, dy) = (numbers.block::<E>(&input), numbers.block::<E>(&output));
         let mut draw = || channels(&input, || numbers.uniform(-2.0, 2.0));
-        let [mean, inverse_deviation, factor, offset, c0, c1] = [(); 6].map(|()| draw());
+        let [mean, rstd, factor, offset, c0, c1] = [(); 6].map(|()| draw());
         for (cpu, activation) in cpus().into_iter().flat_map(|cpu| KINDS.map(|kind| (cpu, kind))) {
             let name = format!("{shape:?}, {valid} valid, {activation:?} on {}", cpu.isa());
-            let norm = Normalisation {
-                mean: &mean,
-                inverse_deviation: &inverse_deviation,
-                factor: &factor,
-                offset: &offset,
-                activation,
-            };
+            let norm = Normalisation { mean: &mean, rstd: &rstd, factor: &factor, offset: &offset, activation };
             let seven = |shape: BlockShape| vec![E::from_f32(7.0); shape.len()];
             let [mut full, mut full_dy, mut want_dx, mut dx] = [(); 4].map(|()| seven(input));
             let (mut want_y, mut want_winners) = (seven(output), vec![7; output.len()]);
@@ -186,8 +174,8 @@ fn equals_separate_passes<E: Element>() {
 
             let got = Forward::new(cpu, &shape, [&factor, &offset], activation, &x);
             assert_eq!(wide(&got.y), wide(&want_y), "{name}: y");
-            for (got, want) in got.numbers.iter().zip(&want_winners).filter(|&(&got, _)| got != NO_WINNER) {
-                assert_eq!(got, want, "{name}: winners");
+            for (got, want) in got.numbers.iter().zip(&want_winners).filter(|&(&got, _)| got != NO_ARGMAX) {
+                assert_eq!(got, want, "{name}: indices");
             }
             pooled_input_gradient(cpu, &shape, valid, &norm, [&c0, &c1], &x, &got.numbers, &dy, &mut dx);
             assert_eq!(wide(&dx), wide(&want_dx), "{name}: dx");
@@ -230,8 +218,8 @@ fn a_nan_is_the_largest_and_stays() {
         x[512..1024].fill(f32::NAN);
         let got = Forward::new(cpu, &shape, [&[1.0; 16], &[0.5; 16]], activation, &x);
         assert!(got.y.iter().all(|y| y.is_nan()), "{activation:?} on {}", cpu.isa());
-        let winner = if activation.is_none() { 1 } else { NO_WINNER };
-        assert!(got.numbers.iter().all(|&number| number == winner), "{activation:?} on {}", cpu.isa());
+        let argmax = if activation.is_none() { 1 } else { NO_ARGMAX };
+        assert!(got.numbers.iter().all(|&number| number == argmax), "{activation:?} on {}", cpu.isa());
     }
 }
 
@@ -252,12 +240,11 @@ fn the_activation_must_be_monotone() {
 }
 
 #[test]
-#[should_panic(expected = "the winners' x has 256 elements and its shape 512")]
+#[should_panic(expected = "the indices' x has 256 elements and its shape 512")]
 fn winners_must_fit() {
     let shape = BlockShape::new(1, 1, 16);
     let zeros = [0.0f32; 16];
-    let norm =
-        Normalisation { mean: &zeros, inverse_deviation: &zeros, factor: &zeros, offset: &zeros, activation: None };
-    let winners = Winners { numbers: &[0; 512], x: &[0.0f32; 256] };
-    pooled_gradient_sums(cpus()[0], &shape, 1, &norm, winners, &[0.0; 512], 0..16, &mut [0.0; 16], &mut [0.0; 16]);
+    let norm = Normalisation { mean: &zeros, rstd: &zeros, factor: &zeros, offset: &zeros, activation: None };
+    let indices = PooledMaxima { numbers: &[0; 512], x: &[0.0f32; 256] };
+    pooled_gradient_sums(cpus()[0], &shape, 1, &norm, indices, &[0.0; 512], 0..16, &mut [0.0; 16], &mut [0.0; 16]);
 }

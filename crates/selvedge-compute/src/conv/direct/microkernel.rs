@@ -1,0 +1,157 @@
+//! The f32 microkernel: a tile of the output held in registers while everything that adds to it is read once.
+//!
+//! AVX-512 keeps 8 rows × 2 vectors (or 16 × 1 for a last single panel): 16 chains of fused multiply-adds, twice what
+//! hides their latency of 4 cycles on two ports, with 10 loads for 16 of them. AVX2 has half the registers: 4 × 2
+//! vectors of half a panel. Portable code has 2 × 4.
+
+use crate::simd::{Element, Simd};
+
+use crate::conv::PANEL;
+
+/// How a tile walks over one operand pair: three nested runs of matrix products of `depth` steps.
+///
+/// Offsets are in elements. `a` steps may be negative, since [`crate::conv::backward_data`] meets pixels in falling order.
+#[derive(Clone, Copy)]
+pub(in crate::conv) struct Walk {
+    /// Products in the outer, the middle and the inner run.
+    pub count: [usize; 3],
+    /// From one product's A to the next in each run.
+    pub a_step: [isize; 3],
+    /// From one product's B to the next in each run.
+    pub b_step: [usize; 3],
+    /// Steps of each product: channels of a plane, or images.
+    pub depth: usize,
+    /// From one row of A to the next.
+    pub a_row: usize,
+    /// From one panel of B to the next. Its steps are [`PANEL`] apart.
+    pub b_panel: usize,
+}
+
+/// Where vector `v` of a tile begins, in elements, where panels lie `panel` apart.
+#[inline(always)]
+pub(in crate::conv) fn column<S: Simd>(v: usize, panel: usize) -> usize {
+    let lane = v * S::LANES;
+    lane / PANEL * panel + lane % PANEL
+}
+
+/// Steps whose addresses differ by constants alone. One step at a time, the additions that make the addresses of 8 rows
+/// take turns of the ports that multiply, and all passes are a twentieth to a tenth slower.
+const UNROLL: usize = 4;
+
+/// `acc[row][vector] += Σ A[row][step] · B[step][vector]` over the whole walk.
+///
+/// Steps are adjacent in A where the sum runs over an image's channels. With ROWS_ADJACENT, where it runs over images,
+/// they are [`PANEL`] apart and rows are adjacent.
+///
+/// # Safety
+/// Every element of A and B that the walk visits must be readable: rows 0..ROWS, vectors 0..VECTORS.
+#[inline(always)]
+pub(in crate::conv) unsafe fn accumulate<
+    S: Simd,
+    B: Element,
+    const ROWS_ADJACENT: bool,
+    const ROWS: usize,
+    const VECTORS: usize,
+>(
+    s: S,
+    walk: &Walk,
+    a: *const f32,
+    b: *const B,
+    acc: &mut [[S::V; VECTORS]; ROWS],
+) {
+    let Walk { count, a_step, b_step, depth, a_row, b_panel } = *walk;
+    let (a_row, a_depth) = if ROWS_ADJACENT { (1, PANEL) } else { (a_row, 1) };
+    let mut sums = *acc;
+    let (mut a_outer, mut b_outer) = (a, b);
+    for _ in 0..count[0] {
+        let (mut a_middle, mut b_middle) = (a_outer, b_outer);
+        for _ in 0..count[1] {
+            let (mut a_inner, mut b_inner) = (a_middle, b_middle);
+            for _ in 0..count[2] {
+                // A pointer for every 4 rows: the others lie one, two and three steps of a register behind it.
+                let mut rows: [*const f32; ROWS] = std::array::from_fn(|group| a_inner.wrapping_add(4 * group * a_row));
+                let mut columns: [*const B; VECTORS] =
+                    std::array::from_fn(|v| b_inner.wrapping_add(column::<S>(v, b_panel)));
+                for _ in 0..depth / UNROLL {
+                    for step in 0..UNROLL {
+                        // SAFETY: the caller promises that every element of the walk is readable.
+                        unsafe { add_step(s, &rows, a_row, step * a_depth, &columns, step * PANEL, &mut sums) };
+                    }
+                    rows = rows.map(|row| row.wrapping_add(UNROLL * a_depth));
+                    columns = columns.map(|b| b.wrapping_add(UNROLL * PANEL));
+                }
+                for step in 0..depth % UNROLL {
+                    // SAFETY: as above.
+                    unsafe { add_step(s, &rows, a_row, step * a_depth, &columns, step * PANEL, &mut sums) };
+                }
+                a_inner = a_inner.wrapping_offset(a_step[2]);
+                b_inner = b_inner.wrapping_add(b_step[2]);
+            }
+            a_middle = a_middle.wrapping_offset(a_step[1]);
+            b_middle = b_middle.wrapping_add(b_step[1]);
+        }
+        a_outer = a_outer.wrapping_offset(a_step[0]);
+        b_outer = b_outer.wrapping_add(b_step[0]);
+    }
+    *acc = sums;
+}
+
+/// One step of the sum: `a_at` and `b_at` elements behind the pointers, of which `groups` has one for every 4 rows.
+///
+/// # Safety
+/// As for [`accumulate`].
+#[inline(always)]
+unsafe fn add_step<S: Simd, B: Element, const ROWS: usize, const VECTORS: usize>(
+    s: S,
+    groups: &[*const f32; ROWS],
+    a_row: usize,
+    a_at: usize,
+    columns: &[*const B; VECTORS],
+    b_at: usize,
+    sums: &mut [[S::V; VECTORS]; ROWS],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let columns = columns.map(|b| B::load(s, b.add(b_at)));
+        for (row, sums) in sums.iter_mut().enumerate() {
+            let x = s.splat(*groups[row / 4].add(row % 4 * a_row + a_at));
+            for (sum, column) in sums.iter_mut().zip(columns) {
+                *sum = s.mul_add(x, column, *sum);
+            }
+        }
+    }
+}
+
+/// `acc[row][vector] += Σ a[row][step · a_depth] · B[step][vector]` with a pointer for each row, which may lie anywhere.
+/// `b_steps` are the elements from one step of B to the next, and from one panel to the next.
+///
+/// # Safety
+/// Every element visited must be readable: `depth` steps of each row, and of B.
+#[inline(always)]
+pub(in crate::conv) unsafe fn accumulate_rows<S: Simd, B: Element, const ROWS: usize, const VECTORS: usize>(
+    s: S,
+    a: [*const f32; ROWS],
+    a_depth: usize,
+    b: *const B,
+    b_steps: [usize; 2],
+    depth: usize,
+    acc: &mut [[S::V; VECTORS]; ROWS],
+) {
+    let mut sums = *acc;
+    for step in 0..depth {
+        // SAFETY: the caller promises that every step's elements are readable.
+        unsafe {
+            let mut columns = [s.zero(); VECTORS];
+            for (v, c) in columns.iter_mut().enumerate() {
+                *c = B::load(s, b.add(step * b_steps[0] + column::<S>(v, b_steps[1])));
+            }
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let x = s.splat(*a[row].add(step * a_depth));
+                for v in 0..VECTORS {
+                    sums[v] = s.mul_add(x, columns[v], sums[v]);
+                }
+            }
+        }
+    }
+    *acc = sums;
+}

@@ -1,0 +1,349 @@
+//! From layers to operations: [`lower`] turns a specification into a [`Plan`].
+//!
+//! A convolution or dense layer takes the ReLU behind it into its own pass, a max pooling behind that, if its windows do
+//! not overlap, and a dropout behind that; a batch normalisation takes the activation behind it, and a max pooling of this
+//! kind behind ReLU or nothing, or the sum at the end of a residual block. A normalisation that takes no pooling goes into the layer next to the input before it, if that
+//! sees patches of 3x3 pixels ([`selvedge_compute::conv::first_layer::batch_norm`]). `Flatten` is no operation: a dense layer behind it is the convolution whose kernel is the
+//! whole image.
+
+use selvedge_compute::activation::Activation;
+use selvedge_compute::aligned::ALIGNMENT;
+use selvedge_compute::conv::first_layer::batch_norm::sees_patches;
+use selvedge_compute::conv::first_layer::{is_first_layer, patches};
+use selvedge_compute::conv::winograd::Winograd;
+use selvedge_compute::conv::{Conv2dShape, MAX_WINDOW};
+use selvedge_compute::pool::Pool2dShape;
+use selvedge_compute::{BlockShape, Precision};
+
+use crate::plan::{
+    Conv, ConvNorm, Dropout, FusedPool, Norm, NormPool, Op, Plan, Value, ValueId, WeightGradient, Winograds,
+};
+use crate::spec::shape::{LayerShape, NetworkShape};
+use crate::spec::{LayerSpec, ModelSpec};
+
+/// The plan of a specification and its shapes.
+pub(crate) fn lower(spec: &ModelSpec, shape: &NetworkShape, precision: Precision) -> Plan {
+    let mut lowering = Lowering { plan: Plan::default(), precision, fused_dropouts: 0 };
+    let input = lowering.value(shape.input.block, None);
+    let first = spec.layers.iter().find(|layer| !matches!(layer, LayerSpec::Flatten));
+    let x = match first {
+        Some(LayerSpec::Conv2d { .. } | LayerSpec::Dense { .. }) => input,
+        _ if precision == Precision::F32 => input,
+        _ => {
+            let y = lowering.value(shape.input.block, None);
+            lowering.plan.ops.push(Op::Round { x: input, y });
+            lowering.plan.names.push("input".to_owned());
+            y
+        }
+    };
+    let mut logits = lowering.layers(&spec.layers, &shape.layers, x);
+    if precision == Precision::Bf16 && !matches!(lowering.plan.ops.last(), Some(Op::Conv(_))) {
+        let x = logits;
+        logits = lowering.value(lowering.plan.values[x].shape, None);
+        lowering.plan.ops.push(Op::Widen { x, y: logits });
+        lowering.plan.names.push("logits".to_owned());
+    }
+    let mut plan = lowering.plan;
+    (plan.input, plan.logits) = (input, logits);
+    // The input's pixels, unless they are windows, and the logits are f32 whatever the precision.
+    for id in [input, logits] {
+        plan.values[id].element = size_of::<f32>();
+    }
+    if let Some(layer) = plan.windows() {
+        let shape = patches::shape(layer);
+        (plan.values[input].shape, plan.values[input].element) = (shape, Precision::Bf16.bytes());
+    }
+    plan.place();
+    plan
+}
+
+struct Lowering {
+    plan: Plan,
+    precision: Precision,
+    fused_dropouts: usize,
+}
+
+impl Lowering {
+    /// Bytes of an element of activations and gradients.
+    fn element(&self) -> usize {
+        match self.precision {
+            Precision::F32 => size_of::<f32>(),
+            Precision::Bf16 => size_of::<u16>(),
+        }
+    }
+
+    fn value(&mut self, shape: BlockShape, same_as: Option<ValueId>) -> ValueId {
+        let element = self.element();
+        self.plan.values.push(Value { shape, element, grad_element: element, same_as, data: 0..0, grad: 0..0 });
+        self.plan.values.len() - 1
+    }
+
+    /// Lowers `layers` on `x` and returns the value that the last one makes.
+    fn layers(&mut self, layers: &[LayerSpec], shapes: &[LayerShape], mut x: ValueId) -> ValueId {
+        let mut index = 0;
+        while index < layers.len() {
+            let first = index;
+            let (input, params) = (shapes[index].input.block, shapes[index].params.clone());
+            let behind = &layers[index + 1..];
+            match &layers[index] {
+                LayerSpec::Conv2d { bias, .. } | LayerSpec::Dense { bias, .. } => {
+                    let shape =
+                        shapes[index].conv.expect("shape inference gives a convolution or dense layer its shape");
+                    if x == 0
+                        && let Some(activation) = norm_taken_by(&shape, behind)
+                    {
+                        let norm = self.norm(&layers[index + 1], &shapes[index + 1], activation);
+                        let bias = bias.then_some(params.start + 1);
+                        x = self.conv_norm(shape, [params.start, norm], bias, x);
+                        index += 1 + usize::from(activation.is_some());
+                        self.plan.names.push(name_of(&shapes[first..=index]));
+                        index += 1;
+                        continue;
+                    }
+                    let fused = Fused::of(behind, &shape.output);
+                    x = self.conv(shape, params.start, bias.then_some(params.start + 1), fused, x);
+                    index += fused.layers();
+                }
+                LayerSpec::Flatten => {}
+                LayerSpec::Relu | LayerSpec::Gelu | LayerSpec::Silu => {
+                    let kind = activation(&layers[index]).expect("one of the three");
+                    let y = self.value(input, None);
+                    self.plan.ops.push(Op::Activate { kind, x, y });
+                    x = y;
+                }
+                LayerSpec::MaxPool2d { size, stride } => x = self.max_pool(window(input, *size, *stride), x),
+                LayerSpec::AvgPool2d { size, stride } => x = self.avg_pool(window(input, *size, *stride), x),
+                LayerSpec::GlobalMaxPool => x = self.max_pool(Pool2dShape::global(input), x),
+                LayerSpec::GlobalAvgPool => x = self.avg_pool(Pool2dShape::global(input), x),
+                LayerSpec::Dropout { rate } => {
+                    let dropout = Dropout { rate: *rate, key: self.dropout_key() };
+                    let y = self.value(input, None);
+                    self.plan.ops.push(Op::Dropout { dropout, x, y });
+                    x = y;
+                }
+                LayerSpec::BatchNorm { .. } => {
+                    let activation = behind.first().and_then(activation);
+                    let norm = self.norm(&layers[index], &shapes[index], activation);
+                    index += usize::from(activation.is_some());
+                    let pool = match (activation, layers.get(index + 1)) {
+                        (None | Some(Activation::Relu), Some(next)) => {
+                            apart(next, &input).map(|window| Pool2dShape::new(input, window, window))
+                        }
+                        _ => None,
+                    };
+                    let y = self.value(pool.map_or(input, |pool| pool.output()), None);
+                    index += usize::from(pool.is_some());
+                    let pool = pool.map(|shape| NormPool { shape, indices: 0..0, kept: 0..0 });
+                    self.plan.ops.push(Op::Norm { norm, pool, shortcut: None, x, y, partial: 0..0 });
+                    x = y;
+                }
+                LayerSpec::Residual { layers } => x = self.residual(layers, &shapes[index], x),
+            }
+            self.plan.names.resize(self.plan.ops.len(), name_of(&shapes[first..=index]));
+            index += 1;
+        }
+        x
+    }
+
+    /// The number of the normalisation that a layer is.
+    fn norm(&mut self, layer: &LayerSpec, shape: &LayerShape, activation: Option<Activation>) -> usize {
+        let LayerSpec::BatchNorm { momentum, epsilon, scale } = *layer else { unreachable!("{layer:?} is no norm") };
+        self.plan.norms.push(Norm {
+            shape: shape.input.block,
+            momentum,
+            epsilon,
+            activation,
+            scale: scale.then_some(shape.params.start),
+            shift: shape.params.end - 1,
+            mean: shape.buffers.start,
+        });
+        self.plan.norms.len() - 1
+    }
+
+    /// The layer next to the input, of these weights and bias, with normalisation `norm`.
+    fn conv_norm(
+        &mut self,
+        shape: Conv2dShape,
+        [weight, norm]: [usize; 2],
+        bias: Option<usize>,
+        x: ValueId,
+    ) -> ValueId {
+        let y = self.value(shape.output, None);
+        let precision = if patches::cover(&shape) { self.precision } else { Precision::F32 };
+        let layer = ConvNorm { shape, weight, bias, norm, x, y, precision, partial: 0..0 };
+        self.plan.ops.push(Op::ConvNorm(Box::new(layer)));
+        y
+    }
+
+    fn conv(&mut self, shape: Conv2dShape, weight: usize, bias: Option<usize>, fused: Fused, x: ValueId) -> ValueId {
+        let element = self.element();
+        let reads_input = self.plan.values[x].same_as.unwrap_or(x) == 0;
+        let large = shape.weights_exceed_activations(element);
+        let gradient = if large && !reads_input { WeightGradient::PerPanel } else { WeightGradient::PerGroup };
+        let is_first_layer = reads_input && fused.window.is_some_and(|window| is_first_layer(&shape, window));
+        let precision = if reads_input && !is_first_layer { Precision::F32 } else { self.precision };
+        let mut pack = |elements: usize| {
+            let start = self.plan.packed_bytes;
+            let end = start + elements * precision.bytes();
+            self.plan.packed_bytes = end.next_multiple_of(ALIGNMENT);
+            start..end
+        };
+        let in_f32 = precision == Precision::F32;
+        let winograd = Winograds {
+            forward: Winograd::fused(&shape, fused.window).filter(|_| in_f32),
+            // It takes gradients in f32 alone, which next to the input of a bf16 network are not.
+            backward: Winograd::of(&shape).filter(|_| self.precision == Precision::F32),
+        };
+        let packed = match winograd.forward {
+            Some(winograd) => pack(winograd.weights_len()),
+            None if in_f32 => 0..0,
+            None if is_first_layer => pack(patches::packed_len(&shape)),
+            None => pack(shape.weights_len()),
+        };
+        let transposed = match winograd.backward {
+            _ if reads_input => 0..0,
+            Some(winograd) => pack(winograd.transposed_len()),
+            None => pack(shape.transposed_len()),
+        };
+        let full = self.value(shape.output, None);
+        let dropout = fused.dropout.map(|rate| {
+            self.fused_dropouts += 1;
+            Dropout { rate, key: self.dropout_key() }
+        });
+        let pool = fused.window.map(|window| FusedPool {
+            shape: Pool2dShape::new(shape.output, window, window),
+            window,
+            indices: 0..0,
+            full,
+            is_first_layer,
+            dropout,
+        });
+        let pooled = pool.as_ref().map(|pool| pool.shape.output());
+        let y = pooled.map_or(full, |pooled| self.value(pooled, None));
+        let relu = fused.relu;
+        let repacked = [0..0, 0..0];
+        let conv =
+            Conv { shape, weight, bias, relu, pool, x, y, gradient, winograd, packed, transposed, precision, repacked };
+        self.plan.ops.push(Op::Conv(Box::new(conv)));
+        y
+    }
+
+    /// The number of a dropout among the operations, if each were one of its own: fusing it changes no mask.
+    fn dropout_key(&self) -> u32 {
+        (self.plan.ops.len() + self.fused_dropouts) as u32
+    }
+
+    fn max_pool(&mut self, shape: Pool2dShape, x: ValueId) -> ValueId {
+        let y = self.value(shape.output(), None);
+        self.plan.ops.push(Op::MaxPool { shape, x, y, indices: 0..0 });
+        y
+    }
+
+    fn avg_pool(&mut self, shape: Pool2dShape, x: ValueId) -> ValueId {
+        let y = self.value(shape.output(), None);
+        self.plan.ops.push(Op::AvgPool { shape, x, y });
+        y
+    }
+
+    fn residual(&mut self, layers: &[LayerSpec], block: &LayerShape, x: ValueId) -> ValueId {
+        let shape = self.plan.values[x].shape;
+        let body = self.value(shape, Some(self.plan.values[x].same_as.unwrap_or(x)));
+        let fork = self.plan.ops.len();
+        self.plan.ops.push(Op::Fork { x, body, sum: 0 });
+        self.plan.names.push(block.name.clone());
+        let end = self.layers(layers, &block.body, body);
+        let y = match (self.plan.ops.last_mut(), self.plan.names.last_mut()) {
+            // Its gradient is that of the sum.
+            (Some(Op::Norm { pool: None, shortcut: shortcut @ None, y, .. }), Some(name)) if *y == end => {
+                *shortcut = Some(x);
+                name.push_str(" + residual");
+                end
+            }
+            _ => {
+                let y = self.value(shape, None);
+                self.plan.ops.push(Op::Add { shortcut: x, body: end, y });
+                y
+            }
+        };
+        if let Op::Fork { sum, .. } = &mut self.plan.ops[fork] {
+            *sum = y;
+        }
+        y
+    }
+}
+
+/// The first layer's name, and the kinds of those that are computed with it.
+fn name_of(layers: &[LayerShape]) -> String {
+    let kind = |layer: &LayerShape| layer.name.rsplit('.').next().unwrap_or_default().to_owned();
+    let first = layers.first().map(|layer| layer.name.clone());
+    let behind = layers.iter().skip(1).map(kind);
+    first.into_iter().chain(behind).collect::<Vec<_>>().join(" + ")
+}
+
+/// The layers behind a convolution that run in its pass.
+#[derive(Clone, Copy)]
+struct Fused {
+    relu: bool,
+    /// Height and width of the pooling window.
+    window: Option<[usize; 2]>,
+    /// The rate of a dropout behind the pooling.
+    dropout: Option<f32>,
+}
+
+impl Fused {
+    fn of(behind: &[LayerSpec], result: &BlockShape) -> Self {
+        let relu = matches!(behind.first(), Some(LayerSpec::Relu));
+        let window = behind.get(1).filter(|_| relu).and_then(|layer| apart(layer, result));
+        let dropout = match behind.get(2) {
+            Some(LayerSpec::Dropout { rate }) if window.is_some() => Some(*rate),
+            _ => None,
+        };
+        Self { relu, window, dropout }
+    }
+
+    /// How many layers these are.
+    fn layers(self) -> usize {
+        usize::from(self.relu) + usize::from(self.window.is_some()) + usize::from(self.dropout.is_some())
+    }
+}
+
+/// The activation, or none, behind a batch normalisation that a layer next to the input takes into its pass: if there is such a
+/// normalisation, and no pooling that it takes itself.
+fn norm_taken_by(shape: &Conv2dShape, behind: &[LayerSpec]) -> Option<Option<Activation>> {
+    let [LayerSpec::BatchNorm { .. }, behind @ ..] = behind else { return None };
+    let activation = behind.first().and_then(activation);
+    let next = behind.get(usize::from(activation.is_some()));
+    // The output of a single pixel may be the logits, which are f32 whatever the precision.
+    let several_pixels = shape.output.height * shape.output.width > 1;
+    let pooled = next.is_some_and(|next| apart(next, &shape.output).is_some());
+    let taken = sees_patches(shape) && several_pixels && matches!(activation, None | Some(Activation::Relu)) && !pooled;
+    taken.then_some(activation)
+}
+
+/// The window of a max pooling that the operation before it can take, whose result has this shape: windows of a few pixels
+/// that follow each other without a gap.
+fn apart(layer: &LayerSpec, result: &BlockShape) -> Option<[usize; 2]> {
+    match layer {
+        LayerSpec::MaxPool2d { size, stride }
+            if stride.unwrap_or(*size) == *size
+                && size * size <= MAX_WINDOW
+                && *size <= result.height.min(result.width) =>
+        {
+            Some([*size; 2])
+        }
+        _ => None,
+    }
+}
+
+fn activation(layer: &LayerSpec) -> Option<Activation> {
+    match layer {
+        LayerSpec::Relu => Some(Activation::Relu),
+        LayerSpec::Gelu => Some(Activation::Gelu),
+        LayerSpec::Silu => Some(Activation::Silu),
+        _ => None,
+    }
+}
+
+fn window(shape: BlockShape, size: usize, stride: Option<usize>) -> Pool2dShape {
+    Pool2dShape::new(shape, [size; 2], [stride.unwrap_or(size); 2])
+}

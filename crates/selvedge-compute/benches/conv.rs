@@ -1,4 +1,4 @@
-//! Convolutions, by sums and by Winograd's algorithm, and dense layers: every pass, on every instruction set.
+//! Convolutions and dense layers as their plans compute them: every pass, on every instruction set.
 //!
 //! A batch of 64 images, two blocks, on one thread for each block; in bf16 on AMX, in f32 elsewhere. Figures count the
 //! nominal operations, two for each multiply-add and taps on the padding included, so that criterion's Gelem/s are
@@ -9,10 +9,11 @@ mod common;
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use rayon::prelude::*;
-use selvedge_compute::conv::winograd::{Share, Winograd};
-use selvedge_compute::conv::{Accumulate, Blocks, Conv2dShape, ConvElement, Epilogue, Training, row_buffers};
-use selvedge_compute::simd::Element;
-use selvedge_compute::{AlignedVec, BLOCK, BlockShape, Cpu, Threads, bf16};
+use selvedge_compute::aligned::bytes;
+use selvedge_compute::conv::{
+    Accumulate, Blocks, Conv2dShape, ConvPlan, ForwardArgs, Fusion, Source, Training, WeightGradient,
+};
+use selvedge_compute::{AlignedVec, BLOCK, BlockShape, Cpu, Precision, Threads, bf16};
 
 /// Blocks of the batch.
 const BLOCKS: usize = 2;
@@ -44,10 +45,10 @@ fn dense_layers() -> Vec<Conv2dShape> {
 type Pass = Box<dyn FnMut(Cpu) + Send>;
 
 /// Makes the pass of a shape, with its tensors.
-type Prepare = fn(Conv2dShape) -> Pass;
+type Prepare = fn(Conv2dShape, Precision) -> Pass;
 
-/// Measures a pass over each shape: the first in f32, the second in bf16, if there is one.
-fn measure(criterion: &mut Criterion, name: &str, shapes: &[Conv2dShape], in_f32: Prepare, in_bf16: Option<Prepare>) {
+/// Measures a pass over each shape: in f32 on every instruction set of vectors, in bf16 on AMX.
+fn measure(criterion: &mut Criterion, name: &str, shapes: &[Conv2dShape], prepare: Prepare) {
     let threads = Threads::new(BLOCKS.min(Threads::available())).expect("a pool of threads");
     let mut group = criterion.benchmark_group(name);
     group.sampling_mode(SamplingMode::Flat);
@@ -55,14 +56,13 @@ fn measure(criterion: &mut Criterion, name: &str, shapes: &[Conv2dShape], in_f32
         let Conv2dShape { input, output, .. } = shape;
         let title = format!("{}x{} {}-{}", input.height, input.width, input.channels, output.channels);
         group.throughput(Throughput::Elements((2 * shape.multiply_adds() * BLOCKS * BLOCK) as u64));
-        // AMX needs padded channels: a network's input is convolved in f32 there, too.
-        let is_padded = input.channel_stride == BlockShape::new(1, 1, input.channels).channel_stride;
-        let amx = common::amx().zip(in_bf16.filter(|_| is_padded));
-        for (cpu, prepare) in common::vector_cpus().into_iter().map(|cpu| (cpu, in_f32)).chain(amx) {
+        // A network's input, whose channels are not padded, is convolved in f32 beside AMX, too.
+        let amx = common::amx().filter(|_| is_padded(&input)).map(|cpu| (cpu, Precision::Bf16));
+        for (cpu, precision) in common::vector_cpus().into_iter().map(|cpu| (cpu, Precision::F32)).chain(amx) {
             // Not before criterion calls: most benchmarks may be filtered out.
             let mut pass = None;
             group.bench_function(BenchmarkId::new(&title, cpu.isa()), |bencher| {
-                let pass = pass.get_or_insert_with(|| prepare(shape));
+                let pass = pass.get_or_insert_with(|| prepare(shape, precision));
                 threads.install(|| bencher.iter(|| pass(cpu)));
             });
         }
@@ -70,70 +70,101 @@ fn measure(criterion: &mut Criterion, name: &str, shapes: &[Conv2dShape], in_f32
     group.finish();
 }
 
-fn batch<E: Element>(shape: &BlockShape) -> AlignedVec<E> {
-    common::numbers(BLOCKS * shape.len())
+fn is_padded(shape: &BlockShape) -> bool {
+    shape.channel_stride == BlockShape::new(1, 1, shape.channels).channel_stride
 }
 
-fn forward<E: ConvElement>(shape: Conv2dShape) -> Pass {
-    let (x, mut y) = (batch::<E>(&shape.input), batch::<E>(&shape.output));
-    let weights = common::numbers::<E>(shape.weights_len());
-    let bias = common::numbers::<f32>(shape.output.channel_stride);
+/// The bytes of a batch of a tensor.
+fn operand(shape: &BlockShape, precision: Precision) -> AlignedVec<u8> {
+    let len = BLOCKS * shape.len();
+    match precision {
+        Precision::F32 => AlignedVec::from_slice(bytes(&common::numbers::<f32>(len))),
+        Precision::Bf16 => AlignedVec::from_slice(bytes(&common::numbers::<bf16>(len))),
+    }
+}
+
+/// The plan of a shape between other layers, or next to a network's input where its channels are not padded.
+fn plan(shape: Conv2dShape, pool: Option<[usize; 2]>, precision: Precision) -> ConvPlan {
+    let source = if is_padded(&shape.input) { Source::Layer } else { Source::Network };
+    ConvPlan::new(shape, Fusion { batch_norm: false, relu: true, pool }, source, precision)
+}
+
+fn forward(shape: Conv2dShape, precision: Precision) -> Pass {
+    forward_of(plan(shape, None, precision))
+}
+
+fn forward_pooled(shape: Conv2dShape, precision: Precision) -> Pass {
+    forward_of(plan(shape, Some([2, 2]), precision))
+}
+
+fn forward_of(plan: ConvPlan) -> Pass {
+    let ((input, in_type), (output, out_type)) = (plan.input(), plan.output());
+    let (x, mut y) = (operand(&input, in_type), operand(&output, out_type));
+    let weights = common::numbers::<f32>(plan.shape().weights_len());
+    let bias = common::numbers::<f32>(output.channel_stride);
+    let mut packed = AlignedVec::<u8>::zeroed(plan.packed_bytes());
+    let mut indices = AlignedVec::<u16>::zeroed(BLOCKS * output.len());
+    let mut is_packed = false;
     Box::new(move |cpu| {
-        let epilogue = Epilogue { bias: Some(&bias), relu: true };
-        y.par_chunks_mut(shape.output.len()).zip(x.par_chunks(shape.input.len())).for_each(|(y, x)| {
-            E::forward(cpu, &shape, x, &weights, epilogue, 0..shape.output.height, y);
+        if !std::mem::replace(&mut is_packed, true) {
+            plan.pack_all(cpu, &weights, &mut packed);
+        }
+        let blocks = y.par_chunks_mut(output.len() * out_type.bytes()).zip(indices.par_chunks_mut(output.len()));
+        blocks.zip(x.par_chunks(input.len() * in_type.bytes())).for_each(|((y, indices), x)| {
+            let training = plan.fusion().pool.map(|_| Training { indices, dropout: None });
+            let block = ForwardArgs::of_block(x);
+            plan.forward(
+                cpu,
+                ForwardArgs { weights: &weights, packed: &packed, bias: Some(&bias), training, ..block },
+                y,
+            );
         });
     })
 }
 
-fn forward_pooled<E: ConvElement>(shape: Conv2dShape) -> Pass {
-    let output = shape.output;
-    let pooled = BlockShape::new(output.height / 2, output.width / 2, output.channels);
-    let (x, mut y) = (batch::<E>(&shape.input), batch::<E>(&pooled));
-    let mut indices = AlignedVec::<u16>::zeroed(y.len());
-    let weights = common::numbers::<E>(shape.weights_len());
+fn backward_data(shape: Conv2dShape, precision: Precision) -> Pass {
+    let plan = plan(shape, None, precision);
+    let (mut dx, dy) = (operand(&shape.input, precision), operand(&shape.output, precision));
+    let (x_bytes, dy_bytes) = (dx.len() / BLOCKS, dy.len() / BLOCKS);
+    let weights = common::numbers::<f32>(shape.weights_len());
+    let mut transposed = AlignedVec::<u8>::zeroed(plan.transposed_bytes());
+    let mut is_packed = false;
     Box::new(move |cpu| {
-        let blocks = y.par_chunks_mut(pooled.len()).zip(indices.par_chunks_mut(pooled.len()));
-        blocks.zip(x.par_chunks(shape.input.len())).for_each(|((y, indices), x)| {
-            E::forward_pooled(cpu, &shape, [2, 2], x, &weights, 0..pooled.height, y, indices);
+        if !std::mem::replace(&mut is_packed, true) {
+            plan.transpose_all(cpu, &weights, &mut transposed);
+        }
+        dx.par_chunks_mut(x_bytes).zip(dy.par_chunks(dy_bytes)).for_each(|(dx, dy)| {
+            plan.backward_data(cpu, dy, &transposed, 1, dx);
         });
     })
 }
 
-fn backward_data<E: ConvElement>(shape: Conv2dShape) -> Pass {
-    let (mut dx, dy) = (batch::<E>(&shape.input), batch::<E>(&shape.output));
-    let transposed = common::numbers::<E>(shape.transposed_len());
-    Box::new(move |cpu| {
-        dx.par_chunks_mut(shape.input.len()).zip(dy.par_chunks(shape.output.len())).for_each(|(dx, dy)| {
-            E::backward_data(cpu, &shape, dy, &transposed, 0..shape.input.height, dx);
-        });
-    })
-}
-
-/// Cut as a network cuts it: gradients larger than a block's activations two panels at a time, over all blocks; smaller
+/// Partitioned as a network partitions it: gradients larger than a block's activations by panels, over all blocks; smaller
 /// ones by blocks, each with a sum of its own.
-fn backward_weights<E: ConvElement>(shape: Conv2dShape) -> Pass {
-    let (x, dy) = (batch::<E>(&shape.input), batch::<E>(&shape.output));
+fn backward_weights(shape: Conv2dShape, precision: Precision) -> Pass {
+    let plan = plan(shape, None, precision);
+    let (x, dy) = (operand(&shape.input, precision), operand(&shape.output, precision));
+    let (x_bytes, dy_bytes) = (x.len() / BLOCKS, dy.len() / BLOCKS);
     let mut dweights = AlignedVec::<f32>::zeroed(BLOCKS * shape.weights_len());
-    if !shape.weights_exceed_activations(size_of::<E>()) {
-        let [x_rows, dy_row] = row_buffers(&shape);
-        let mut buffers: Vec<_> =
-            (0..BLOCKS).map(|_| (AlignedVec::<E>::zeroed(x_rows), AlignedVec::<E>::zeroed(dy_row))).collect();
+    if plan.weight_gradient() == WeightGradient::PerGroup {
         return Box::new(move |cpu| {
-            let blocks = x.par_chunks(shape.input.len()).zip(dy.par_chunks(shape.output.len()));
-            let gradients = dweights.par_chunks_mut(shape.weights_len()).zip(&mut buffers);
-            gradients.zip(blocks).for_each(|((dweights, (x_rows, dy_row)), (x, dy))| {
-                E::backward_weights_of_block(cpu, &shape, [x, dy], [x_rows, dy_row], Accumulate::Add, dweights);
+            let blocks = x.par_chunks(x_bytes).zip(dy.par_chunks(dy_bytes));
+            dweights.par_chunks_mut(shape.weights_len()).zip(blocks).for_each(|(dweights, (x, dy))| {
+                plan.backward_weights_of_block(cpu, [x, dy], Accumulate::Add, dweights);
             });
         });
     }
+    let [x_to, dy_to] = plan.repacked_bytes();
+    let (x_to, dy_to) = (AlignedVec::<u8>::zeroed(BLOCKS * x_to), AlignedVec::<u8>::zeroed(BLOCKS * dy_to));
     Box::new(move |cpu| {
-        let x = Blocks { data: &x[..], stride: shape.input.len(), count: BLOCKS };
-        let dy = Blocks { data: &dy[..], stride: shape.output.len(), count: BLOCKS };
-        let pieces = dweights[..shape.weights_len()].par_chunks_mut(2 * shape.panel_len()).enumerate();
-        pieces.for_each(|(piece, dweights)| {
-            let panels = 2 * piece..(2 * piece + 2).min(shape.panels());
-            E::backward_weights(cpu, &shape, x, dy, panels, Accumulate::Add, dweights);
+        let (x, dy) = if plan.keeps_operands() { (&x, &dy) } else { (&x_to, &dy_to) };
+        let stack = |data, bytes: usize| Blocks { data, stride: bytes / BLOCKS, count: BLOCKS };
+        let operands = [stack(&x[..], x.len()), stack(&dy[..], dy.len())];
+        let at_once = plan.panels_per_chunk(rayon::current_num_threads());
+        let chunks = dweights[..shape.weights_len()].par_chunks_mut(at_once * shape.panel_len()).enumerate();
+        chunks.for_each(|(chunk, dweights)| {
+            let panels = at_once * chunk..(at_once * (chunk + 1)).min(shape.panels());
+            plan.backward_weights_of_panels(cpu, operands, panels, dweights);
         });
     })
 }
@@ -143,89 +174,18 @@ fn convolution_passes(criterion: &mut Criterion) {
     // A network's input has no gradient.
     let inner = &shapes[1..];
     let pooled = [shapes[0], shapes[2], shapes[3]];
-    measure(criterion, "conv/forward", &shapes, forward::<f32>, Some(forward::<bf16>));
-    measure(criterion, "conv/forward_pooled", &pooled, forward_pooled::<f32>, Some(forward_pooled::<bf16>));
-    measure(criterion, "conv/backward_data", inner, backward_data::<f32>, Some(backward_data::<bf16>));
-    measure(criterion, "conv/backward_weights", &shapes, backward_weights::<f32>, Some(backward_weights::<bf16>));
-}
-
-/// The passes by Winograd's algorithm, in f32 on every instruction set of vectors.
-fn winograd_passes(criterion: &mut Criterion) {
-    let inner = &convolutions()[1..];
-    fn of(shape: &Conv2dShape) -> Winograd {
-        Winograd::of(shape).expect("3x3 weights, padded channels")
-    }
-    let forward: Prepare = |shape| {
-        let winograd = of(&shape);
-        let (x, mut y) = (batch::<f32>(&shape.input), batch::<f32>(&shape.output));
-        let (weights, bias) =
-            (common::numbers::<f32>(winograd.weights_len()), common::numbers(shape.output.channel_stride));
-        Box::new(move |cpu| {
-            let epilogue = Epilogue { bias: Some(&bias), relu: true };
-            let blocks = y.par_chunks_mut(shape.output.len()).zip(x.par_chunks(shape.input.len()));
-            blocks.for_each(|(y, x)| winograd.forward(cpu, x, &weights, epilogue, Share::ALL, y));
-        })
-    };
-    let forward_pooled: Prepare = |shape| {
-        let winograd = Winograd::pooled(&shape, [2, 2]).expect("windows that tiles hold");
-        let output = shape.output;
-        let pooled = BlockShape::new(output.height / 2, output.width / 2, output.channels);
-        let (x, mut y) = (batch::<f32>(&shape.input), batch::<f32>(&pooled));
-        let mut indices = AlignedVec::<u16>::zeroed(y.len());
-        let weights = common::numbers::<f32>(winograd.weights_len());
-        Box::new(move |cpu| {
-            let blocks = y.par_chunks_mut(pooled.len()).zip(indices.par_chunks_mut(pooled.len()));
-            blocks.zip(x.par_chunks(shape.input.len())).for_each(|((y, indices), x)| {
-                let training = Some(Training { indices, dropout: None });
-                winograd.forward_pooled(cpu, [2, 2], x, &weights, None, Share::ALL, y, training);
-            });
-        })
-    };
-    let backward_data: Prepare = |shape| {
-        let winograd = of(&shape);
-        let (mut dx, dy) = (batch::<f32>(&shape.input), batch::<f32>(&shape.output));
-        let transposed = common::numbers::<f32>(winograd.transposed_len());
-        Box::new(move |cpu| {
-            let blocks = dx.par_chunks_mut(shape.input.len()).zip(dy.par_chunks(shape.output.len()));
-            blocks.for_each(|(dx, dy)| winograd.backward_data(cpu, dy, &transposed, 1, dx));
-        })
-    };
-    let backward_weights: Prepare = |shape| {
-        let winograd = of(&shape);
-        let (x, dy) = (batch::<f32>(&shape.input), batch::<f32>(&shape.output));
-        let mut dweights = AlignedVec::<f32>::zeroed(BLOCKS * shape.weights_len());
-        Box::new(move |cpu| {
-            if shape.weights_exceed_activations(size_of::<f32>()) {
-                let x = Blocks { data: &x[..], stride: shape.input.len(), count: BLOCKS };
-                let dy = Blocks { data: &dy[..], stride: shape.output.len(), count: BLOCKS };
-                let pieces = dweights[..shape.weights_len()].par_chunks_mut(4 * shape.panel_len()).enumerate();
-                pieces.for_each(|(piece, dweights)| {
-                    let panels = 4 * piece..(4 * piece + 4).min(shape.panels());
-                    winograd.backward_weights(cpu, x, dy, panels, Accumulate::Add, dweights);
-                });
-            } else {
-                let blocks = x.par_chunks(shape.input.len()).zip(dy.par_chunks(shape.output.len()));
-                dweights.par_chunks_mut(shape.weights_len()).zip(blocks).for_each(|(dweights, (x, dy))| {
-                    let (x, dy) = (Blocks::one(x), Blocks::one(dy));
-                    winograd.backward_weights(cpu, x, dy, 0..shape.panels(), Accumulate::Add, dweights);
-                });
-            }
-        })
-    };
-    for (name, prepare) in
-        [("forward", forward), ("backward_data", backward_data), ("backward_weights", backward_weights)]
-    {
-        measure(criterion, &format!("winograd/{name}"), inner, prepare, None);
-    }
-    measure(criterion, "winograd/forward_pooled", &inner[1..3], forward_pooled, None);
+    measure(criterion, "conv/forward", &shapes, forward);
+    measure(criterion, "conv/forward_pooled", &pooled, forward_pooled);
+    measure(criterion, "conv/backward_data", inner, backward_data);
+    measure(criterion, "conv/backward_weights", &shapes, backward_weights);
 }
 
 fn dense_passes(criterion: &mut Criterion) {
     let shapes = dense_layers();
-    measure(criterion, "dense/forward", &shapes, forward::<f32>, Some(forward::<bf16>));
-    measure(criterion, "dense/backward_data", &shapes, backward_data::<f32>, Some(backward_data::<bf16>));
-    measure(criterion, "dense/backward_weights", &shapes, backward_weights::<f32>, Some(backward_weights::<bf16>));
+    measure(criterion, "dense/forward", &shapes, forward);
+    measure(criterion, "dense/backward_data", &shapes, backward_data);
+    measure(criterion, "dense/backward_weights", &shapes, backward_weights);
 }
 
-criterion_group! { name = benches; config = common::settings(); targets = convolution_passes, winograd_passes, dense_passes }
+criterion_group! { name = benches; config = common::settings(); targets = convolution_passes, dense_passes }
 criterion_main!(benches);

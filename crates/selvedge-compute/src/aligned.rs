@@ -174,6 +174,24 @@ pub fn view_mut<T: Plain>(bytes: &mut [u8]) -> &mut [T] {
     unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len() / size_of::<T>()) }
 }
 
+/// The bytes of plain elements: what [`view`] sees as elements again.
+///
+/// ```
+/// use selvedge_compute::aligned::{bytes, view};
+/// let numbers = [1.5f32, -2.0];
+/// assert_eq!(view::<f32>(bytes(&numbers)), numbers);
+/// ```
+pub fn bytes<T: Plain>(elements: &[T]) -> &[u8] {
+    // SAFETY: `Plain` types have no padding, so each of the slice's bytes is initialised, and bytes may begin anywhere.
+    unsafe { std::slice::from_raw_parts(elements.as_ptr().cast(), size_of_val(elements)) }
+}
+
+/// The bytes of mutable plain elements.
+pub fn bytes_mut<T: Plain>(elements: &mut [T]) -> &mut [u8] {
+    // SAFETY: as in `bytes`; every pattern of bytes is a value of a `Plain` type, and the exclusive borrow passes to the result.
+    unsafe { std::slice::from_raw_parts_mut(elements.as_mut_ptr().cast(), size_of_val(elements)) }
+}
+
 fn check_view<T: Plain>(bytes: &[u8]) {
     let (at, align, size) = (bytes.as_ptr() as usize, align_of::<T>(), size_of::<T>());
     assert!(at.is_multiple_of(align), "a view of elements aligned to {align} begins at address {at:#x}");

@@ -23,6 +23,11 @@ impl Isa {
     /// All of them, the least able first.
     pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Amx];
 
+    /// The instruction set of the vectors that run beside matrix units: AVX-512 beside AMX.
+    pub fn vectors(self) -> Self {
+        self.min(Self::Avx512)
+    }
+
     /// The name that `SELVEDGE_ISA` and reports use.
     pub fn name(self) -> &'static str {
         match self {

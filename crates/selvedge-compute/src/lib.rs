@@ -13,6 +13,7 @@ pub mod layout;
 pub mod loss;
 pub mod norm;
 pub mod optim;
+pub mod partition;
 pub mod peak;
 pub mod pool;
 mod prefetch;

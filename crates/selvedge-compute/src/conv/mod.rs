@@ -17,14 +17,13 @@
 //! Weights are stored in panels of [`PANEL`] columns, `[out/16][ky][kx][in][16]`, so that a microkernel reads them from
 //! beginning to end; see [`pack`].
 
-mod algorithm;
 mod backward_bias;
 pub mod direct;
-mod element;
 mod epilogue;
 pub mod first_layer;
 mod implicit_gemm;
 pub mod pack;
+mod plan;
 mod pooled;
 mod prefetcher;
 #[cfg(test)]
@@ -36,13 +35,14 @@ pub mod tiles;
 mod weight_gradient;
 pub mod winograd;
 
-pub use algorithm::ConvAlgorithm;
 pub use backward_bias::backward_bias;
-pub use element::ConvElement;
 pub use epilogue::{Epilogue, Part};
+pub use plan::{
+    BackwardArgs, ConvAlgorithm, ConvPlan, ForwardArgs, Fusion, PackChunk, Source, WeightGradient, WeightSums,
+};
 pub use pooled::{MAX_WINDOW, NO_ARGMAX, Training};
 pub use shape::Conv2dShape;
-pub use weight_gradient::{Accumulate, Blocks, row_buffers};
+pub use weight_gradient::{Accumulate, Blocks};
 
 use crate::simd::MAX_LANES;
 

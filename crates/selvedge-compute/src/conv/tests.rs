@@ -3,6 +3,9 @@
 mod bf16_passes;
 mod winograd_passes;
 
+use std::ops::Range;
+
+use half::bf16;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -242,7 +245,7 @@ fn in_two_parts<E>(
 }
 
 /// What dropout makes of the pooled pass's result afterwards: kept elements, and no argmax where it drops one.
-fn pooled_with_dropout<E: ConvElement>(
+fn pooled_with_dropout<E: Element>(
     cpu: Cpu,
     shape: &Conv2dShape,
     run: impl Fn(usize, &mut [E], Training<'_>),
@@ -358,8 +361,91 @@ fn backward_data_equals_the_reference() {
     }
 }
 
+/// The gradient of the weights by the wing whose tensors are `Self`.
+trait WeightPasses: Element {
+    fn of_block(
+        cpu: Cpu,
+        shape: &Conv2dShape,
+        operands: [&[Self]; 2],
+        rows: [&mut [Self]; 2],
+        accumulate: Accumulate,
+        dweights: &mut [f32],
+    );
+    fn repack(cpu: Cpu, shape: &Conv2dShape, from: [&[Self]; 2], to: [&mut [Self]; 2]);
+    fn of_blocks(
+        cpu: Cpu,
+        shape: &Conv2dShape,
+        operands: [Blocks<'_, Self>; 2],
+        panels: Range<usize>,
+        accumulate: Accumulate,
+        dweights: &mut [f32],
+    );
+}
+
+impl WeightPasses for f32 {
+    fn of_block(
+        cpu: Cpu,
+        shape: &Conv2dShape,
+        [x, dy]: [&[f32]; 2],
+        rows: [&mut [f32]; 2],
+        accumulate: Accumulate,
+        dweights: &mut [f32],
+    ) {
+        if shape.input.channel_stride.is_multiple_of(PANEL) {
+            direct::backward_weights_of_block(cpu, shape, x, dy, rows, accumulate, dweights);
+        } else {
+            first_layer::backward_weights(cpu, shape, x, dy, accumulate, dweights);
+        }
+    }
+
+    fn repack(cpu: Cpu, shape: &Conv2dShape, [x, dy]: [&[f32]; 2], [x_to, dy_to]: [&mut [f32]; 2]) {
+        direct::repack::to_planes(cpu, &shape.input, x, x_to);
+        direct::repack::to_planes(cpu, &shape.output, dy, dy_to);
+    }
+
+    fn of_blocks(
+        cpu: Cpu,
+        shape: &Conv2dShape,
+        [x, dy]: [Blocks<'_, f32>; 2],
+        panels: Range<usize>,
+        accumulate: Accumulate,
+        dweights: &mut [f32],
+    ) {
+        direct::backward_weights(cpu, shape, x, dy, panels, accumulate, dweights);
+    }
+}
+
+impl WeightPasses for bf16 {
+    fn of_block(
+        cpu: Cpu,
+        shape: &Conv2dShape,
+        operands: [&[bf16]; 2],
+        rows: [&mut [bf16]; 2],
+        accumulate: Accumulate,
+        dweights: &mut [f32],
+    ) {
+        tiles::backward_weights_of_block(cpu, shape, operands, rows, accumulate, dweights);
+    }
+
+    fn repack(cpu: Cpu, shape: &Conv2dShape, [x, dy]: [&[bf16]; 2], [x_to, dy_to]: [&mut [bf16]; 2]) {
+        tiles::repack::transpose_images(cpu, &shape.input, x, x_to);
+        tiles::repack::pair_images(cpu, &shape.output, dy, dy_to);
+    }
+
+    fn of_blocks(
+        cpu: Cpu,
+        shape: &Conv2dShape,
+        [x, dy]: [Blocks<'_, bf16>; 2],
+        panels: Range<usize>,
+        accumulate: Accumulate,
+        dweights: &mut [f32],
+    ) {
+        tiles::backward_weights(cpu, shape, x, dy, panels, accumulate, dweights);
+    }
+}
+
 /// The gradient of the weights of `x` and `dy`, which are the case's in `E`, block by block and by panels over all blocks.
-fn gradients_equal_the_reference<E: ConvElement>(cpu: Cpu, case: &Case, x: &[E], dy: &[E], rounding: usize) {
+fn gradients_equal_the_reference<E: WeightPasses>(cpu: Cpu, case: &Case, x: &[E], dy: &[E], rounding: usize) {
     let shape = case.shape;
     let (x_len, dy_len) = (shape.input.len(), shape.output.len());
     let blocks = x.len() / x_len;
@@ -385,11 +471,11 @@ fn gradients_equal_the_reference<E: ConvElement>(cpu: Cpu, case: &Case, x: &[E],
         }
     };
 
-    let buffers = || row_buffers(&shape).map(|len| vec![E::default(); len]);
+    let buffers = || weight_gradient::row_buffers(&shape).map(|len| vec![E::default(); len]);
     let of_block = |block: usize, accumulate: Accumulate, dweights: &mut [f32]| {
         let [mut x_rows, mut dy_row] = buffers();
         let operands = [&x[block * x_len..][..x_len], &dy[block * dy_len..][..dy_len]];
-        E::backward_weights_of_block(cpu, &shape, operands, [&mut x_rows, &mut dy_row], accumulate, dweights);
+        E::of_block(cpu, &shape, operands, [&mut x_rows, &mut dy_row], accumulate, dweights);
     };
     let mut added = vec![0.25; shape.weights_len()];
     (0..blocks).for_each(|block| of_block(block, Accumulate::Add, &mut added));
@@ -413,11 +499,11 @@ fn gradients_equal_the_reference<E: ConvElement>(cpu: Cpu, case: &Case, x: &[E],
     let mut dweights = vec![0.25; shape.weights_len()];
     let cut = shape.panels() / 2;
     let (left, right) = dweights.split_at_mut(cut * shape.panel_len());
-    E::backward_weights(cpu, &shape, x, dy, 0..cut, Accumulate::Add, left);
-    E::backward_weights(cpu, &shape, x, dy, cut..shape.panels(), Accumulate::Add, right);
+    E::of_blocks(cpu, &shape, [x, dy], 0..cut, Accumulate::Add, left);
+    E::of_blocks(cpu, &shape, [x, dy], cut..shape.panels(), Accumulate::Add, right);
     check("by panels", &dweights);
     let mut overwritten = vec![f32::NAN; shape.weights_len()];
-    E::backward_weights(cpu, &shape, x, dy, 0..shape.panels(), Accumulate::Overwrite, &mut overwritten);
+    E::of_blocks(cpu, &shape, [x, dy], 0..shape.panels(), Accumulate::Overwrite, &mut overwritten);
     overwrites(&overwritten, &dweights);
 }
 

@@ -16,12 +16,12 @@ pub(crate) fn fill_input(ctx: &Context<'_>, spec: &InputSpec, images: &[u8], blo
     let image = spec.height * spec.width * spec.channels;
     let images = &images[block.first_image * image..][..block.valid * image];
     let (scale, shift) = (1.0 / (255.0 * spec.std), -spec.mean / spec.std);
-    if let Some(layer) = ctx.plan.windows() {
+    if let Some(layer) = ctx.plan.patches() {
         let ([], [target]) = block.arenas.split([], [&value.data]);
         let target = view_mut(target);
         // A prediction reads the images that are there.
         let read = if ctx.training.is_some() { BLOCK } else { block.valid };
-        patches::fill(ctx.cpu, layer, images, [block.valid, read], scale, shift, target);
+        patches::fill(ctx.cpu, layer.shape(), images, [block.valid, read], scale, shift, target);
         return;
     }
     let ([], [target]) = block.arenas.split([], [&value.data]);

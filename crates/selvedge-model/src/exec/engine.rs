@@ -7,12 +7,12 @@
 use std::ops::Range;
 
 use rayon::prelude::*;
-use selvedge_compute::conv::Accumulate;
+use selvedge_compute::conv::{Accumulate, PackChunk, WeightGradient};
 use selvedge_compute::loss::{self, BlockLoss, BlockTargets};
 use selvedge_compute::simd::Element;
 use selvedge_compute::{AlignedVec, BLOCK, Cpu, sum};
 
-use crate::exec::conv::{self, Form};
+use crate::exec::conv;
 use crate::exec::ends::{fill_input, logits, step_loss};
 use crate::exec::norms::Norms;
 use crate::exec::pass::{Batch, BatchMetrics, Loss, StepKey};
@@ -22,7 +22,7 @@ use crate::exec::workers::Workers;
 use crate::params::ParamEntry;
 use crate::params::state::State;
 use crate::plan::phases::{self, Barrier, Phase, Step};
-use crate::plan::{Op, Plan, WeightGradient};
+use crate::plan::{Op, Plan};
 use crate::profile::timing::{Account, Lap, Timing, timed};
 use crate::spec::InputSpec;
 
@@ -45,7 +45,7 @@ pub(crate) struct Engine {
     /// Parts of a group's sums that its first block does not overwrite.
     cleared: Vec<Range<usize>>,
     /// How the buffers of packed weights and of gradients are cut over threads.
-    packed_pieces: Vec<Piece<(usize, Form)>>,
+    packed_pieces: Vec<Piece<(usize, PackChunk)>>,
     gradient_pieces: Vec<Piece<Gradient>>,
     /// The groups' sums, one behind another.
     sums: AlignedVec<f32>,
@@ -71,17 +71,20 @@ impl Engine {
         let mut sum_ranges = vec![0..0; entries.len()];
         let (mut sums_len, mut cleared) = (0, vec![]);
         for op in &plan.ops {
-            let (weight, others) = match op {
+            let (weight, others, overwrites) = match op {
                 Op::Conv(conv) => {
-                    ((conv.gradient == WeightGradient::PerGroup).then_some(conv.weight), [conv.bias, None])
+                    let per_group = conv.plan.weight_gradient() == WeightGradient::PerGroup;
+                    (per_group.then_some(conv.weight), [conv.bias, None], conv.plan.overwrites_sums())
                 }
-                Op::ConvNorm(layer) => (Some(layer.weight), [layer.bias, Some(plan.norms[layer.norm].shift)]),
+                Op::ConvNorm(layer) => {
+                    (Some(layer.weight), [layer.bias, Some(plan.norms[layer.norm].shift)], layer.plan.overwrites_sums())
+                }
                 _ => continue,
             };
             for index in weight.into_iter().chain(others.into_iter().flatten()) {
                 sum_ranges[index] = sums_len..sums_len + entries[index].range.len();
                 sums_len = sum_ranges[index].end;
-                if weight != Some(index) || op.adds_to_sums() {
+                if weight != Some(index) || !overwrites {
                     cleared.push(sum_ranges[index].clone());
                 }
             }
@@ -121,10 +124,10 @@ impl Engine {
         let params = &state.params;
         let (cpu, plan, timing) = (self.cpu, &self.plan, self.timing.as_ref());
         pieces::for_each(&self.packed_pieces, &mut self.packed, &|piece, to| {
-            let (number, form) = piece.job;
-            let Op::Conv(conv) = &plan.ops[number] else { return };
+            let (number, chunk) = &piece.job;
+            let Op::Conv(conv) = &plan.ops[*number] else { return };
             let panels = &params.values[params.entries[conv.weight].range.clone()];
-            timed(timing, Account::Packing, || conv::pack(cpu, conv, form, panels, to));
+            timed(timing, Account::Packing, || conv.plan.pack(cpu, chunk, panels, to));
         });
     }
 
@@ -336,7 +339,7 @@ enum Gradient {
 }
 
 /// The pieces of the packed weights, each with the number of its operation, in the order of their places.
-fn packed_pieces(plan: &Plan) -> Vec<Piece<(usize, Form)>> {
+fn packed_pieces(plan: &Plan) -> Vec<Piece<(usize, PackChunk)>> {
     let mut pieces = vec![];
     for (number, op) in plan.ops.iter().enumerate() {
         let Op::Conv(conv) = op else { continue };
@@ -362,7 +365,7 @@ fn gradient_pieces(
     }
     for (op, conv) in plan.ops.iter().enumerate() {
         let Op::Conv(conv) = conv else { continue };
-        if conv.gradient == WeightGradient::PerPanel {
+        if conv.plan.weight_gradient() == WeightGradient::PerPanel {
             let panels = conv::panel_pieces(conv, entries[conv.weight].range.clone(), threads);
             pieces.extend(panels.map(|Piece { range, job }| Piece { range, job: Gradient::Panels { op, first: job } }));
         }

@@ -1,7 +1,6 @@
 //! Running a plan: the memory of passes, how they are partitioned over threads, and each operation on one block.
 
 pub(crate) mod conv;
-pub(crate) mod cut;
 pub(crate) mod ends;
 pub(crate) mod engine;
 pub(crate) mod input_norm;

@@ -5,11 +5,11 @@ use std::ops::Range;
 use selvedge_compute::aligned::{view, view_mut};
 use selvedge_compute::conv::first_layer::batch_norm::PATCH_SUMS;
 use selvedge_compute::norm::{self, Normalisation, PooledMaxima};
+use selvedge_compute::partition::{RowPartition, Rows, rows_of};
 use selvedge_compute::pool::Pool2dShape;
 use selvedge_compute::simd::Element;
 use selvedge_compute::{AlignedVec, BLOCK, BlockShape, Cpu};
 
-use crate::exec::cut::{RowCut, Rows, rows_of};
 use crate::exec::input_norm::InputNorm;
 use crate::exec::run::{Block, Context};
 use crate::params::ParamEntry;
@@ -120,7 +120,7 @@ impl Norms {
         match (pool, shortcut) {
             (None, Some(shortcut)) => {
                 let ([x, shortcut], [y]) = block.arenas.split([x, ctx.data(shortcut)], [y]);
-                let cut = RowCut::of_bytes(norm.shape.height, ctx.pieces, 2 * x.len() + y.len());
+                let cut = RowPartition::of_bytes(norm.shape.height, ctx.pieces, 2 * x.len() + y.len());
                 cut.for_each(Rows::of(&norm.shape, view_mut::<E>(y)), |rows, y| {
                     let [x, shortcut] = [x, shortcut].map(|tensor| rows_of(&norm.shape, view(tensor), &rows));
                     norm::normalise_and_add(ctx.cpu, &norm.shape, channels, norm.activation, x, shortcut, y.data);
@@ -128,7 +128,7 @@ impl Norms {
             }
             (None, None) => {
                 let ([x], [y]) = block.arenas.split([x], [y]);
-                let cut = RowCut::of_bytes(norm.shape.height, ctx.pieces, x.len() + y.len());
+                let cut = RowPartition::of_bytes(norm.shape.height, ctx.pieces, x.len() + y.len());
                 cut.for_each(Rows::of(&norm.shape, view_mut::<E>(y)), |rows, y| {
                     let x = rows_of(&norm.shape, view(x), &rows);
                     norm::normalise(ctx.cpu, &norm.shape, channels, norm.activation, x, y.data);
@@ -137,7 +137,7 @@ impl Norms {
             (Some(pool), _) => {
                 let ([x], [y, indices, kept]) = block.arenas.split([x], [y, &pool.indices, &pool.kept]);
                 let (input, output) = (pool.shape.input(), pool.shape.output());
-                let cut = RowCut::of_bytes(output.height, ctx.pieces, x.len() + y.len());
+                let cut = RowPartition::of_bytes(output.height, ctx.pieces, x.len() + y.len());
                 let rows = |data| Rows::of(&output, view_mut::<E>(data));
                 let indices = ctx.training.map(|_| (Rows::of(&output, view_mut(indices)), rows(kept)));
                 cut.for_each((rows(y), indices), |rows, (y, indices)| {
@@ -166,7 +166,7 @@ impl Norms {
         match pool {
             None => {
                 let ([x, dy], [dx]) = block.arenas.split([x, dy], [dx]);
-                let cut = RowCut::of_bytes(norm.shape.height, ctx.pieces, x.len() + dy.len() + dx.len());
+                let cut = RowPartition::of_bytes(norm.shape.height, ctx.pieces, x.len() + dy.len() + dx.len());
                 cut.for_each(Rows::of(&norm.shape, view_mut::<E>(dx)), |rows, dx| {
                     let [x, dy] = [x, dy].map(|tensor| rows_of(&norm.shape, view(tensor), &rows));
                     let shape = BlockShape { height: rows.len(), ..norm.shape };
@@ -176,7 +176,7 @@ impl Norms {
             Some(pool) => {
                 let ([x, dy, indices], [dx]) = block.arenas.split([x, dy, &pool.indices], [dx]);
                 let (input, output) = (pool.shape.input(), pool.shape.output());
-                let cut = RowCut::of_bytes(output.height, ctx.pieces, x.len() + dy.len() + dx.len());
+                let cut = RowPartition::of_bytes(output.height, ctx.pieces, x.len() + dy.len() + dx.len());
                 let dx = Rows { data: view_mut::<E>(dx), row: pool.shape.stride()[0] * input.row() };
                 cut.for_each(dx, |rows, dx| {
                     let (shape, covered) = windows_of(&pool.shape, &rows);
@@ -336,7 +336,7 @@ impl Norms {
     }
 }
 
-/// Calls `run` with the channels of each of up to `most` pieces of a layer that reads `bytes` ([`RowCut::of_bytes`]), whole planes,
+/// Calls `run` with the channels of each of up to `most` pieces of a layer that reads `bytes` ([`RowPartition::of_bytes`]), whole planes,
 /// and what of both halves of `partial`, a number a channel, belongs to them. A channel's sums are the same in any piece.
 fn by_planes(
     shape: &BlockShape,
@@ -347,7 +347,7 @@ fn by_planes(
     let plane = shape.plane();
     let (first, second) = view_mut::<f64>(partial).split_at_mut(shape.channel_stride);
     let halves = (Rows { data: first, row: plane }, Rows { data: second, row: plane });
-    let cut = RowCut::of_bytes(shape.channel_stride / plane, most, bytes);
+    let cut = RowPartition::of_bytes(shape.channel_stride / plane, most, bytes);
     cut.for_each(halves, |planes, (first, second)| {
         run(planes.start * plane..planes.end * plane, first.data, second.data);
     });

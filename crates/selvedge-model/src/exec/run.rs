@@ -9,11 +9,11 @@ use selvedge_compute::dropout::{self, DropoutMask};
 use selvedge_compute::simd::Element;
 use selvedge_compute::{BlockShape, Cpu, pool, sum};
 
-use crate::exec::cut::{RowCut, Rows, elementwise, rows_of};
 use crate::exec::input_norm::InputNorm;
 use crate::exec::norms::Norms;
 use crate::params::ParamEntry;
 use crate::plan::{Dropout, Op, Plan, ValueId};
+use selvedge_compute::partition::{RowPartition, Rows, elementwise, rows_of};
 
 /// What operations read beside the block's arena.
 #[derive(Clone, Copy)]
@@ -147,8 +147,8 @@ pub(crate) struct GroupSums<'a> {
 pub(crate) fn forward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block<'_>) {
     let cpu = ctx.cpu;
     match op {
-        Op::Conv(conv) => crate::exec::conv::forward::<E>(ctx, conv, block),
-        Op::ConvNorm(layer) => ctx.norms.input().forward::<E>(ctx, layer, block),
+        Op::Conv(conv) => crate::exec::conv::forward(ctx, conv, block),
+        Op::ConvNorm(layer) => ctx.norms.input().forward(ctx, layer, block),
         Op::Round { x, y } => {
             let ([x], [y]) = block.arenas.split([ctx.data(*x)], [ctx.data(*y)]);
             sum::convert::<f32, E>(cpu, view(x), view_mut(y));
@@ -164,7 +164,7 @@ pub(crate) fn forward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block<
         Op::MaxPool { shape, x, y, indices } => {
             let ([x], [y, indices]) = block.arenas.split([ctx.data(*x)], [ctx.data(*y), indices]);
             let output = shape.output();
-            let cut = RowCut::of_bytes(output.height, ctx.pieces, x.len() + y.len());
+            let cut = RowPartition::of_bytes(output.height, ctx.pieces, x.len() + y.len());
             let indices = ctx.training.map(|_| Rows::of(&output, view_mut(indices)));
             let tensors = (Rows::of(&output, view_mut::<E>(y)), indices);
             cut.for_each(tensors, |rows, (y, indices)| {
@@ -174,7 +174,7 @@ pub(crate) fn forward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block<
         Op::AvgPool { shape, x, y } => {
             let ([x], [y]) = block.arenas.split([ctx.data(*x)], [ctx.data(*y)]);
             let output = shape.output();
-            let cut = RowCut::of_bytes(output.height, ctx.pieces, x.len() + y.len());
+            let cut = RowPartition::of_bytes(output.height, ctx.pieces, x.len() + y.len());
             cut.for_each(Rows::of(&output, view_mut::<E>(y)), |rows, y| {
                 pool::average_forward(cpu, shape, rows, view(x), y.data)
             });
@@ -201,7 +201,7 @@ pub(crate) fn forward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block<
 
 /// Dropout of a whole tensor, forward or backward.
 fn apply_dropout<E: Element>(ctx: &Context<'_>, shape: &BlockShape, mask: &DropoutMask, x: &[u8], y: &mut [u8]) {
-    let cut = RowCut::of_bytes(shape.height, ctx.pieces, x.len() + y.len());
+    let cut = RowPartition::of_bytes(shape.height, ctx.pieces, x.len() + y.len());
     cut.for_each(Rows::of(shape, view_mut::<E>(y)), |rows, y| {
         let x = rows_of(shape, view(x), &rows);
         dropout::apply(ctx.cpu, shape, rows, mask, x, y.data);
@@ -217,8 +217,8 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block
         return;
     }
     match op {
-        Op::Conv(conv) => crate::exec::conv::backward::<E>(ctx, conv, block, sums),
-        Op::ConvNorm(layer) => InputNorm::backward::<E>(ctx, layer, block, sums.sums),
+        Op::Conv(conv) => crate::exec::conv::backward(ctx, conv, block, sums),
+        Op::ConvNorm(layer) => InputNorm::backward(ctx, layer, block, sums),
         Op::Round { .. } => {}
         // The gradient of logits is stored as any other.
         Op::Widen { x, y } => {
@@ -234,7 +234,7 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block
         Op::MaxPool { shape, x, y, indices } => {
             let ([dy, indices], [dx]) = block.arenas.split([ctx.grad(*y), indices], [ctx.grad(*x)]);
             let input = shape.input();
-            let cut = RowCut::of_bytes(input.height, ctx.pieces, dx.len() + dy.len());
+            let cut = RowPartition::of_bytes(input.height, ctx.pieces, dx.len() + dy.len());
             cut.for_each(Rows::of(&input, view_mut::<E>(dx)), |rows, dx| {
                 pool::max_backward(cpu, shape, rows, view(dy), view(indices), dx.data)
             });
@@ -242,7 +242,7 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block
         Op::AvgPool { shape, x, y } => {
             let ([dy], [dx]) = block.arenas.split([ctx.grad(*y)], [ctx.grad(*x)]);
             let input = shape.input();
-            let cut = RowCut::of_bytes(input.height, ctx.pieces, dx.len() + dy.len());
+            let cut = RowPartition::of_bytes(input.height, ctx.pieces, dx.len() + dy.len());
             cut.for_each(Rows::of(&input, view_mut::<E>(dx)), |rows, dx| {
                 pool::average_backward(cpu, shape, rows, view(dy), dx.data)
             });

@@ -13,7 +13,7 @@ use selvedge_compute::conv::first_layer::batch_norm::PATCH_SUMS;
 
 use crate::plan::memory::{Need, layout};
 use crate::plan::phases;
-use crate::plan::{Op, Plan, ValueId, WeightGradient};
+use crate::plan::{Op, Plan, ValueId};
 
 /// The times at which a tensor is needed, from the first to the last.
 #[derive(Clone, Copy)]
@@ -73,13 +73,13 @@ impl Plan {
         for (extra, place) in extras.iter().zip(of_extras) {
             let place = place.clone();
             match (extra.kind, extra.op.map(|op| &mut self.ops[op])) {
-                (ExtraKind::PooledMaxima, Some(Op::MaxPool { indices, .. })) => *indices = place,
-                (ExtraKind::PooledMaxima, Some(Op::Conv(conv))) => {
+                (ExtraKind::Indices, Some(Op::MaxPool { indices, .. })) => *indices = place,
+                (ExtraKind::Indices, Some(Op::Conv(conv))) => {
                     conv.pool.as_mut().expect("a pool keeps indices").indices = place;
                 }
                 (ExtraKind::Partial, Some(Op::Norm { partial, .. })) => *partial = place,
                 (ExtraKind::Partial, Some(Op::ConvNorm(layer))) => layer.partial = place,
-                (ExtraKind::PooledMaxima, Some(Op::Norm { pool: Some(pool), .. })) => pool.indices = place,
+                (ExtraKind::Indices, Some(Op::Norm { pool: Some(pool), .. })) => pool.indices = place,
                 (ExtraKind::Kept, Some(Op::Norm { pool: Some(pool), .. })) => pool.kept = place,
                 (ExtraKind::Repacked(i), Some(Op::Conv(conv))) => {
                     conv.repacked[i] = place;
@@ -115,25 +115,21 @@ impl Plan {
                 |kind, bytes, first, last| extras.push(Extra { op: Some(i), kind, bytes, span: Span { first, last } });
             match op {
                 Op::Conv(conv) => {
-                    let done = if conv.gradient == WeightGradient::PerPanel { end } else { b };
+                    let plan = &conv.plan;
                     data[root(x)].include(b);
-                    let is_first_layer = conv.pool.as_ref().is_some_and(|pool| pool.is_first_layer);
-                    if !is_first_layer {
+                    if !plan.takes_fused_gradient() {
                         grads[conv.result()].include(b);
                     }
-                    if conv.winograd.backward.is_some() {
-                        // Tensors are read as they lie.
-                        data[root(x)].include(done);
-                        grads[conv.result()].include(done);
-                    } else if conv.gradient == WeightGradient::PerPanel {
-                        let lens = [conv.shape.input.len(), conv.shape.output.len()];
-                        for (i, len) in lens.into_iter().enumerate() {
-                            keep(ExtraKind::Repacked(i), len * conv.precision.bytes(), b, done);
-                        }
+                    if plan.keeps_operands() {
+                        data[root(x)].include(end);
+                        grads[conv.result()].include(end);
+                    }
+                    for (i, bytes) in plan.repacked_bytes().into_iter().enumerate().filter(|(_, bytes)| *bytes > 0) {
+                        keep(ExtraKind::Repacked(i), bytes, b, end);
                     }
                     match &conv.pool {
-                        Some(pool) => keep(ExtraKind::PooledMaxima, pool.shape.output().len() * size_of::<u16>(), f, b),
-                        None if conv.relu => data[root(y)].include(b),
+                        Some(_) => keep(ExtraKind::Indices, plan.output().0.len() * size_of::<u16>(), f, b),
+                        None if plan.fusion().relu => data[root(y)].include(b),
                         None => {}
                     }
                 }
@@ -146,9 +142,7 @@ impl Plan {
                     keep(ExtraKind::Partial, PATCH_SUMS * size_of::<f64>(), f - 1, f);
                 }
                 Op::Activate { .. } => data[root(x)].include(b),
-                Op::MaxPool { shape, .. } => {
-                    keep(ExtraKind::PooledMaxima, shape.output().len() * size_of::<u16>(), f, b)
-                }
+                Op::MaxPool { shape, .. } => keep(ExtraKind::Indices, shape.output().len() * size_of::<u16>(), f, b),
                 Op::Norm { norm, pool, shortcut, .. } => {
                     data[root(x)].include(b);
                     if let Some(shortcut) = shortcut {
@@ -156,7 +150,7 @@ impl Plan {
                     }
                     if let Some(pool) = pool {
                         let len = pool.shape.output().len();
-                        keep(ExtraKind::PooledMaxima, len * size_of::<u16>(), f, b);
+                        keep(ExtraKind::Indices, len * size_of::<u16>(), f, b);
                         keep(ExtraKind::Kept, len * self.values[x].element, f, b);
                     }
                     keep(ExtraKind::Partial, 2 * self.norms[*norm].shape.channel_stride * size_of::<f64>(), f, b);
@@ -189,7 +183,7 @@ struct Extra {
 
 #[derive(Clone, Copy, Debug)]
 enum ExtraKind {
-    PooledMaxima,
+    Indices,
     Kept,
     Partial,
     Repacked(usize),

@@ -8,16 +8,11 @@
 
 use selvedge_compute::activation::Activation;
 use selvedge_compute::aligned::ALIGNMENT;
-use selvedge_compute::conv::first_layer::batch_norm::sees_patches;
-use selvedge_compute::conv::first_layer::{is_first_layer, patches};
-use selvedge_compute::conv::winograd::Winograd;
-use selvedge_compute::conv::{Conv2dShape, MAX_WINDOW};
+use selvedge_compute::conv::{Conv2dShape, ConvPlan, Fusion, MAX_WINDOW, Source};
 use selvedge_compute::pool::Pool2dShape;
 use selvedge_compute::{BlockShape, Precision};
 
-use crate::plan::{
-    Conv, ConvNorm, Dropout, FusedPool, Norm, NormPool, Op, Plan, Value, ValueId, WeightGradient, Winograds,
-};
+use crate::plan::{Conv, ConvNorm, Dropout, FusedPool, Norm, NormPool, Op, Plan, Value, ValueId};
 use crate::spec::shape::{LayerShape, NetworkShape};
 use crate::spec::{LayerSpec, ModelSpec};
 
@@ -25,6 +20,7 @@ use crate::spec::{LayerSpec, ModelSpec};
 pub(crate) fn lower(spec: &ModelSpec, shape: &NetworkShape, precision: Precision) -> Plan {
     let mut lowering = Lowering { plan: Plan::default(), precision, fused_dropouts: 0 };
     let input = lowering.value(shape.input.block, None);
+    lowering.plan.input = input;
     let first = spec.layers.iter().find(|layer| !matches!(layer, LayerSpec::Flatten));
     let x = match first {
         Some(LayerSpec::Conv2d { .. } | LayerSpec::Dense { .. }) => input,
@@ -44,14 +40,17 @@ pub(crate) fn lower(spec: &ModelSpec, shape: &NetworkShape, precision: Precision
         lowering.plan.names.push("logits".to_owned());
     }
     let mut plan = lowering.plan;
-    (plan.input, plan.logits) = (input, logits);
-    // The input's pixels, unless they are windows, and the logits are f32 whatever the precision.
+    plan.logits = logits;
+    // The input's pixels, unless they are patches, and the logits are f32 in either precision.
     for id in [input, logits] {
         plan.values[id].element = size_of::<f32>();
     }
-    if let Some(layer) = plan.windows() {
-        let shape = patches::shape(layer);
-        (plan.values[input].shape, plan.values[input].element) = (shape, Precision::Bf16.bytes());
+    if let Some(Op::Conv(conv)) = plan.ops.last_mut() {
+        conv.plan = conv.plan.with_f32_output();
+    }
+    if let Some(layer) = plan.patches() {
+        let (shape, precision) = layer.input();
+        (plan.values[input].shape, plan.values[input].element) = (shape, precision.bytes());
     }
     plan.place();
     plan
@@ -89,8 +88,8 @@ impl Lowering {
                 LayerSpec::Conv2d { bias, .. } | LayerSpec::Dense { bias, .. } => {
                     let shape =
                         shapes[index].conv.expect("shape inference gives a convolution or dense layer its shape");
-                    if x == 0
-                        && let Some(activation) = norm_taken_by(&shape, behind)
+                    if x == self.plan.input
+                        && let Some(activation) = folded_norm(&shape, behind)
                     {
                         let norm = self.norm(&layers[index + 1], &shapes[index + 1], activation);
                         let bias = bias.then_some(params.start + 1);
@@ -169,63 +168,36 @@ impl Lowering {
         x: ValueId,
     ) -> ValueId {
         let y = self.value(shape.output, None);
-        let precision = if patches::cover(&shape) { self.precision } else { Precision::F32 };
-        let layer = ConvNorm { shape, weight, bias, norm, x, y, precision, partial: 0..0 };
-        self.plan.ops.push(Op::ConvNorm(Box::new(layer)));
+        let relu = self.plan.norms[norm].activation == Some(Activation::Relu);
+        let fusion = Fusion { batch_norm: true, relu, pool: None };
+        let plan = ConvPlan::new(shape, fusion, Source::Network, self.precision);
+        self.plan.ops.push(Op::ConvNorm(Box::new(ConvNorm { plan, weight, bias, norm, x, y, partial: 0..0 })));
         y
     }
 
     fn conv(&mut self, shape: Conv2dShape, weight: usize, bias: Option<usize>, fused: Fused, x: ValueId) -> ValueId {
-        let element = self.element();
-        let reads_input = self.plan.values[x].same_as.unwrap_or(x) == 0;
-        let large = shape.weights_exceed_activations(element);
-        let gradient = if large && !reads_input { WeightGradient::PerPanel } else { WeightGradient::PerGroup };
-        let is_first_layer = reads_input && fused.window.is_some_and(|window| is_first_layer(&shape, window));
-        let precision = if reads_input && !is_first_layer { Precision::F32 } else { self.precision };
-        let mut pack = |elements: usize| {
+        let plan = ConvPlan::new(shape, fused.fusion(), self.source(x), self.precision);
+        let mut pack = |bytes: usize| {
             let start = self.plan.packed_bytes;
-            let end = start + elements * precision.bytes();
-            self.plan.packed_bytes = end.next_multiple_of(ALIGNMENT);
-            start..end
+            self.plan.packed_bytes = (start + bytes).next_multiple_of(ALIGNMENT);
+            start..start + bytes
         };
-        let in_f32 = precision == Precision::F32;
-        let winograd = Winograds {
-            forward: Winograd::fused(&shape, fused.window).filter(|_| in_f32),
-            // It takes gradients in f32 alone, which next to the input of a bf16 network are not.
-            backward: Winograd::of(&shape).filter(|_| self.precision == Precision::F32),
-        };
-        let packed = match winograd.forward {
-            Some(winograd) => pack(winograd.weights_len()),
-            None if in_f32 => 0..0,
-            None if is_first_layer => pack(patches::packed_len(&shape)),
-            None => pack(shape.weights_len()),
-        };
-        let transposed = match winograd.backward {
-            _ if reads_input => 0..0,
-            Some(winograd) => pack(winograd.transposed_len()),
-            None => pack(shape.transposed_len()),
-        };
+        let (packed, transposed) = (pack(plan.packed_bytes()), pack(plan.transposed_bytes()));
         let full = self.value(shape.output, None);
         let dropout = fused.dropout.map(|rate| {
             self.fused_dropouts += 1;
             Dropout { rate, key: self.dropout_key() }
         });
-        let pool = fused.window.map(|window| FusedPool {
-            shape: Pool2dShape::new(shape.output, window, window),
-            window,
-            indices: 0..0,
-            full,
-            is_first_layer,
-            dropout,
-        });
-        let pooled = pool.as_ref().map(|pool| pool.shape.output());
-        let y = pooled.map_or(full, |pooled| self.value(pooled, None));
-        let relu = fused.relu;
+        let pool = fused.window.map(|_| FusedPool { indices: 0..0, full, dropout });
+        let y = if pool.is_some() { self.value(plan.output().0, None) } else { full };
         let repacked = [0..0, 0..0];
-        let conv =
-            Conv { shape, weight, bias, relu, pool, x, y, gradient, winograd, packed, transposed, precision, repacked };
-        self.plan.ops.push(Op::Conv(Box::new(conv)));
+        self.plan.ops.push(Op::Conv(Box::new(Conv { plan, weight, bias, pool, x, y, packed, transposed, repacked })));
         y
+    }
+
+    /// Whether a value is the network's input, or has its content.
+    fn source(&self, x: ValueId) -> Source {
+        if self.plan.values[x].same_as.unwrap_or(x) == self.plan.input { Source::Network } else { Source::Layer }
     }
 
     /// The number of a dropout among the operations, if each were one of its own: fusing it changes no mask.
@@ -301,23 +273,26 @@ impl Fused {
         Self { relu, window, dropout }
     }
 
+    /// What of it belongs to the convolution's plan.
+    fn fusion(self) -> Fusion {
+        Fusion { batch_norm: false, relu: self.relu, pool: self.window }
+    }
+
     /// How many layers these are.
     fn layers(self) -> usize {
         usize::from(self.relu) + usize::from(self.window.is_some()) + usize::from(self.dropout.is_some())
     }
 }
 
-/// The activation, or none, behind a batch normalisation that a layer next to the input takes into its pass: if there is such a
-/// normalisation, and no pooling that it takes itself.
-fn norm_taken_by(shape: &Conv2dShape, behind: &[LayerSpec]) -> Option<Option<Activation>> {
+/// The activation, or none, after a batch norm that is folded into the layer next to the input: if there is such a batch norm, and
+/// no pooling that it takes into its own pass.
+fn folded_norm(shape: &Conv2dShape, behind: &[LayerSpec]) -> Option<Option<Activation>> {
     let [LayerSpec::BatchNorm { .. }, behind @ ..] = behind else { return None };
     let activation = behind.first().and_then(activation);
     let next = behind.get(usize::from(activation.is_some()));
-    // The output of a single pixel may be the logits, which are f32 whatever the precision.
-    let several_pixels = shape.output.height * shape.output.width > 1;
     let pooled = next.is_some_and(|next| apart(next, &shape.output).is_some());
-    let taken = sees_patches(shape) && several_pixels && matches!(activation, None | Some(Activation::Relu)) && !pooled;
-    taken.then_some(activation)
+    let relu_or_none = matches!(activation, None | Some(Activation::Relu));
+    (ConvPlan::folds_batch_norm(shape, Source::Network) && relu_or_none && !pooled).then_some(activation)
 }
 
 /// The window of a max pooling that the operation before it can take, whose result has this shape: windows of a few pixels

@@ -11,11 +11,10 @@ pub(crate) mod phases;
 
 use std::ops::Range;
 
+use selvedge_compute::BlockShape;
 use selvedge_compute::activation::Activation;
-use selvedge_compute::conv::winograd::Winograd;
-use selvedge_compute::conv::{Conv2dShape, row_buffers};
+use selvedge_compute::conv::ConvPlan;
 use selvedge_compute::pool::Pool2dShape;
-use selvedge_compute::{BlockShape, Precision};
 
 /// The number of a value in [`Plan::values`].
 pub(crate) type ValueId = usize;
@@ -32,18 +31,6 @@ pub(crate) struct Value {
     pub data: Range<usize>,
     /// Empty for the network's input, which needs none.
     pub grad: Range<usize>,
-}
-
-/// How the gradient of an operation's weights is cut into independent pieces; either way its bits do not depend on
-/// the number of threads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum WeightGradient {
-    /// Each group of blocks sums its own, right after dY is made and while it is in the cache; the groups' sums are
-    /// added in their order. For weights that are smaller than the activations.
-    PerGroup,
-    /// Each panel of output channels is summed over all blocks after the backward pass: no partial sums. For weights
-    /// that are larger than the activations, as a dense layer's.
-    PerPanel,
 }
 
 /// An operation on values.
@@ -111,35 +98,20 @@ pub(crate) enum Op {
 /// A convolution or dense layer.
 #[derive(Debug)]
 pub(crate) struct Conv {
-    pub shape: Conv2dShape,
+    /// How it is computed, with ReLU and max pooling in the same pass.
+    pub plan: ConvPlan,
     /// Numbers of the parameters.
     pub weight: usize,
     pub bias: Option<usize>,
-    pub relu: bool,
-    /// Max pooling behind the ReLU.
+    /// What belongs to a max pooling in the same pass.
     pub pool: Option<FusedPool>,
     pub x: ValueId,
     pub y: ValueId,
-    pub gradient: WeightGradient,
-    /// Winograd's algorithm for the forward and for the backward passes, where they take it.
-    pub winograd: Winograds,
-    /// Places, in bytes, of the weights as the forward pass reads them and of those transposed for the backward pass; empty
-    /// where the forward pass reads the parameters and where there is no gradient of the input.
+    /// Places, in bytes, of the weights as the forward pass reads them and of those transposed for the backward pass.
     pub packed: Range<usize>,
     pub transposed: Range<usize>,
-    /// What is multiplied: f32 next to the network's input whatever the precision, unless it reads windows
-    /// ([`Plan::windows`]).
-    pub precision: Precision,
-    /// The places of x and dy repacked for the gradient of the weights, where it is cut by panels.
+    /// The places of x and dy repacked for the gradient of the weights ([`ConvPlan::repacked_bytes`]).
     pub repacked: [Range<usize>; 2],
-}
-
-/// Winograd's algorithm for the passes of a convolution. The forward pass may have to hold windows of pooling in its tiles,
-/// so it may be another one.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Winograds {
-    pub forward: Option<Winograd>,
-    pub backward: Option<Winograd>,
 }
 
 impl Conv {
@@ -147,40 +119,30 @@ impl Conv {
     pub(crate) fn result(&self) -> ValueId {
         self.pool.as_ref().map_or(self.y, |pool| pool.full)
     }
-
-    /// Whether x is the input as windows ([`Plan::windows`]).
-    pub(crate) fn reads_windows(&self) -> bool {
-        self.precision == Precision::Bf16 && self.pool.as_ref().is_some_and(|pool| pool.is_first_layer)
-    }
 }
 
-/// A convolution next to the input and the batch normalisation behind it ([`selvedge_compute::conv::first_layer::batch_norm`]).
+/// A convolution next to the input with the batch norm after it folded in ([`selvedge_compute::conv::first_layer::batch_norm`]).
 #[derive(Debug)]
 pub(crate) struct ConvNorm {
-    pub shape: Conv2dShape,
+    /// How it is computed, with a ReLU in the same pass.
+    pub plan: ConvPlan,
     /// Numbers of the parameters, and of the normalisation.
     pub weight: usize,
     pub bias: Option<usize>,
     pub norm: usize,
     pub x: ValueId,
     pub y: ValueId,
-    /// What is multiplied: bf16 where x is windows, else f32.
-    pub precision: Precision,
     /// The sums of a block's patches.
     pub partial: Range<usize>,
 }
 
-/// Max pooling over windows that do not overlap, taken into the convolution before it.
+/// Max pooling over windows that do not overlap, fused into the convolution before it.
 #[derive(Debug)]
 pub(crate) struct FusedPool {
-    pub shape: Pool2dShape,
-    /// Pixels of a window, vertically and horizontally.
-    pub window: [usize; 2],
     pub indices: Range<usize>,
-    /// The convolution's result: only its gradient is ever stored, and not even that if the gradient of the weights is
-    /// taken from the pooled one.
+    /// The convolution's result: only its gradient is ever stored, and not even that if the plan takes the pooled one
+    /// ([`ConvPlan::takes_fused_gradient`]).
     pub full: ValueId,
-    pub is_first_layer: bool,
     pub dropout: Option<Dropout>,
 }
 
@@ -237,44 +199,27 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// The bytes that each thread keeps for the passes that need it: tiles of Winograd's algorithm, and the rows that are
-    /// repacked for the gradient of weights. In a block's arena, rows would be fetched from memory and written back for each
-    /// block: 2 to 6 % of that pass.
-    pub(crate) fn scratch_bytes(&self) -> usize {
-        let convolutions = self.ops.iter().filter_map(|op| match op {
-            Op::Conv(conv) => Some(&**conv),
+    /// The plans of the convolutions and dense layers.
+    fn conv_plans(&self) -> impl Iterator<Item = &ConvPlan> {
+        self.ops.iter().filter_map(|op| match op {
+            Op::Conv(conv) => Some(&conv.plan),
+            Op::ConvNorm(layer) => Some(&layer.plan),
             _ => None,
-        });
-        let of_conv = |conv: &Conv| {
-            let winograds = [conv.winograd.forward, conv.winograd.backward].into_iter().flatten();
-            let of_tiles = winograds.map(|winograd| winograd.scratch_len() * size_of::<f32>()).max();
-            let of_rows = row_buffers(&conv.shape).iter().sum::<usize>() * conv.precision.bytes();
-            let has_rows = conv.gradient == WeightGradient::PerGroup && conv.winograd.backward.is_none();
-            of_tiles.unwrap_or(0).max(if has_rows { of_rows } else { 0 })
-        };
-        convolutions.map(of_conv).max().unwrap_or(0)
+        })
     }
 
-    /// The layer next to the input, if that is stored as the windows that it sees ([`selvedge_compute::conv::first_layer::patches`]).
-    pub(crate) fn windows(&self) -> Option<&Conv2dShape> {
-        match self.ops.first() {
-            Some(Op::Conv(conv)) if conv.x == self.input && conv.precision == Precision::Bf16 => Some(&conv.shape),
-            Some(Op::ConvNorm(layer)) if layer.reads_windows() => Some(&layer.shape),
-            _ => None,
-        }
+    /// The bytes that each thread keeps for the passes that need them ([`ConvPlan::scratch_bytes`]).
+    pub(crate) fn scratch_bytes(&self) -> usize {
+        self.conv_plans().map(ConvPlan::scratch_bytes).max().unwrap_or(0)
+    }
+
+    /// The layer next to the input, if that is stored as the 4x4 patches that it reads.
+    pub(crate) fn patches(&self) -> Option<&ConvPlan> {
+        self.conv_plans().next().filter(|plan| plan.reads_patches())
     }
 }
 
 impl Op {
-    /// Whether the gradient of the weights can only be added to sums, and does not overwrite them for a group's first block.
-    pub(crate) fn adds_to_sums(&self) -> bool {
-        match self {
-            Op::Conv(conv) => conv.pool.as_ref().is_some_and(|pool| pool.is_first_layer),
-            Op::ConvNorm(_) => true,
-            _ => false,
-        }
-    }
-
     /// The value it reads and the value it writes.
     pub(crate) fn ends(&self) -> (ValueId, ValueId) {
         match *self {

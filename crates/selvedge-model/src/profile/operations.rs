@@ -2,12 +2,11 @@
 
 use std::fmt;
 
-use selvedge_compute::conv::ConvAlgorithm;
-use selvedge_compute::conv::winograd::Winograd;
-use selvedge_compute::cost::{self, Cost, ElementBytes, Passes};
-use selvedge_compute::{BlockShape, Cpu, Isa, Precision};
+use selvedge_compute::conv::ConvPlan;
+use selvedge_compute::cost::{self, Cost, Passes};
+use selvedge_compute::{BlockShape, Cpu, Precision};
 
-use crate::plan::{Conv, ConvNorm, Op, Plan, Value, ValueId};
+use crate::plan::{Op, Plan, ValueId};
 
 /// One operation of a network's plan: a layer, or a few that are computed in one pass.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,16 +76,14 @@ pub(crate) fn list(plan: &Plan, cpu: Cpu, images: usize) -> Vec<Operation> {
         let (x, y) = op.ends();
         let (kind, passes) = costs(plan, op, images);
         let (path, precision) = match op {
-            Op::Conv(conv) => path(conv, cpu),
-            Op::ConvNorm(layer) if layer.reads_windows() => {
-                (format!("{} {}", cpu.isa(), ConvAlgorithm::FirstLayer), layer.precision)
-            }
-            _ => (format!("{} vectors", vectors(cpu)), Precision::F32),
+            Op::Conv(conv) => (conv.plan.name(cpu), conv.plan.multiplies_in()),
+            Op::ConvNorm(layer) => (layer.plan.name(cpu), layer.plan.multiplies_in()),
+            _ => (format!("{} vectors", cpu.isa().vectors()), Precision::F32),
         };
-        // A layer that reads windows still has pixels before it.
+        // A layer that reads patches still has pixels before it.
         let input = match op {
-            Op::Conv(conv) => image(&conv.shape.input),
-            Op::ConvNorm(layer) => image(&layer.shape.input),
+            Op::Conv(conv) => image(&conv.plan.shape().input),
+            Op::ConvNorm(layer) => image(&layer.plan.shape().input),
             _ => image(&plan.values[x].shape),
         };
         let Passes { forward, backward } = passes;
@@ -104,23 +101,12 @@ pub(crate) fn list(plan: &Plan, cpu: Cpu, images: usize) -> Vec<Operation> {
     plan.ops.iter().zip(&plan.names).map(operation).collect()
 }
 
-/// The instruction set of vector code: beside AMX it is AVX-512.
-fn vectors(cpu: Cpu) -> Isa {
-    cpu.isa().min(Isa::Avx512)
-}
-
-fn path(conv: &Conv, cpu: Cpu) -> (String, Precision) {
-    let path = ConvAlgorithm::of(&conv.shape, conv.precision, conv.pool.as_ref().map(|pool| pool.window));
-    let isa = if path == ConvAlgorithm::Tiles || conv.reads_windows() { cpu.isa() } else { vectors(cpu) };
-    (format!("{isa} {path}"), conv.precision)
-}
-
 fn costs(plan: &Plan, op: &Op, images: usize) -> (OperationKind, Passes) {
     let value = |id: ValueId| &plan.values[id];
     let has_gradient = !value(op.ends().0).grad.is_empty();
     let (kind, passes) = match op {
-        Op::Conv(conv) => return convolution(plan, conv, images),
-        Op::ConvNorm(layer) => return conv_norm(plan, layer, images),
+        Op::Conv(conv) => return convolution(&conv.plan, images),
+        Op::ConvNorm(layer) => return convolution(&layer.plan, images),
         Op::Round { x, y } | Op::Widen { x, y } => {
             let elements = value(*x).shape.len() / selvedge_compute::BLOCK * images;
             let bytes = (elements * (value(*x).element + value(*y).element)) as u64;
@@ -158,56 +144,11 @@ fn costs(plan: &Plan, op: &Op, images: usize) -> (OperationKind, Passes) {
     (kind, Passes { forward: passes.forward, backward })
 }
 
-/// Forward the input is read twice, first for the moments; backward the result tells where its gradient is zero, if there is a
-/// ReLU.
-fn conv_norm(plan: &Plan, layer: &ConvNorm, images: usize) -> (OperationKind, Passes) {
-    let (input, output) = (&plan.values[layer.x], &plan.values[layer.y]);
-    let element = ElementBytes { input: size_of::<f32>(), output: output.element, weights: layer.precision.bytes() };
-    let passes = cost::conv(&layer.shape, images, element);
-    let stored = |value: &Value| (value.shape.len() / selvedge_compute::BLOCK * images * value.element) as u64;
-    let (mut forward, mut backward) = (passes.forward, passes.backward_weights);
-    let of_input = stored(input) - (layer.shape.input.len() / selvedge_compute::BLOCK * images * element.input) as u64;
-    forward.bytes += of_input + stored(input);
-    backward.bytes += of_input;
-    if plan.norms[layer.norm].activation.is_some() {
-        backward.bytes += stored(output);
-    }
-    (OperationKind::Conv2d, Passes { forward, backward })
-}
-
-fn convolution(plan: &Plan, conv: &Conv, images: usize) -> (OperationKind, Passes) {
-    let shape = &conv.shape;
+fn convolution(plan: &ConvPlan, images: usize) -> (OperationKind, Passes) {
+    let shape = plan.shape();
     let is_dense = shape.output.height * shape.output.width == 1
         && shape.kernel == [shape.input.height, shape.input.width]
         && shape.padding == [0, 0];
     let kind = if is_dense { OperationKind::Dense } else { OperationKind::Conv2d };
-    let element = ElementBytes {
-        input: plan.values[conv.x].element,
-        output: plan.values[conv.y].element,
-        weights: conv.precision.bytes(),
-    };
-    let direct = cost::conv(shape, images, element);
-    let by = |winograd: &Option<Winograd>| winograd.map_or(direct, |winograd| cost::winograd(&winograd, images));
-    let passes = by(&conv.winograd.backward);
-    let (mut forward, mut backward) = (by(&conv.winograd.forward).forward, passes.backward_weights);
-    if !conv.transposed.is_empty() {
-        backward = backward + passes.backward_data;
-    }
-    let stored = |shape: &BlockShape| (shape.len() / selvedge_compute::BLOCK * images * element.output) as u64;
-    let full = stored(&shape.output);
-    if let Some(pool) = &conv.pool {
-        // The result is pooled before it is stored, with the indices' numbers.
-        let pooling = cost::max_pool(&pool.shape, images, element.output);
-        let kept = pooling.forward.bytes - full;
-        forward.bytes = forward.bytes - full + kept;
-        if pool.is_first_layer {
-            backward.bytes = backward.bytes - full + kept;
-        } else {
-            backward = backward + pooling.backward;
-        }
-    } else if conv.relu {
-        // The result tells where its gradient is zero.
-        backward.bytes += full;
-    }
-    (kind, Passes { forward, backward })
+    (kind, plan.cost(images))
 }

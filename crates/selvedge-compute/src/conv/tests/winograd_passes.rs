@@ -5,7 +5,7 @@ use crate::Threads;
 use crate::conv::winograd::{Share, Winograd};
 
 /// Pieces that passes are asked for: fewer than tiles, more, and more than there are.
-const PIECES: [usize; 4] = [2, 3, 7, 100];
+const CHUNKS: [usize; 4] = [2, 3, 7, 100];
 
 /// 3x3 weights on tensors around the edges of tiles of 3 and of 4 pixels, paddings that are not the same on both sides,
 /// channels of whole and of half planes.
@@ -92,11 +92,11 @@ fn forward_equals_the_reference() {
                     }
                     assert_accurate(&format!("{} {shape:?}", cpu.isa()), &got, &want);
                 }
-                for pieces in PIECES {
+                for chunks in CHUNKS {
                     let mut cut = vec![f32::NAN; shape.output.len()];
-                    let share = Share { pieces, ..Share::ALL };
+                    let share = Share { chunks, ..Share::ALL };
                     threads.install(|| winograd.forward(cpu, &case.x, &weights, epilogue, share, &mut cut));
-                    assert!(cut == y, "{} {shape:?} in {pieces} pieces", cpu.isa());
+                    assert!(cut == y, "{} {shape:?} in {chunks} chunks", cpu.isa());
                 }
             }
         }
@@ -117,17 +117,17 @@ fn forward_pooled_equals_the_passes_apart() {
                 let mut full = vec![0.0f32; shape.output.len()];
                 let epilogue = Epilogue { bias: None, relu: false };
                 winograd.forward(cpu, &case.x, &weights, epilogue, Share::ALL, &mut full);
-                let pass = |pieces| {
+                let pass = |chunks| {
                     let (mut y, mut indices) = (vec![f32::NAN; pooled.len()], vec![77; pooled.len()]);
                     let training = Some(Training { indices: &mut indices, dropout: None });
-                    let share = Share { pieces, ..Share::ALL };
+                    let share = Share { chunks, ..Share::ALL };
                     winograd.forward_pooled(cpu, window, &case.x, &weights, Some(&bias), share, &mut y, training);
                     (y, indices)
                 };
                 let (y, indices) = pass(1);
-                for pieces in PIECES {
-                    let cut = threads.install(|| pass(pieces));
-                    assert!(cut == (y.clone(), indices.clone()), "{} {shape:?} in {pieces} pieces", cpu.isa());
+                for chunks in CHUNKS {
+                    let cut = threads.install(|| pass(chunks));
+                    assert!(cut == (y.clone(), indices.clone()), "{} {shape:?} in {chunks} chunks", cpu.isa());
                 }
                 for at in 0..pooled.len() {
                     let (pixel, lane) = (at / pooled.pixel(), at % pooled.pixel());
@@ -153,9 +153,9 @@ fn dropout_in_the_pooled_pass_equals_dropout_behind_it() {
     for case in cases(1).into_iter().filter(|case| case.shape.output.height.min(case.shape.output.width) > 3) {
         for (cpu, winograd) in algorithms(&case.shape).into_iter().filter(|(_, winograd)| winograd.tile() == 4) {
             let weights = case.transformed(cpu, &winograd);
-            for pieces in [1, 3] {
+            for chunks in [1, 3] {
                 let run = |images, y: &mut [f32], training: Training<'_>| {
-                    let share = Share { images, pieces };
+                    let share = Share { images, chunks };
                     winograd.forward_pooled(cpu, [2, 2], &case.x, &weights, None, share, y, Some(training));
                 };
                 pooled_with_dropout(cpu, &case.shape, run, 0.0);
@@ -194,17 +194,17 @@ fn a_part_of_the_images_is_what_all_of_them_have() {
         let shape = case.shape;
         for (cpu, winograd) in algorithms(&shape) {
             let weights = case.transformed(cpu, &winograd);
-            let run = |images, pieces| {
+            let run = |images, chunks| {
                 let mut y = vec![f32::NAN; shape.output.len()];
-                winograd.forward(cpu, &case.x, &weights, Epilogue::NONE, Share { images, pieces }, &mut y);
+                winograd.forward(cpu, &case.x, &weights, Epilogue::NONE, Share { images, chunks }, &mut y);
                 y
             };
             let all = run(BLOCK, 1);
             for images in [1, 2, 7, 16, 17, 31] {
                 let want = first_images(&shape.output, &all, images);
-                for pieces in [1, 3] {
-                    let got = first_images(&shape.output, &run(images, pieces), images);
-                    assert!(got == want, "{images} images of {shape:?} on {} in {pieces} pieces", cpu.isa());
+                for chunks in [1, 3] {
+                    let got = first_images(&shape.output, &run(images, chunks), images);
+                    assert!(got == want, "{images} images of {shape:?} on {} in {chunks} chunks", cpu.isa());
                 }
             }
         }
@@ -218,15 +218,15 @@ fn backward_data_equals_the_reference() {
         let shape = case.shape;
         for (cpu, winograd) in algorithms(&shape) {
             let transposed = case.transformed_and_transposed(cpu, &winograd);
-            let pass = |pieces| {
+            let pass = |chunks| {
                 let mut dx = vec![f32::NAN; shape.input.len()];
-                winograd.backward_data(cpu, &case.dy, &transposed, pieces, &mut dx);
+                winograd.backward_data(cpu, &case.dy, &transposed, chunks, &mut dx);
                 dx
             };
             let dx = pass(1);
-            for pieces in PIECES {
-                let cut = threads.install(|| pass(pieces));
-                assert!(cut == dx, "{} {shape:?} in {pieces} pieces", cpu.isa());
+            for chunks in CHUNKS {
+                let cut = threads.install(|| pass(chunks));
+                assert!(cut == dx, "{} {shape:?} in {chunks} chunks", cpu.isa());
             }
             padded_lanes_are_zero(&shape.input, &dx);
             for image in [0, 3, 31] {
@@ -314,19 +314,19 @@ fn more_images_than_a_block_has_are_refused() {
     let shape = Conv2dShape::same(BlockShape::new(4, 4, 16), 16, [3, 3], 1);
     let winograd = Winograd::of(&shape).unwrap();
     let (x, weights) = (vec![0.0; shape.input.len()], vec![0.0; winograd.weights_len()]);
-    let (share, mut y) = (Share { images: 33, pieces: 1 }, vec![0.0f32; shape.output.len()]);
+    let (share, mut y) = (Share { images: 33, chunks: 1 }, vec![0.0f32; shape.output.len()]);
     winograd.forward(Cpu::detect().unwrap(), &x, &weights, Epilogue::NONE, share, &mut y);
 }
 
-/// The layers of a residual network of nine, for each of four blocks on sixteen threads: 16 pieces.
+/// The layers of a residual network of nine, for each of four blocks on sixteen threads: 16 chunks.
 #[test]
 fn pieces_for_sixteen_threads() {
     for (size, channels) in [(28, 128), (14, 128), (14, 256), (7, 512), (3, 512)] {
         let shape = Conv2dShape::same(BlockShape::new(size, size, channels), channels, [3, 3], 1);
         let winograd = Winograd::of(&shape).unwrap();
-        assert_eq!((winograd.forward_pieces(None, 4), winograd.backward_data_pieces(4)), (4, 4), "{shape:?}");
+        assert_eq!((winograd.forward_chunks(None, 4), winograd.backward_data_chunks(4)), (4, 4), "{shape:?}");
         if let Some(pooled) = Winograd::pooled(&shape, [2, 2]) {
-            assert_eq!(pooled.forward_pieces(Some([2, 2]), 4), 4, "{shape:?}");
+            assert_eq!(pooled.forward_chunks(Some([2, 2]), 4), 4, "{shape:?}");
         }
     }
 }

@@ -11,6 +11,7 @@ use std::ops::Range;
 use crate::conv::prefetcher::{Piece, Prefetcher};
 use blocking::{few_pixels, many_pixels, parts};
 
+use crate::aligned::{Plain, view};
 use crate::amx::TapRowGemm;
 use crate::conv::{Conv2dShape, PANEL};
 use crate::layout::{BLOCK, BlockShape};
@@ -41,6 +42,17 @@ impl<'a, E> Blocks<'a, E> {
     fn check(&self, len: usize, name: &str) {
         let needed = if self.count == 0 { 0 } else { (self.count - 1) * self.stride + len };
         assert!(self.data.len() >= needed, "{name}: {} elements, {} blocks need {needed}", self.data.len(), self.count);
+    }
+}
+
+impl<'a> Blocks<'a, u8> {
+    /// The same blocks as elements of `E`.
+    ///
+    /// # Panics
+    /// If they do not begin where an `E` may begin, or are no whole number of them.
+    pub(in crate::conv) fn view<E: Plain>(&self) -> Blocks<'a, E> {
+        assert!(self.stride.is_multiple_of(size_of::<E>()), "blocks every {} bytes", self.stride);
+        Blocks { data: view(self.data), stride: self.stride / size_of::<E>(), count: self.count }
     }
 }
 
@@ -89,7 +101,7 @@ pub(in crate::conv) fn check_padded(shape: &Conv2dShape) {
 
 /// The elements of the two buffers in which one block is repacked some rows at a time: the rows of X that those rows of dY
 /// meet, and these. None for an input whose channels are not padded: it is read as it lies.
-pub fn row_buffers(shape: &Conv2dShape) -> [usize; 2] {
+pub(in crate::conv) fn row_buffers(shape: &Conv2dShape) -> [usize; 2] {
     if shape.input.channel_stride.is_multiple_of(PANEL) {
         [ring(shape) * shape.input.row(), rows_at_once(shape) * shape.output.row()]
     } else {

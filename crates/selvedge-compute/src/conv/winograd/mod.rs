@@ -13,7 +13,7 @@
 //! U = G W Gᵀ is made once a step, in panels as the weights are: `[out/16][point][in][16]`.
 //!
 //! A result's sums take the same steps whatever is computed beside it, so its bits do not depend on the images asked for or on
-//! the pieces that threads compute (`partition.rs`): tiles lie on a grid that begins at the first pixel.
+//! the chunks that threads compute (`partition.rs`): tiles lie on a grid that begins at the first pixel.
 
 mod f3;
 mod f4;
@@ -70,14 +70,14 @@ pub struct Winograd {
 pub struct Share {
     /// How many images, from 1 to [`BLOCK`]; whatever is left in the place of the others means nothing.
     pub images: usize,
-    /// How many pieces threads of the current rayon pool are to compute on their own. There may be a few more, or fewer where
+    /// How many chunks threads of the current rayon pool are to compute on their own. There may be a few more, or fewer where
     /// there is not so much to cut.
-    pub pieces: usize,
+    pub chunks: usize,
 }
 
 impl Share {
-    /// All images, in one piece.
-    pub const ALL: Self = Self { images: BLOCK, pieces: 1 };
+    /// All images, in one chunk.
+    pub const ALL: Self = Self { images: BLOCK, chunks: 1 };
 }
 
 /// The results of a tile in each direction.
@@ -221,15 +221,15 @@ impl Winograd {
         });
     }
 
-    /// The pieces of [`Winograd::forward`], or with a window of [`Winograd::forward_pooled`], where `wanted` are asked for.
-    pub fn forward_pieces(&self, window: Option<[usize; 2]>, wanted: usize) -> usize {
+    /// The chunks of [`Winograd::forward`], or with a window of [`Winograd::forward_pooled`], where `wanted` are asked for.
+    pub fn forward_chunks(&self, window: Option<[usize; 2]>, wanted: usize) -> usize {
         let window = window.unwrap_or([1, 1]);
         let pixels = outputs::pooled_pixels(&pooled_shape(&self.shape, window), window);
         self.partition(&self.shape.output, pixels, wanted).count()
     }
 
-    /// The pieces of [`Winograd::backward_data`] where `wanted` are asked for.
-    pub fn backward_data_pieces(&self, wanted: usize) -> usize {
+    /// The chunks of [`Winograd::backward_data`] where `wanted` are asked for.
+    pub fn backward_data_chunks(&self, wanted: usize) -> usize {
         self.partition(&self.shape.input, pixels(&self.shape.input), wanted).count()
     }
 
@@ -274,16 +274,16 @@ impl Winograd {
         self.run(cpu, self.forward_tensors(), [x, weights], share, outputs);
     }
 
-    /// [`super::backward_data`] of all images, in `pieces` pieces ([`Share::pieces`]), with weights from
+    /// [`super::backward_data`] of all images, in `chunks` chunks ([`Share::chunks`]), with weights from
     /// [`Winograd::transpose_weights`].
     ///
     /// # Panics
     /// As [`Winograd::forward`].
-    pub fn backward_data<Y: Element>(&self, cpu: Cpu, dy: &[f32], transposed: &[f32], pieces: usize, dx: &mut [Y]) {
+    pub fn backward_data<Y: Element>(&self, cpu: Cpu, dy: &[f32], transposed: &[f32], chunks: usize, dx: &mut [Y]) {
         let outputs = Pixels::new(&self.shape.input, Epilogue::NONE, dx);
         let before = self.shape.padding.map(|padding| 2 - padding);
         let tensors = Tensors { from: &self.shape.output, to: &self.shape.input, before };
-        self.run(cpu, tensors, [dy, transposed], Share { pieces, ..Share::ALL }, outputs);
+        self.run(cpu, tensors, [dy, transposed], Share { chunks, ..Share::ALL }, outputs);
     }
 
     fn forward_tensors(&self) -> Tensors<'_> {
@@ -291,18 +291,18 @@ impl Winograd {
     }
 
     /// The cut of a pass to `pixels` of `to`.
-    fn partition(&self, to: &BlockShape, pixels: [usize; 2], pieces: usize) -> Partition {
-        Partition::new([self.tile.tiles(pixels), to.channel_stride / PANEL], pieces)
+    fn partition(&self, to: &BlockShape, pixels: [usize; 2], chunks: usize) -> Partition {
+        Partition::new([self.tile.tiles(pixels), to.channel_stride / PANEL], chunks)
     }
 
     fn run<O: Outputs>(&self, cpu: Cpu, tensors: Tensors<'_>, operands: [&[f32]; 2], share: Share, outputs: O) {
-        let Share { images, pieces } = share;
+        let Share { images, chunks } = share;
         let len = products::scratch_len(self.points(), tensors.from, tensors.to);
-        self.partition(tensors.to, outputs.pixels(), pieces).for_each(|piece| {
-            // No buffer is kept while a thread waits for others: meanwhile it may run another piece, which needs one.
+        self.partition(tensors.to, outputs.pixels(), chunks).for_each(|chunk| {
+            // No buffer is kept while a thread waits for others: meanwhile it may run another chunk, which needs one.
             scratch::with(len, |buffer: &mut [f32]| {
-                let to = (outputs, piece);
-                // SAFETY: the pieces of a cut have no tile and panel in common, and no other pass has these outputs.
+                let to = (outputs, chunk);
+                // SAFETY: the chunks of a cut have no tile and panel in common, and no other pass has these outputs.
                 unsafe {
                     match self.tile {
                         TileSize::Three => {

@@ -1,7 +1,7 @@
-//! [`Partition`]: the results of a pass over one block, cut into pieces that threads compute on their own.
+//! [`Partition`]: the results of a pass over one block, cut into chunks that threads compute on their own.
 //!
-//! Tiles first: each is transformed once. Where there are fewer tiles than pieces are asked for, each tile is cut by panels of
-//! its results, too, and every piece transforms the tile anew. On 3x3 pixels of 512 channels four such pieces take together a
+//! Tiles first: each is transformed once. Where there are fewer tiles than chunks are asked for, each tile is cut by panels of
+//! its results, too, and every chunk transforms the tile anew. On 3x3 pixels of 512 channels four such chunks take together a
 //! tenth longer than one; to share V, threads would have to wait for each other before they multiply.
 
 use std::ops::Range;
@@ -13,12 +13,12 @@ const PANELS: usize = 2;
 
 /// What one thread computes: some panels of the results of some tiles, which are counted row by row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Piece {
+pub(super) struct Chunk {
     pub tiles: Range<usize>,
     pub panels: Range<usize>,
 }
 
-/// The pieces of a pass; no two have a tile and a panel in common.
+/// The chunks of a pass; no two have a tile and a panel in common.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Partition {
     tiles: usize,
@@ -28,7 +28,7 @@ pub(super) struct Partition {
 }
 
 impl Partition {
-    /// The cut of `tiles` tiles of `panels` panels into at least `wanted` pieces, or as many as there are; each tile is cut into
+    /// The cut of `tiles` tiles of `panels` panels into at least `wanted` chunks, or as many as there are; each tile is cut into
     /// equally many.
     pub(super) fn new([tiles, panels]: [usize; 2], wanted: usize) -> Self {
         let by_tiles = wanted.min(tiles).max(1);
@@ -36,25 +36,25 @@ impl Partition {
         Self { tiles, panels, count: [by_tiles, by_panels] }
     }
 
-    /// How many pieces there are.
+    /// How many chunks there are.
     pub(super) fn count(&self) -> usize {
         self.count[0] * self.count[1]
     }
 
-    fn piece(&self, number: usize) -> Piece {
+    fn chunk(&self, number: usize) -> Chunk {
         let [by_tiles, by_panels] = self.count;
         let [tile, panel] = [number / by_panels, number % by_panels];
         let share = |of: usize, number: usize, count: usize| of * number / count..of * (number + 1) / count;
         let groups = share(self.panels.div_ceil(PANELS), panel, by_panels);
         let panels = groups.start * PANELS..self.panels.min(groups.end * PANELS);
-        Piece { tiles: share(self.tiles, tile, by_tiles), panels }
+        Chunk { tiles: share(self.tiles, tile, by_tiles), panels }
     }
 
-    /// Calls `run` with every piece, on the threads of the current pool if there are several.
-    pub(super) fn for_each(&self, run: impl Fn(Piece) + Sync) {
+    /// Calls `run` with every chunk, on the threads of the current pool if there are several.
+    pub(super) fn for_each(&self, run: impl Fn(Chunk) + Sync) {
         match self.count() {
-            1 => run(self.piece(0)),
-            count => (0..count).into_par_iter().for_each(|number| run(self.piece(number))),
+            1 => run(self.chunk(0)),
+            count => (0..count).into_par_iter().for_each(|number| run(self.chunk(number))),
         }
     }
 }
@@ -70,10 +70,10 @@ mod tests {
         {
             let cut = Partition::new([tiles, panels], wanted);
             let mut times = vec![0; tiles * panels];
-            for piece in (0..cut.count()).map(|number| cut.piece(number)) {
-                assert!(tiles == 0 || !piece.tiles.is_empty() && !piece.panels.is_empty(), "{cut:?}: {piece:?}");
-                for tile in piece.tiles {
-                    piece.panels.clone().for_each(|panel| times[tile * panels + panel] += 1);
+            for chunk in (0..cut.count()).map(|number| cut.chunk(number)) {
+                assert!(tiles == 0 || !chunk.tiles.is_empty() && !chunk.panels.is_empty(), "{cut:?}: {chunk:?}");
+                for tile in chunk.tiles {
+                    chunk.panels.clone().for_each(|panel| times[tile * panels + panel] += 1);
                 }
             }
             assert!(times.iter().all(|&times| times == 1), "{cut:?}");

@@ -11,7 +11,7 @@ use super::super::PANEL;
 use super::Tensors;
 use super::gathered::{Matrices, Source};
 use super::outputs::{Outputs, Place};
-use super::partition::Piece;
+use super::partition::Chunk;
 use super::transform::{Strided, Transform};
 use crate::conv::direct::microkernel::{Walk, accumulate, column};
 use crate::layout::{BLOCK, BlockShape};
@@ -45,29 +45,29 @@ pub(super) fn scratch_len(points: usize, from: &BlockShape, to: &BlockShape) -> 
     points * (transformed.point() + products.point())
 }
 
-/// One piece of a pass.
+/// One chunk of a pass.
 pub(super) struct TilePass<'a, O, T, const M: usize, const N: usize> {
     tensors: Tensors<'a>,
     source: Source<'a>,
     portion: Portion,
     weights: &'a [f32],
     outputs: O,
-    piece: Piece,
+    chunk: Chunk,
     transformed: &'a mut [f32],
     products: &'a mut [f32],
     transform: PhantomData<T>,
 }
 
 impl<'a, O: Outputs, T: Transform<M, N>, const M: usize, const N: usize> TilePass<'a, O, T, M, N> {
-    /// Compares the lengths with the shapes, and the piece with what `outputs` wants; `buffer` has [`scratch_len`] numbers.
+    /// Compares the lengths with the shapes, and the chunk with what `outputs` wants; `buffer` has [`scratch_len`] numbers.
     ///
     /// # Safety
-    /// While it runs, no pass to the same outputs may run of a piece that has a tile and a panel in common with this one.
+    /// While it runs, no pass to the same outputs may run of a chunk that has a tile and a panel in common with this one.
     pub(super) unsafe fn new(
         tensors: Tensors<'a>,
         [source, weights]: [&'a [f32]; 2],
         images: usize,
-        (outputs, piece): (O, Piece),
+        (outputs, chunk): (O, Chunk),
         buffer: &'a mut [f32],
     ) -> Self {
         let Tensors { from, to, .. } = tensors;
@@ -76,11 +76,11 @@ impl<'a, O: Outputs, T: Transform<M, N>, const M: usize, const N: usize> TilePas
         let expected = to.channel_stride * N * N * from.channel_stride;
         assert_eq!(weights.len(), expected, "the transformed weights' length and that of {} points", N * N);
         assert_eq!(buffer.len(), scratch_len(N * N, from, to), "the buffer's length");
-        assert!(piece.panels.end <= to.channel_stride / PANEL, "{piece:?} of {to:?}");
+        assert!(chunk.panels.end <= to.channel_stride / PANEL, "{chunk:?} of {to:?}");
         let source = Source { data: source, shape: from, images };
         let portion = Portion::of(N * N, from, to);
         let (transformed, products) = buffer.split_at_mut(N * N * portion.transformed.point());
-        Self { tensors, source, portion, weights, outputs, piece, transformed, products, transform: PhantomData }
+        Self { tensors, source, portion, weights, outputs, chunk, transformed, products, transform: PhantomData }
     }
 }
 
@@ -92,7 +92,7 @@ impl<O: Outputs, T: Transform<M, N>, const M: usize, const N: usize> Kernel for 
         let images = self.source.images;
         let columns = self.outputs.pixels()[1].div_ceil(M);
         let draws = self.outputs.draws(s);
-        let Piece { tiles: Range { start: first, end }, panels } = self.piece.clone();
+        let Chunk { tiles: Range { start: first, end }, panels } = self.chunk.clone();
         let Portion { transformed, products } = self.portion;
         let at_once = transformed.rows / images;
         for first in (first..end).step_by(at_once) {

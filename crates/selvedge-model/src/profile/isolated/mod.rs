@@ -5,19 +5,17 @@
 
 mod conv;
 mod norm;
-mod winograd;
 
 use rayon::prelude::*;
 use selvedge_compute::activation::{self, Activation};
 use selvedge_compute::conv::Conv2dShape;
-use selvedge_compute::conv::winograd::Winograd;
 use selvedge_compute::cost::{self, Cost};
 use selvedge_compute::dropout::{self, DropoutMask};
 use selvedge_compute::loss::{self, BlockTargets, Logits};
 use selvedge_compute::optim::{self, AdamParams, PIECE, SgdParams};
 use selvedge_compute::pool::{self, Pool2dShape};
 use selvedge_compute::simd::Element;
-use selvedge_compute::{AlignedVec, BLOCK, BlockShape, Cpu, Isa, Precision, bf16, input, sum};
+use selvedge_compute::{AlignedVec, BLOCK, BlockShape, Cpu, Precision, bf16, input, sum};
 
 /// An operation with its shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,11 +139,8 @@ impl IsolatedOperation {
 
     fn makers(self, precision: Precision, operands: Operands, threads: usize) -> Vec<Make> {
         match (self, precision) {
-            (Self::Conv(shape), Precision::F32) => match Winograd::of(&shape) {
-                Some(winograd) => winograd::passes(winograd, operands),
-                None => conv::passes::<f32>(shape, operands),
-            },
-            (Self::Conv(shape), Precision::Bf16) if is_padded(&shape.input) => conv::passes::<bf16>(shape, operands),
+            (Self::Conv(shape), Precision::F32) => conv::passes(shape, operands, precision),
+            (Self::Conv(shape), Precision::Bf16) if is_padded(&shape.input) => conv::passes(shape, operands, precision),
             // A network's input, logits, parameters and their gradients are f32 in either precision.
             (
                 Self::Conv(_) | Self::Input(_) | Self::CrossEntropy(_) | Self::Sgd(_) | Self::Adam(_),
@@ -174,7 +169,7 @@ fn is_padded(shape: &BlockShape) -> bool {
 
 /// The path of vector code: beside AMX it is AVX-512.
 fn vectors(cpu: Cpu) -> String {
-    format!("{} vectors", cpu.isa().min(Isa::Avx512))
+    format!("{} vectors", cpu.isa().vectors())
 }
 
 /// What one block of an elementwise or pooling pass has: what is read, what is written, indices, sums of channels.

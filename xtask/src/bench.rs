@@ -1,24 +1,22 @@
 //! `bench`: the criterion benchmarks of every crate, or of one.
 
 use std::ffi::OsString;
-use std::fs;
-use std::path::Path;
 use std::process::ExitCode;
 
-use crate::workspace::{USAGE, cargo, complain, hand_over, root, say};
+use crate::workspace::{USAGE, cargo, complain, hand_over, say};
 
 const HELP: &str = "\
-Run the benchmarks.
+Run the benchmarks of all crates, or of one.
 
-usage: cargo xtask bench [--package CRATE] [FILTER] [CRITERION OPTIONS]
+usage: cargo xtask bench [-p CRATE] [FILTER] [CRITERION OPTIONS]
 
-  --package, -p CRATE     only the benchmarks of this crate
-  FILTER                  only the benchmarks whose name contains this
-  --save-baseline NAME    keep the figures under a name
-  --baseline NAME         compare with figures kept under a name
+  -p, --package CRATE     only the benchmarks of this crate
+  FILTER                  only the benchmarks whose name matches this regular expression
+  --save-baseline NAME    save the figures under a name
+  --baseline NAME         compare with figures saved under a name
   --quick                 fewer samples
 
-Two cores that do nothing else give figures that repeat within a few per cent.
+Figures repeat within a few per cent only on an otherwise idle machine.
 SELVEDGE_ISA caps the instruction set: portable, avx2, avx512 or amx.
 ";
 
@@ -27,29 +25,62 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
         say(HELP);
         return ExitCode::SUCCESS;
     }
-    let (package, rest) = match args {
-        [option, package, rest @ ..] if option == "--package" || option == "-p" => (Some(package), rest),
-        [option] if option == "--package" || option == "-p" => {
-            complain(&format!("error: {} needs the name of a crate\n\n{HELP}", option.display()));
+    let (package, rest) = match split_package(args) {
+        Ok(parts) => parts,
+        Err(problem) => {
+            complain(&format!("error: {problem}\n\n{HELP}"));
             return ExitCode::from(USAGE);
         }
-        rest => (None, rest),
     };
-    if package.is_none() && !any_benches(&root().join("crates")) {
-        say("no crate has benchmarks\n");
-        return ExitCode::SUCCESS;
-    }
     let mut command = cargo("bench");
     match package {
         Some(package) => command.arg("--package").arg(package),
         None => command.arg("--workspace"),
     };
-    // Only benchmark targets: the test harness of a library would not know criterion's options.
+    // Benchmark targets only: the test harness of a library rejects criterion's options.
     command.args(["--bench", "*", "--"]).args(rest);
     hand_over(command)
 }
 
-fn any_benches(crates: &Path) -> bool {
-    let members = fs::read_dir(crates).into_iter().flatten().flatten();
-    members.into_iter().any(|member| member.path().join("benches").is_dir())
+/// The crate that `-p` or `--package` names, wherever it stands, and all other arguments, which are criterion's.
+fn split_package(args: &[OsString]) -> Result<(Option<OsString>, Vec<OsString>), String> {
+    let (mut package, mut rest) = (None, Vec::new());
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let text = arg.to_string_lossy();
+        let named = match text.split_once('=') {
+            Some(("-p" | "--package", name)) => OsString::from(name),
+            _ if arg == "-p" || arg == "--package" => {
+                args.next().cloned().ok_or_else(|| format!("{text} needs the name of a crate"))?
+            }
+            _ => {
+                rest.push(arg.clone());
+                continue;
+            }
+        };
+        if package.replace(named).is_some() {
+            return Err(format!("{text}: only one crate can be named"));
+        }
+    }
+    Ok((package, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(args: &[&str]) -> Result<(Option<OsString>, Vec<OsString>), String> {
+        split_package(&args.iter().map(OsString::from).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_crate_may_be_named_anywhere_and_once() {
+        let expected = Ok((Some("a".into()), vec!["conv".into(), "--quick".into()]));
+        assert_eq!(split(&["-p", "a", "conv", "--quick"]), expected);
+        assert_eq!(split(&["conv", "--package", "a", "--quick"]), expected);
+        assert_eq!(split(&["conv", "--quick", "--package=a"]), expected);
+        assert_eq!(split(&["a=b"]), Ok((None, vec!["a=b".into()])));
+        assert_eq!(split(&["conv", "-p"]), Err("-p needs the name of a crate".to_owned()));
+        assert_eq!(split(&["-p", "a", "-p=b"]), Err("-p=b: only one crate can be named".to_owned()));
+    }
 }

@@ -1,22 +1,32 @@
-//! `ci`: format, lints, docs and tests, each with its time, and a summary that hides nothing.
+//! `ci`: format, lints, docs, dependencies, the minimum Rust version and tests, each with its time, and a summary that
+//! names what failed and what was skipped.
 
 use std::env;
 use std::ffi::OsString;
+use std::fs;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::workspace::{USAGE, cargo, complain, say};
+use crate::workspace::{USAGE, cargo, complain, root, say};
 
 const HELP: &str = "\
-Run what continuous integration runs: format, lints, docs and tests of all crates.
+Run what continuous integration runs.
 
-usage: cargo xtask ci [--without-tests]
+usage: cargo xtask ci [--without-tests | --msrv]
 
   --without-tests   leave the tests to a caller that runs `cargo test --workspace` itself
+  --msrv            only build with the minimum Rust version; fail if that toolchain is missing
 
-Every step runs, also after one has failed; the summary at the end says what failed, what was skipped
-and why, and how long each step took. The exit code is 1 if any step failed. Skipping is no failure:
-rustfmt and clippy may be missing from a toolchain, and a CPU may lack instruction sets.
+  format            cargo fmt --check
+  lints             cargo clippy, warnings are errors
+  docs              cargo doc, warnings are errors
+  dependencies      cargo deny check bans licenses sources (deny.toml); advisories need a network and are left out
+  msrv              cargo check of all targets with the `rust-version` of Cargo.toml
+  tests             cargo test --workspace
+
+Every step runs, even after one has failed. The summary names what failed, what was skipped and why, and the time of
+each step. The exit code is 1 if a step failed. A step whose tool is not installed is skipped, which is no failure;
+so are the kernels of instruction sets that the CPU lacks.
 ";
 
 /// What became of a step.
@@ -29,12 +39,20 @@ enum Outcome {
 struct Step {
     name: &'static str,
     command: Command,
-    /// A cargo subcommand that not every toolchain has, and the rustup component that brings it.
-    needs: Option<(&'static str, &'static str)>,
+    /// What the step needs and not every machine has.
+    needs: Option<Tool>,
+}
+
+/// A program that may be missing.
+struct Tool {
+    /// Succeeds where the tool is installed.
+    probe: Command,
+    /// What is missing, and how to install it.
+    missing: String,
 }
 
 pub(crate) fn run(args: &[OsString]) -> ExitCode {
-    let mut tests = true;
+    let (mut tests, mut only_msrv) = (true, false);
     for arg in args {
         match arg.to_str() {
             Some("--help" | "-h") => {
@@ -42,22 +60,30 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
                 return ExitCode::SUCCESS;
             }
             Some("--without-tests") => tests = false,
+            Some("--msrv") => only_msrv = true,
             _ => {
                 complain(&format!("error: unknown option {}\n\n{HELP}", arg.display()));
                 return ExitCode::from(USAGE);
             }
         }
     }
+    let steps = if only_msrv { vec![msrv()] } else { steps(tests) };
     let mut results = Vec::new();
-    for step in steps(tests) {
+    for step in steps {
         say(&format!("\n== {} ==\n", step.name));
         let began = Instant::now();
-        let outcome = execute(step.command, step.needs);
+        let outcome = match execute(step.command, step.needs) {
+            Outcome::Skipped(reason) if only_msrv => {
+                complain(&format!("error: {reason}\n"));
+                Outcome::Failed
+            }
+            outcome => outcome,
+        };
         let elapsed = began.elapsed();
         say(&format!("== {}: {} ({}) ==\n", step.name, outcome.word(), seconds(elapsed)));
         results.push((step.name, outcome, elapsed));
     }
-    summarise(&results);
+    summarise(&results, !only_msrv);
     match results.iter().any(|(_, outcome, _)| matches!(outcome, Outcome::Failed)) {
         true => ExitCode::FAILURE,
         false => ExitCode::SUCCESS,
@@ -72,10 +98,21 @@ fn steps(tests: bool) -> Vec<Step> {
     let mut docs = cargo("doc");
     docs.args(["--workspace", "--no-deps", "--locked"]);
     docs.env("RUSTDOCFLAGS", "-D warnings");
+    let mut dependencies = cargo("deny");
+    dependencies.args(["--locked", "check", "bans", "licenses", "sources"]);
     let mut steps = vec![
-        Step { name: "format", command: format, needs: Some(("fmt", "rustfmt")) },
-        Step { name: "lints", command: lints, needs: Some(("clippy", "clippy")) },
+        Step { name: "format", command: format, needs: Some(component("fmt", "rustfmt")) },
+        Step { name: "lints", command: lints, needs: Some(component("clippy", "clippy")) },
         Step { name: "docs", command: docs, needs: None },
+        Step {
+            name: "dependencies",
+            command: dependencies,
+            needs: Some(subcommand(
+                "deny",
+                "cargo-deny is not installed; `cargo install --locked cargo-deny`".to_owned(),
+            )),
+        },
+        msrv(),
     ];
     if tests {
         let mut tests = cargo("test");
@@ -85,16 +122,54 @@ fn steps(tests: bool) -> Vec<Step> {
     steps
 }
 
-fn execute(mut command: Command, needs: Option<(&str, &str)>) -> Outcome {
-    if let Some((subcommand, component)) = needs {
-        let found = Command::new(command.get_program())
-            .args([subcommand, "--version"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        if !found.is_ok_and(|status| status.success()) {
-            return Outcome::Skipped(format!("{component} is not installed; `rustup component add {component}`"));
-        }
+/// A build of every target with the oldest Rust that the workspace supports, by the toolchain that rustup has of it.
+fn msrv() -> Step {
+    let version = rust_version();
+    // rustup keeps the toolchain under the name that it was installed by.
+    let names = [version.clone(), format!("{version}.0")];
+    let toolchain = names.iter().find(|name| succeeds(&mut rustup_run(name, &["rustc", "--version"])));
+    let toolchain = toolchain.unwrap_or(&version);
+    let mut command = rustup_run(toolchain, &["cargo", "check", "--workspace", "--all-targets", "--locked"]);
+    command.arg("--manifest-path").arg(root().join("Cargo.toml"));
+    let missing = format!("Rust {version} is not installed; `rustup toolchain install {version} --profile minimal`");
+    let needs = Tool { probe: rustup_run(toolchain, &["rustc", "--version"]), missing };
+    Step { name: "msrv", command, needs: Some(needs) }
+}
+
+fn rustup_run(toolchain: &str, command: &[&str]) -> Command {
+    let mut rustup = Command::new("rustup");
+    // A check must not download a toolchain.
+    rustup.env("RUSTUP_AUTO_INSTALL", "0").args(["run", toolchain]).args(command);
+    rustup
+}
+
+/// The `rust-version` of the workspace.
+fn rust_version() -> String {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap_or_default();
+    let value = manifest.lines().find_map(|line| line.strip_prefix("rust-version = "));
+    value.unwrap_or_default().trim_matches('"').to_owned()
+}
+
+/// A cargo subcommand that rustup brings as a component.
+fn component(name: &str, component: &str) -> Tool {
+    subcommand(name, format!("{component} is not installed; `rustup component add {component}`"))
+}
+
+fn subcommand(name: &str, missing: String) -> Tool {
+    let mut probe = Command::new(cargo(name).get_program());
+    probe.args([name, "--version"]);
+    Tool { probe, missing }
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+fn execute(mut command: Command, needs: Option<Tool>) -> Outcome {
+    if let Some(mut tool) = needs
+        && !succeeds(&mut tool.probe)
+    {
+        return Outcome::Skipped(tool.missing);
     }
     match command.status() {
         Ok(status) if status.success() => Outcome::Passed,
@@ -116,10 +191,11 @@ impl Outcome {
     }
 }
 
-fn summarise(results: &[(&str, Outcome, Duration)]) {
+/// Prints what became of each step. `tests`: also which kernels no test on this machine can run.
+fn summarise(results: &[(&str, Outcome, Duration)], tests: bool) {
     say("\n================ summary ================\n");
     for (name, outcome, elapsed) in results {
-        say(&format!("{:8} {:8} {:>8}\n", name, outcome.word(), seconds(*elapsed)));
+        say(&format!("{:12} {:8} {:>8}\n", name, outcome.word(), seconds(*elapsed)));
     }
     let mut skipped: Vec<String> = results
         .iter()
@@ -129,10 +205,12 @@ fn summarise(results: &[(&str, Outcome, Duration)]) {
         })
         .collect();
     let missing = missing_instruction_sets();
-    if !missing.is_empty() {
-        skipped.push(format!("kernels for {}: this CPU does not have them", missing.join(", ")));
+    if tests && !missing.is_empty() {
+        skipped.push(format!("kernels for {}: this CPU lacks these instruction sets", missing.join(", ")));
     }
-    if let Ok(cap) = env::var("SELVEDGE_ISA") {
+    if let Ok(cap) = env::var("SELVEDGE_ISA")
+        && tests
+    {
         skipped.push(format!("kernels above {cap}: SELVEDGE_ISA caps the instruction set"));
     }
     for reason in &skipped {
@@ -147,14 +225,14 @@ fn seconds(elapsed: Duration) -> String {
     format!("{:.1} s", elapsed.as_secs_f64())
 }
 
-/// The instruction sets that have kernels of their own and that no test here can run.
+/// The instruction sets that have their own kernels and that this CPU lacks.
 #[cfg(target_arch = "x86_64")]
 fn missing_instruction_sets() -> Vec<&'static str> {
     let avx512 = is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512dq");
-    // The standard library cannot be asked for AMX in stable Rust; Linux tells.
+    // Stable Rust does not detect AMX; Linux lists it.
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let amx = cpuinfo.split_ascii_whitespace().any(|flag| flag == "amx_bf16");
     [

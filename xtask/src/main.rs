@@ -1,58 +1,60 @@
-//! `cargo xtask TASK`: everything that is done with this repository, one file a task.
+//! `cargo xtask TASK`: every task of this repository.
 //!
-//! Nothing but the standard library, so that the first `cargo xtask` is built in a second or two; the
-//! trainer it starts is always a release build.
+//! A task of this crate is one file, a line in `help` and an arm in `main`; the commands of `selvedge` are found in the
+//! trainer's source. Only the standard library is used, so that the first `cargo xtask` builds in a second or two.
 #![forbid(unsafe_code)]
 
 mod bench;
 mod ci;
-mod forward;
+mod selvedge;
 mod workspace;
 
 use std::env;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-const HELP: &str = "\
-Selvedge: trains convolutional networks on Fashion-MNIST on the CPU.
+fn help() -> String {
+    let commands: String =
+        selvedge::subcommands().iter().map(|command| format!("  {:<9}  {}\n", command.name, command.summary)).collect();
+    format!(
+        "\
+Selvedge trains convolutional networks on Fashion-MNIST on the CPU.
 
 usage: cargo xtask TASK [OPTIONS]
 
-  train      train a network; with no options: recipe `seed` on Fashion-MNIST, offline
-  evaluate   accuracy, loss and per-class table of a finished run on the test set
-  predict    classes and probabilities of PNG files
-  preview    draw a sheet of what training sees, or of a data set
-  profile    how near each operation, and each layer of a recipe, is to the hardware's limit
-  download   verify Fashion-MNIST; get another data set by name
-  bench      the benchmarks of the crates
-  ci         format, lints, docs and tests: what continuous integration runs
-  help       this text
+Commands of the program `selvedge`, which is first built in release mode:
+{commands}
+Tasks of the repository:
+  bench      Run the benchmarks of the crates
+  ci         Run what continuous integration runs: format, lints, docs, tests and more
+  help       Print this text
 
-`cargo xtask TASK --help` tells a task's options.
-train, evaluate, predict, preview, profile and download are subcommands of the program `selvedge`, which is
-built with optimisations first; files named on the command line are looked up from where you stand, and data sets
-in the repository's `data` unless SELVEDGE_DATA names another folder.
+`cargo xtask TASK --help` lists the options of a task.
+Paths on the command line are relative to the current folder. Data sets are looked up in the repository's folder
+`data`, or in the folder that SELVEDGE_DATA names.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 and 143 interrupted.
-";
+"
+    )
+}
 
 fn main() -> ExitCode {
     let mut args: Vec<OsString> = env::args_os().skip(1).collect();
     let Some(task) = args.first().map(|task| task.to_string_lossy().into_owned()) else {
-        workspace::complain(HELP);
+        workspace::complain(&help());
         return ExitCode::from(workspace::USAGE);
     };
     let rest = args.split_off(1);
     match task.as_str() {
-        "train" | "evaluate" | "predict" | "preview" | "profile" | "download" => forward::run(&task, &rest),
         "bench" => bench::run(&rest),
         "ci" => ci::run(&rest),
         "help" | "--help" | "-h" => {
-            workspace::say(HELP);
+            workspace::say(&help());
             ExitCode::SUCCESS
         }
+        command if selvedge::subcommands().iter().any(|known| known.name == command) => selvedge::run(command, &rest),
         unknown => {
-            workspace::complain(&format!("error: no task is called {unknown:?}\n\n{HELP}"));
+            workspace::complain(&format!("error: there is no task {unknown:?}\n\n{}", help()));
             ExitCode::from(workspace::USAGE)
         }
     }

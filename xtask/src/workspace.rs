@@ -8,31 +8,30 @@ use std::process::{Command, ExitCode, ExitStatus};
 /// The exit code for wrong usage.
 pub(crate) const USAGE: u8 = 2;
 
-/// Text on standard output. Nobody may be reading it any more, as after `| head -1`: that is no failure, which `print!`
-/// would make of it.
+/// Writes text to standard output. A closed pipe, as after `| head -1`, is ignored; `print!` would panic.
 pub(crate) fn say(text: &str) {
     let _ = io::stdout().write_all(text.as_bytes());
 }
 
-/// Text on standard error, in the same way.
+/// Writes text to standard error, and ignores a closed pipe too.
 pub(crate) fn complain(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-/// The repository's root. Cargo says at run time where this package is, so that a moved checkout works.
+/// The repository's root. It is read from cargo's environment at run time, so that a checkout can be moved.
 pub(crate) fn root() -> PathBuf {
     let package = env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
     package.parent().map_or_else(|| package.clone(), Path::to_path_buf)
 }
 
-/// The cargo that started this program, on this workspace, from wherever the user stands.
+/// A command of the cargo that started this program, on this workspace, whatever the current folder is.
 pub(crate) fn cargo(subcommand: &str) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.arg(subcommand).arg("--manifest-path").arg(root().join("Cargo.toml"));
     command
 }
 
-/// Runs the command in this program's place and passes its exit code on.
+/// Replaces this program by the command and passes on its exit code.
 ///
 /// On Unix the process becomes the command, so that a signal reaches it directly.
 pub(crate) fn hand_over(mut command: Command) -> ExitCode {

@@ -1,4 +1,4 @@
-//! The house rules that no compiler checks, as tests: they read every source file and manifest.
+//! Rules that no compiler checks, as tests over every source file, manifest and page.
 #![forbid(unsafe_code)]
 
 use std::fs;
@@ -7,7 +7,25 @@ use std::path::{Path, PathBuf};
 /// Lines of a source file beyond which it should be cut.
 const MOST_LINES: usize = 600;
 
-/// Which of the crates each crate may depend on: the arrows of docs/architecture.md.
+/// Words of an earlier draft with those of the field (glossary in CONTRIBUTING.md), in lower case.
+const GLOSSARY: [(&str, &str); 14] = [
+    ("first cache", "L1"),
+    ("second cache", "L2"),
+    ("asked for ahead", "prefetched"),
+    ("winners", "argmax"),
+    ("regroup", "repack"),
+    ("turned round", "rotated by 180°"),
+    ("rows of taps", "kernel rows"),
+    ("in turn with", "interleaved with"),
+    ("behind a relu", "post-ReLU"),
+    ("in any company", "for any batch composition"),
+    ("met once", "read once"),
+    ("logistic", "sigmoid"),
+    ("inverse deviation", "reciprocal standard deviation"),
+    ("images a second", "images per second"),
+];
+
+/// Which of the crates each crate may depend on: the table of docs/architecture.md.
 const ARROWS: [(&str, &[&str]); 6] = [
     ("selvedge-idx", &[]),
     ("selvedge-augment", &["selvedge-compute"]),
@@ -194,10 +212,18 @@ fn link_targets(text: &str) -> impl Iterator<Item = &str> {
     targets.filter(|target| !target.is_empty() && !target.contains("://") && !target.contains('\n'))
 }
 
+/// The pages beside README.md and below `docs`.
+fn front_pages() -> Vec<PathBuf> {
+    let mut pages: Vec<PathBuf> = fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    pages.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
+    collect(&root().join("docs"), "md", &mut pages);
+    pages
+}
+
 #[test]
 fn links_of_pages_lead_to_files() {
-    let mut pages = vec![root().join("README.md"), root().join("CHANGELOG.md")];
-    ["docs", "data", "crates"].iter().for_each(|folder| collect(&root().join(folder), "md", &mut pages));
+    let mut pages = front_pages();
+    ["data", "crates"].iter().for_each(|folder| collect(&root().join(folder), "md", &mut pages));
     let mut broken = Vec::new();
     for page in pages {
         let text = fs::read_to_string(&page).unwrap();
@@ -207,6 +233,38 @@ fn links_of_pages_lead_to_files() {
     assert!(broken.is_empty(), "\n{}\n", broken.join("\n"));
     let targets: Vec<&str> = link_targets("[a](b.md#c) ![d](e/f.png) [g](#h) [i](https://j.example)").collect();
     assert_eq!(targets, ["b.md", "e/f.png"]);
+}
+
+/// The text of a page in lower case, on one line, without blocks and spans of code.
+fn prose(page: &str) -> String {
+    let outside: Vec<&str> = page.split("\n```").step_by(2).collect();
+    let prose: Vec<&str> = outside.iter().flat_map(|part| part.split('`').step_by(2)).collect();
+    prose.join(" ").split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
+}
+
+#[test]
+fn pages_use_the_words_of_the_field() {
+    let mut found = Vec::new();
+    for page in front_pages() {
+        let text = prose(&fs::read_to_string(&page).unwrap());
+        let words = GLOSSARY.iter().filter(|(word, _)| text.contains(word));
+        found.extend(words.map(|(word, term)| format!("{}: say {term:?}, not {word:?}", page.display())));
+    }
+    assert!(found.is_empty(), "\n{}\n", found.join("\n"));
+    assert_eq!(prose("The First\ncache `a`.\n```text\nb\n```\nc"), "the first cache . c");
+}
+
+#[test]
+fn code_in_the_readme_is_code_that_tests_run() {
+    let mut pages = Vec::new();
+    collect(&root().join("crates"), "md", &mut pages);
+    let tested: String = pages.iter().map(|page| fs::read_to_string(page).unwrap()).collect();
+    let tested: Vec<&str> = tested.lines().collect();
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let blocks = readme.split("```rust\n").skip(1).filter_map(|rest| rest.split("```").next());
+    for line in blocks.flat_map(str::lines) {
+        assert!(tested.contains(&line), "README.md: no README of a crate, whose code is tested, has the line {line:?}");
+    }
 }
 
 #[test]

@@ -168,6 +168,6 @@ fn a_part_of_the_images_is_what_all_of_them_have() {
 fn backward_weights() {
     let Some((cpu, cases)) = cases() else { return };
     for case in cases {
-        gradients_equal_the_reference(cpu, &case, &narrow(&case.x), &narrow(&case.dy), 16);
+        weight_gradients::gradients_equal_the_reference(cpu, &case, &narrow(&case.x), &narrow(&case.dy), 16);
     }
 }

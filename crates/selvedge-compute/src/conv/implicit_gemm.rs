@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::shape::TapSpan;
 use super::{Conv2dShape, Epilogue, PANEL};
-use crate::conv::direct::microkernel::column;
+use crate::conv::panel::column;
 use crate::layout::{BLOCK, BlockShape};
 use crate::simd::{Element, Kernel, Simd};
 

@@ -23,6 +23,7 @@ mod epilogue;
 pub mod first_layer;
 mod implicit_gemm;
 pub mod pack;
+mod panel;
 mod plan;
 mod pooled;
 mod prefetcher;
@@ -37,18 +38,10 @@ pub mod winograd;
 
 pub use backward_bias::backward_bias;
 pub use epilogue::{Epilogue, Part};
+pub use panel::PANEL;
 pub use plan::{
     BackwardArgs, ConvAlgorithm, ConvPlan, ForwardArgs, Fusion, PackChunk, Source, WeightGradient, WeightSums,
 };
 pub use pooled::{MAX_WINDOW, NO_ARGMAX, Training};
 pub use shape::Conv2dShape;
 pub use weight_gradient::{Accumulate, Blocks};
-
-use crate::simd::MAX_LANES;
-
-/// Columns of a panel of packed weights: one cache line of f32.
-pub const PANEL: usize = MAX_LANES;
-
-fn assert_padded(channels: usize) {
-    assert!(channels.is_multiple_of(PANEL), "a channel stride of {channels}: these kernels need multiples of {PANEL}");
-}

@@ -9,11 +9,12 @@ use std::ops::Range;
 use super::GradientTile;
 use super::microkernel::{Walk, accumulate};
 use super::repack::store_planes;
+use crate::conv::panel::assert_padded;
 use crate::conv::prefetcher::Prefetcher;
 use crate::conv::weight_gradient::{
     Repack, Rows, TILE, Tap, TapRow, TapSum, add_block, add_blocks, check_block, check_blocks,
 };
-use crate::conv::{Accumulate, Blocks, Conv2dShape, PANEL, assert_padded};
+use crate::conv::{Accumulate, Blocks, Conv2dShape, PANEL};
 use crate::cpu::Cpu;
 use crate::layout::BLOCK;
 use crate::simd::{Element, Kernel, Simd, dispatch};

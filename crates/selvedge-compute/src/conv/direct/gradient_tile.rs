@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::microkernel::column;
+use crate::conv::panel::column;
 use crate::conv::{Conv2dShape, PANEL};
 use crate::simd::Simd;
 

@@ -6,7 +6,7 @@
 
 use crate::simd::{Element, Simd};
 
-use crate::conv::PANEL;
+use crate::conv::panel::{PANEL, column};
 
 /// How a tile walks over one operand pair: three nested runs of matrix products of `depth` steps.
 ///
@@ -25,13 +25,6 @@ pub(in crate::conv) struct Walk {
     pub a_row: usize,
     /// From one panel of B to the next. Its steps are [`PANEL`] apart.
     pub b_panel: usize,
-}
-
-/// Where vector `v` of a tile begins, in elements, where panels lie `panel` apart.
-#[inline(always)]
-pub(in crate::conv) fn column<S: Simd>(v: usize, panel: usize) -> usize {
-    let lane = v * S::LANES;
-    lane / PANEL * panel + lane % PANEL
 }
 
 /// Steps whose addresses differ by constants alone. One step at a time, the additions that make the addresses of 8 rows

@@ -10,7 +10,8 @@ use std::ops::Range;
 
 use super::implicit_gemm::{Direction, ImplicitGemm, Pixels};
 use super::pooled::ForwardPooled;
-use super::{Conv2dShape, Epilogue, Part, Training, assert_padded};
+use super::{Conv2dShape, Epilogue, Part, Training};
+use crate::conv::panel::assert_padded;
 use crate::cpu::Cpu;
 use crate::layout::BLOCK;
 use crate::simd::{Element, dispatch};

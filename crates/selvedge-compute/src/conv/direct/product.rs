@@ -1,8 +1,9 @@
 //! The [`Product`] in f32: vectors of output channels, one broadcast pixel value at a time.
 
 use crate::conv::PANEL;
-use crate::conv::direct::microkernel::{Walk, accumulate, column};
+use crate::conv::direct::microkernel::{Walk, accumulate};
 use crate::conv::implicit_gemm::{Place, Product, Target};
+use crate::conv::panel::column;
 use crate::simd::{Element, Kernel, Simd};
 
 /// f32 source and weights, `[to channels/16][ky][kx][from channels][16]`.

@@ -13,7 +13,8 @@ use super::gathered::{Matrices, Source};
 use super::outputs::{Outputs, Place};
 use super::partition::Chunk;
 use super::transform::{Strided, Transform};
-use crate::conv::direct::microkernel::{Walk, accumulate, column};
+use crate::conv::direct::microkernel::{Walk, accumulate};
+use crate::conv::panel::column;
 use crate::layout::{BLOCK, BlockShape};
 use crate::simd::{Kernel, Simd};
 

@@ -1,6 +1,7 @@
 //! Each pass on every instruction set against the naive f64 convolution, and against matrixmultiply.
 
 mod bf16_passes;
+mod plans;
 mod weight_gradients;
 mod winograd_passes;
 
@@ -11,7 +12,7 @@ use super::reference::for_each_product;
 use super::*;
 use crate::conv::direct::{backward_data, forward};
 use crate::conv::first_layer::is_first_layer;
-use crate::cpu::Cpu;
+use crate::cpu::{Cpu, Precision};
 use crate::dropout::{self, DropoutMask};
 use crate::layout::{BLOCK, BlockShape};
 use crate::simd::Element;

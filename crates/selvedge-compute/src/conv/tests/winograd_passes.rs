@@ -31,7 +31,7 @@ fn cases(blocks: usize) -> Vec<Case> {
 /// Sums of hundreds to thousands have a mean error of 3e-7 to 2e-6 of their mean size, and the transforms make it up to twice
 /// as large.
 #[track_caller]
-fn assert_accurate(name: &str, got: &[f64], want: &[f64]) {
+pub(super) fn assert_accurate(name: &str, got: &[f64], want: &[f64]) {
     assert_eq!(got.len(), want.len(), "{name}");
     let mean = |squares: f64| (squares / want.len() as f64).sqrt();
     let size = mean(want.iter().map(|want| want * want).sum());

@@ -1,0 +1,159 @@
+//! Whatever a plan decides, with everything that is fused, against the naive convolution in f64: f32 on every instruction set.
+
+use super::*;
+use crate::aligned::{AlignedVec, bytes, bytes_mut};
+use crate::pool::Pool2dShape;
+
+/// The passes of a plan on one block, on one thread.
+struct Passes {
+    plan: ConvPlan,
+    y: AlignedVec<f32>,
+    indices: AlignedVec<u16>,
+    dx: AlignedVec<f32>,
+    dweights: AlignedVec<f32>,
+    dbias: AlignedVec<f32>,
+}
+
+impl Passes {
+    /// Runs them on the tensors of `case`, whose dY is cut to the pooled shape where pooling is fused.
+    fn run(cpu: Cpu, plan: ConvPlan, case: &Case, bias: &[f32]) -> Self {
+        let (shape, (output, _), panels) = (*plan.shape(), plan.output(), case.panels());
+        let [x, mut dy] = [&case.x[..], &case.dy[..output.len()]].map(AlignedVec::from_slice);
+        let mut packed = AlignedVec::<u8>::zeroed(plan.packed_bytes());
+        plan.pack_all(cpu, &panels, &mut packed);
+        let mut transposed = AlignedVec::<u8>::zeroed(plan.transposed_bytes());
+        plan.transpose_all(cpu, &panels, &mut transposed);
+        let mut passes = Self {
+            plan,
+            y: AlignedVec::zeroed(output.len()),
+            indices: AlignedVec::zeroed(output.len()),
+            dx: AlignedVec::zeroed(if plan.has_input_gradient() { shape.input.len() } else { 0 }),
+            dweights: AlignedVec::zeroed(shape.weights_len()),
+            dbias: AlignedVec::zeroed(shape.output.channel_stride),
+        };
+        let args = ForwardArgs {
+            weights: &panels,
+            packed: &packed,
+            bias: Some(bias),
+            training: plan.fusion().pool.map(|_| Training { indices: &mut passes.indices, dropout: None }),
+            ..ForwardArgs::of_block(bytes(&x))
+        };
+        plan.forward(cpu, args, bytes_mut(&mut passes.y));
+        let mut full = AlignedVec::<f32>::zeroed(shape.output.len());
+        let [mut x_to, mut dy_to] = plan.repacked_bytes().map(AlignedVec::<u8>::zeroed);
+        let per_group = plan.weight_gradient() == WeightGradient::PerGroup;
+        let args = BackwardArgs {
+            x: bytes(&x),
+            y: bytes(&passes.y),
+            dy: bytes_mut(&mut dy),
+            indices: &passes.indices,
+            scale: 1.0,
+            full: bytes_mut(&mut full),
+            transposed: &transposed,
+            dx: bytes_mut(&mut passes.dx),
+            repacked: [&mut x_to, &mut dy_to],
+            chunks: 1,
+            elementwise_chunks: 1,
+        };
+        let weights = per_group.then_some(&mut passes.dweights[..]);
+        let sums = WeightSums { weights, bias: Some(&mut passes.dbias), accumulate: Accumulate::Overwrite };
+        plan.backward(cpu, args, sums);
+        if !per_group {
+            let operands = if plan.keeps_operands() { [bytes(&x), bytes(&dy)] } else { [&x_to[..], &dy_to[..]] };
+            let operands = operands.map(Blocks::one);
+            plan.backward_weights_of_panels(cpu, operands, 0..shape.panels(), &mut passes.dweights);
+        }
+        passes
+    }
+
+    /// The gradient of the convolution's own result that belongs to dY, by what the forward pass left.
+    fn result_gradient(&self, case: &Case) -> Vec<f32> {
+        let (shape, fusion) = (self.plan.shape(), self.plan.fusion());
+        let Some(window) = fusion.pool else {
+            let alive = self.y.iter().map(|&y| !fusion.relu || y > 0.0);
+            return case.dy.iter().zip(alive).map(|(&dy, alive)| if alive { dy } else { 0.0 }).collect();
+        };
+        let pooled = Pool2dShape::new(shape.output, window, window).output();
+        let mut full = vec![0.0; shape.output.len()];
+        for (at, (&dy, &index)) in case.dy.iter().zip(&self.indices[..]).enumerate() {
+            if index != NO_ARGMAX {
+                let (pixel, lane) = (at / pooled.pixel(), at % pooled.pixel());
+                let (row, column) = (usize::from(index) / window[1], usize::from(index) % window[1]);
+                let (y, x) = (pixel / pooled.width * window[0] + row, pixel % pooled.width * window[1] + column);
+                full[shape.output.offset(y, x) + lane] = dy;
+            }
+        }
+        full
+    }
+}
+
+fn check(cpu: Cpu, plan: ConvPlan, case: &Case) {
+    let (shape, (output, _)) = (*plan.shape(), plan.output());
+    let mut bias = vec![0.0; shape.output.channel_stride];
+    bias[..shape.output.channels].iter_mut().enumerate().for_each(|(c, bias)| *bias = c as f32 * 0.05 - 0.4);
+    let passes = Passes::run(cpu, plan, case, &bias);
+    let name = format!("{} {shape:?} {:?}", plan.name(cpu), plan.fusion());
+    let dresult = passes.result_gradient(case);
+    let (mut dweights, mut dbias) = (vec![0.0; case.weights.len()], vec![0.0; shape.output.channels]);
+    for image in 0..BLOCK {
+        let (x, dy) = (case.image(&shape.input, &case.x, 0, image), case.image(&shape.output, &dresult, 0, image));
+        dy.iter().enumerate().for_each(|(o, dy)| dbias[o % shape.output.channels] += dy);
+        let mut sums: Vec<f64> = (0..dy.len()).map(|o| f64::from(bias[o % shape.output.channels])).collect();
+        let mut dx = vec![0.0; x.len()];
+        for_each_product(&shape, |o, i, w| {
+            sums[o] += x[i] * f64::from(case.weights[w]);
+            dx[i] += dy[o] * f64::from(case.weights[w]);
+            dweights[w] += x[i] * dy[o];
+        });
+        if !passes.dx.is_empty() {
+            for (got, want) in case.image(&shape.input, &passes.dx, 0, image).iter().zip(dx) {
+                assert_close(&format!("dx of {name}"), *got as f32, want, 16 * shape.taps() * shape.output.channels);
+            }
+        }
+        let fused = |o: usize| if plan.fusion().relu { sums[o].max(0.0) } else { sums[o] };
+        let [high, wide] = plan.fusion().pool.unwrap_or([1, 1]);
+        for (at, got) in case.image(&output, &passes.y, 0, image).into_iter().enumerate() {
+            let (pixel, channel) = (at / output.channels, at % output.channels);
+            let corner = (pixel / output.width * high, pixel % output.width * wide);
+            let window = (0..high * wide).map(|w| (corner.0 + w / wide) * shape.output.width + corner.1 + w % wide);
+            let want = window.map(|pixel| fused(pixel * shape.output.channels + channel)).fold(f64::MIN, f64::max);
+            assert_close(&format!("y of {name}"), got as f32, want, 16 * shape.panel_len());
+        }
+    }
+    let terms = 16 * BLOCK * shape.output.height * shape.output.width;
+    let mut got = vec![0.0; dweights.len()];
+    pack::from_panels(&shape, &passes.dweights, &mut got);
+    if plan.algorithm().to_string() == "winograd" {
+        // Its error is bounded by the size of all results, not by that of each.
+        let got: Vec<f64> = got.into_iter().map(f64::from).collect();
+        winograd_passes::assert_accurate(&format!("dweights of {name}"), &got, &dweights);
+    } else {
+        for (got, want) in got.iter().zip(&dweights) {
+            assert_close(&format!("dweights of {name}"), *got, *want, terms);
+        }
+    }
+    for (got, want) in passes.dbias.iter().zip(&dbias) {
+        assert_close(&format!("dbias of {name}"), *got, *want, terms);
+    }
+}
+
+#[test]
+fn a_plan_s_passes_are_the_convolution_s() {
+    let larger = [(12, 12, 16, 32), (14, 14, 1, 16), (7, 7, 32, 16), (10, 6, 1, 20)];
+    let larger = larger.map(|(height, width, input, filters)| {
+        let input =
+            if input == 1 { BlockShape::input(height, width, 1) } else { BlockShape::new(height, width, input) };
+        Conv2dShape::same(input, filters, [3, 3], 1)
+    });
+    for (i, shape) in shapes().into_iter().chain(larger).enumerate() {
+        let case = Case::new(shape, 1, 100 + i as u64);
+        let padded = shape.input.channel_stride.is_multiple_of(PANEL);
+        let source = if padded { Source::Layer } else { Source::Network };
+        let holds = |window: &[usize; 2]| window[0] <= shape.output.height && window[1] <= shape.output.width;
+        let pooled = [[2, 2], [3, 3]].into_iter().filter(holds).map(|window| (true, Some(window)));
+        for (relu, pool) in [(false, None), (true, None)].into_iter().chain(pooled) {
+            let plan = ConvPlan::new(shape, Fusion { batch_norm: false, relu, pool }, source, Precision::F32);
+            cpus().into_iter().for_each(|cpu| check(cpu, plan, &case));
+        }
+    }
+}

@@ -26,12 +26,16 @@ const GLOSSARY: [(&str, &str); 14] = [
 ];
 
 /// Which of the crates each crate may depend on: the table of docs/architecture.md.
-const ARROWS: [(&str, &[&str]); 6] = [
-    ("selvedge-idx", &[]),
+const ARROWS: [(&str, &[&str]); 7] = [
+    ("selvedge-atomic-file", &[]),
+    ("selvedge-idx", &["selvedge-atomic-file"]),
     ("selvedge-augment", &["selvedge-compute"]),
     ("selvedge-compute", &[]),
-    ("selvedge-model", &["selvedge-compute"]),
-    ("selvedge-trainer", &["selvedge-idx", "selvedge-augment", "selvedge-compute", "selvedge-model"]),
+    ("selvedge-model", &["selvedge-atomic-file", "selvedge-compute"]),
+    (
+        "selvedge-trainer",
+        &["selvedge-atomic-file", "selvedge-idx", "selvedge-augment", "selvedge-compute", "selvedge-model"],
+    ),
     ("xtask", &[]),
 ];
 

@@ -154,6 +154,11 @@ impl IdxError {
         Self::Io { file: file.to_path_buf(), action, source }
     }
 
+    /// A file that could not be put in its place.
+    pub(crate) fn not_written(error: selvedge_atomic_file::Error) -> Self {
+        Self::Io { file: error.path, action: error.action, source: error.source }
+    }
+
     pub(crate) fn invalid(
         file: &Path,
         problem: Problem,

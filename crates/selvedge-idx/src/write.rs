@@ -1,15 +1,12 @@
 //! Writing IDX, plain or gzip: to memory, or to a file that appears only when it is complete.
 
-use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
-use std::process;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::io::{self, Write};
+use std::path::Path;
 
 use byteorder::{BigEndian, ByteOrder};
 use flate2::write::GzEncoder;
 use ndarray::{ArrayRef, Dimension};
+use selvedge_atomic_file::AtomicFile;
 
 use crate::element::IdxElement;
 use crate::error::{IdxError, Offset, Problem};
@@ -31,9 +28,8 @@ const CHUNK: usize = 1 << 14;
 
 /// Writes an array of any rank and layout as an IDX file, in row-major order.
 ///
-/// The bytes go to a temporary file in the same folder, which is synced and then renamed to
-/// `path`: whatever stood there before is replaced whole or not at all, and a failure leaves
-/// nothing behind.
+/// An older file at `path` is replaced whole or not at all, and a failure leaves nothing behind: see
+/// [`selvedge_atomic_file`].
 ///
 /// # Errors
 /// [`IdxError::Io`] if the file cannot be written; [`Problem::Dimensions`] if the array has more
@@ -58,17 +54,12 @@ pub fn write<T: IdxElement, D: Dimension>(
 ) -> Result<(), IdxError> {
     let path = path.as_ref();
     let header = encode_header(array, path)?;
-    let temporary = Temporary::beside(path)?;
-    let written = (|| {
-        let out = BufWriter::with_capacity(1 << 18, &temporary.file);
-        encode(out, &header, array, compression)?.into_inner().map_err(io::Error::from)?;
-        temporary.file.metadata()
-    })()
-    .map_err(|e| IdxError::io(&temporary.path, "write the file", e))?;
+    let mut file = AtomicFile::create(path).map_err(IdxError::not_written)?;
+    encode(&mut file, &header, array, compression).map_err(|e| IdxError::io(path, "write the file", e))?;
     if compression == Compression::Gzip {
-        check_expansion(&header, array, written.len(), path)?;
+        check_expansion(&header, array, file.written(), path)?;
     }
-    temporary.rename_to(path)
+    file.commit().map_err(IdxError::not_written)
 }
 
 /// The bytes that [`write()`] would put into a file; `name` is what error messages call them.
@@ -91,8 +82,8 @@ pub fn to_bytes<T: IdxElement, D: Dimension>(
 ) -> Result<Vec<u8>, IdxError> {
     let name = name.as_ref();
     let header = encode_header(array, name)?;
-    let bytes =
-        encode(Vec::new(), &header, array, compression).map_err(|e| IdxError::io(name, "encode the array", e))?;
+    let mut bytes = Vec::new();
+    encode(&mut bytes, &header, array, compression).map_err(|e| IdxError::io(name, "encode the array", e))?;
     if compression == Compression::Gzip {
         check_expansion(&header, array, bytes.len() as u64, name)?;
     }
@@ -141,27 +132,28 @@ fn check_expansion<T: IdxElement, D: Dimension>(
     ))
 }
 
-/// Writes header and data to `out`, and hands it back.
-fn encode<W: Write, T: IdxElement, D: Dimension>(
-    out: W,
+/// Writes header and data to `out`.
+fn encode<T: IdxElement, D: Dimension>(
+    out: &mut impl Write,
     header: &[u8],
     array: &ArrayRef<T, D>,
     compression: Compression,
-) -> io::Result<W> {
+) -> io::Result<()> {
     match compression {
         Compression::None => encode_plain(out, header, array),
         Compression::Gzip => {
-            let out = GzEncoder::new(out, flate2::Compression::default());
-            encode_plain(out, header, array)?.finish()
+            let mut gzip = GzEncoder::new(out, flate2::Compression::default());
+            encode_plain(&mut gzip, header, array)?;
+            gzip.finish().map(|_| ())
         }
     }
 }
 
-fn encode_plain<W: Write, T: IdxElement, D: Dimension>(
-    mut out: W,
+fn encode_plain<T: IdxElement, D: Dimension>(
+    out: &mut impl Write,
     header: &[u8],
     array: &ArrayRef<T, D>,
-) -> io::Result<W> {
+) -> io::Result<()> {
     out.write_all(header)?;
     let mut elements = array.iter().copied();
     let mut values = Vec::with_capacity(CHUNK.min(array.len()));
@@ -170,69 +162,10 @@ fn encode_plain<W: Write, T: IdxElement, D: Dimension>(
         values.clear();
         values.extend(elements.by_ref().take(CHUNK));
         if values.is_empty() {
-            return Ok(out);
+            return Ok(());
         }
         let bytes = &mut bytes[..values.len() * T::TYPE.size()];
         T::encode(&values, bytes);
         out.write_all(bytes)?;
     }
-}
-
-/// A new file beside the one to be written, removed unless it is renamed.
-struct Temporary {
-    file: File,
-    path: PathBuf,
-    renamed: bool,
-}
-
-impl Temporary {
-    fn beside(path: &Path) -> Result<Self, IdxError> {
-        // Distinguishes the files of threads that write at the same time.
-        static COUNTER: AtomicU64 = AtomicU64::new(0);
-        let Some(name) = path.file_name() else {
-            let cause = io::Error::new(io::ErrorKind::IsADirectory, "the path names no file");
-            return Err(IdxError::io(path, "write the file", cause));
-        };
-        loop {
-            let mut temporary = OsString::from(".");
-            temporary.push(name);
-            let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-            temporary.push(format!(".{}-{count}.tmp", process::id()));
-            let temporary = path.with_file_name(temporary);
-            match OpenOptions::new().write(true).create_new(true).open(&temporary) {
-                Ok(file) => return Ok(Self { file, path: temporary, renamed: false }),
-                // Left by a process of the same number that was killed.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(IdxError::io(&temporary, "create the file", error)),
-            }
-        }
-    }
-
-    fn rename_to(mut self, path: &Path) -> Result<(), IdxError> {
-        self.file.sync_all().map_err(|e| IdxError::io(&self.path, "sync the file", e))?;
-        fs::rename(&self.path, path).map_err(|e| IdxError::io(path, "put the finished file in place", e))?;
-        self.renamed = true;
-        sync_folder(path)
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if !self.renamed {
-            // The error that brought us here is reported; a second one would only hide it.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// Makes the rename itself durable, where folders can be opened as files.
-fn sync_folder(path: &Path) -> Result<(), IdxError> {
-    if !cfg!(unix) {
-        return Ok(());
-    }
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(|e| IdxError::io(folder, "sync the folder", e))
 }

@@ -177,7 +177,7 @@ fn a_file_is_replaced_whole_and_nothing_is_left_beside_it() {
     fs::create_dir(&taken).unwrap();
     fs::write(taken.join("content"), "").unwrap();
     let error = write(&taken, &Array::from(vec![1_u8]), Compression::None).unwrap_err();
-    assert!(error.to_string().contains("cannot put the finished file in place"), "{error}");
+    assert!(error.to_string().contains("cannot replace the file"), "{error}");
     assert_eq!(entries(folder.path()), ["labels", "taken"]);
 
     let error = write(folder.path().join("absent/labels"), &Array::from(vec![1_u8]), Compression::None).unwrap_err();

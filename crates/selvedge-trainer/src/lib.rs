@@ -24,7 +24,6 @@ mod setup;
 mod state;
 mod summary;
 mod train;
-mod whole_file;
 
 pub use error::TrainError;
 pub use setup::{Run, TrainOptions};

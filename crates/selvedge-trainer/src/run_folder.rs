@@ -5,10 +5,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use selvedge_atomic_file::AtomicFile;
 use serde::Serialize;
 use thiserror::Error;
-
-use crate::whole_file::{self, Refused};
 
 /// The recipe as it was run.
 pub const RECIPE: &str = "recipe.toml";
@@ -68,6 +67,10 @@ pub enum FolderError {
 
 fn refused(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FolderError {
     move |source| FolderError::Io { action, path: path.to_owned(), source }
+}
+
+fn not_written(error: selvedge_atomic_file::Error) -> FolderError {
+    FolderError::Io { action: error.action, path: error.path, source: error.source }
 }
 
 /// Where a new run goes.
@@ -166,11 +169,10 @@ impl RunFolder {
     /// [`FolderError::Io`]
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), FolderError> {
         let (temporary, path) = (self.path.join(format!(".{name}.part")), self.path.join(name));
-        whole_file::write(&temporary, &path, bytes).map_err(|Refused { action, source }| FolderError::Io {
-            action,
-            path: temporary,
-            source,
-        })
+        // The folder is locked: what a killed process left under the one temporary name is replaced.
+        let mut file = AtomicFile::create_through(temporary, &path).map_err(not_written)?;
+        file.write_all(bytes).map_err(refused("write the file", &path))?;
+        file.commit().map_err(not_written)
     }
 
     /// Appends a line to the history.
@@ -309,7 +311,7 @@ mod tests {
         fs::create_dir(folder.file(LAST)).unwrap();
         fs::write(folder.file(LAST).join("inside"), "kept").unwrap();
         let message = folder.write(LAST, b"one").unwrap_err().to_string();
-        assert!(message.contains("cannot rename") && message.contains("last.ckpt"), "{message}");
+        assert!(message.contains("cannot replace the file") && message.contains("last.ckpt"), "{message}");
         assert!(!folder.file(".last.ckpt.part").exists());
         assert!(folder.file(LAST).join("inside").exists());
     }

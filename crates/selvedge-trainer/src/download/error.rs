@@ -120,6 +120,11 @@ impl DownloadError {
         move |source| Self::Io { action, path: path.to_owned(), source }
     }
 
+    /// A file that could not be put in its place.
+    pub(crate) fn not_written(error: selvedge_atomic_file::Error) -> Self {
+        Self::Io { action: error.action, path: error.path, source: error.source }
+    }
+
     pub(crate) fn sources(
         dataset: &NamedDataset,
         pin: &PinnedFile,

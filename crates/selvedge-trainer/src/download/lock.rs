@@ -6,13 +6,10 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::error::DownloadError;
 use super::registry::{DATASETS, NamedDataset, RAW_NAMES};
 use super::verify::{FileState, sha256_of, verify};
-use crate::whole_file::{self, Refused};
 
 /// Name of the lock file in a data set's folder.
 pub const LOCK_NAME: &str = "selvedge.lock";
@@ -66,7 +63,7 @@ pub fn confirm(dir: &Path, data_dir: &Path) -> Result<Confirmation, DownloadErro
         text.push_str(&file_name(&path));
         text.push('\n');
     }
-    match write(&lock, &text) {
+    match selvedge_atomic_file::write(&lock, text.as_bytes()).map_err(DownloadError::not_written) {
         Ok(()) => Ok(Confirmation::Written(lock)),
         Err(DownloadError::Io { source, .. })
             if matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) =>
@@ -143,13 +140,4 @@ fn file_name(path: &Path) -> String {
 
 fn hash(path: &Path) -> Result<String, DownloadError> {
     File::open(path).and_then(|mut file| sha256_of(&mut file)).map_err(DownloadError::io("read", path))
-}
-
-fn write(lock: &Path, text: &str) -> Result<(), DownloadError> {
-    // Runs may begin on a new folder at the same moment: each has a temporary file of its own, and the same text.
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    let temporary = lock.with_file_name(format!(".{LOCK_NAME}.{}-{number}.part", process::id()));
-    whole_file::write(&temporary, lock, text.as_bytes())
-        .map_err(|Refused { action, source }| DownloadError::io(action, lock)(source))
 }

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use super::error::DownloadError;
 use super::registry::PinnedFile;
 use super::verify::{self, Matched};
-use crate::whole_file::sync_folder;
 
 /// `NAME.part` beside the final file: open, locked, and removed again when it holds nothing of use.
 #[derive(Debug)]
@@ -82,7 +81,7 @@ impl Part {
 
     /// Gives the verified file its final name.
     pub(crate) fn finish(self, target: &Path) -> Result<(), DownloadError> {
-        rename_synced(&self.path, target)
+        selvedge_atomic_file::rename(&self.path, target).map_err(DownloadError::not_written)
     }
 
     /// Ends a download that failed: a useful beginning stays for the next run, an empty file goes.
@@ -103,10 +102,4 @@ fn same_file(path: &Path, opened: &fs::Metadata) -> bool {
 #[cfg(not(unix))]
 fn same_file(path: &Path, _opened: &fs::Metadata) -> bool {
     path.exists()
-}
-
-/// Renames, then syncs the folder, so that the new name survives a power cut.
-pub(crate) fn rename_synced(from: &Path, to: &Path) -> Result<(), DownloadError> {
-    fs::rename(from, to).map_err(DownloadError::io("rename", from))?;
-    sync_folder(to).map_err(DownloadError::io("sync", to))
 }

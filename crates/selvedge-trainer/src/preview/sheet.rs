@@ -8,7 +8,6 @@ use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_wid
 use png::{BitDepth, ColorType, Decoder, Encoder, Limits};
 
 use super::PreviewError;
-use crate::whole_file::{self, Refused};
 
 /// Height of a line of text in pixels.
 pub(super) const LINE: usize = 16;
@@ -156,10 +155,8 @@ impl Sheet {
     pub(crate) fn save(&self, path: &Path) -> Result<(), PreviewError> {
         check_target(path)?;
         let bytes = self.png().map_err(|source| PreviewError::Write { path: path.to_owned(), source })?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = path.with_file_name(format!(".{name}.part"));
-        whole_file::write(&temporary, path, &bytes)
-            .map_err(|Refused { source, .. }| PreviewError::Write { path: path.to_owned(), source })
+        selvedge_atomic_file::write(path, &bytes)
+            .map_err(|error| PreviewError::Write { path: error.path, source: error.source })
     }
 
     fn png(&self) -> io::Result<Vec<u8>> {

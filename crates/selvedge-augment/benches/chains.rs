@@ -1,8 +1,8 @@
-//! Images a second on one core, for the chains of `chains.toml`.
+//! Images per second on one core, for the chains of `chains.toml`.
 //!
-//! `cargo bench -p selvedge-augment --bench chains` measures with criterion. With `-- best` it prints the
-//! best of many batches of 256, as `benches/peers.py` does for Albumentations, torchvision and Keras: a
-//! figure that other work on the same machine changes least.
+//! `cargo bench -p selvedge-augment --bench chains` measures with criterion. With `-- best` it prints the best of many
+//! batches of 256, as `benches/peers.py` does for Albumentations, torchvision and Keras: other work on the same machine
+//! changes this figure least.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -20,7 +20,7 @@ struct Chain {
     ops: Vec<Augmentation>,
 }
 
-/// A chain, and what it is applied to.
+/// A chain and its input.
 struct Bench {
     augmenter: Augmenter,
     images: Array4<u8>,
@@ -34,7 +34,7 @@ struct Bench {
 impl Bench {
     fn new(chain: Chain) -> Bench {
         Bench {
-            augmenter: Augmenter::new(chain.ops, SHAPE, 10).expect("chains.toml has a chain that is refused"),
+            augmenter: Augmenter::new(chain.ops, SHAPE, 10).expect("a chain of chains.toml is invalid"),
             // A light shape on black, as garments are.
             images: Array4::from_shape_fn((10_000, 28, 28, 1), |(n, y, x, _)| {
                 let inside = (y as i32 - 14).pow(2) + (x as i32 - 14).pow(2) < 100;
@@ -82,7 +82,7 @@ fn sampled(chains: BTreeMap<String, Chain>) {
         let mut bench = Bench::new(chain);
         group.bench_function(BenchmarkId::from_parameter(name), |bencher| bencher.iter(|| bench.run()));
     }
-    // What a network without a normalization of its own would add to every batch.
+    // The cost per batch for networks that do not normalize their input themselves.
     let normalize = Normalize { mean: vec![0.286], std: vec![0.353], ..Normalize::default() };
     let images = vec![100; BATCH * SHAPE.len()];
     let mut numbers = vec![0.0f32; BATCH * SHAPE.len()];
@@ -92,6 +92,6 @@ fn sampled(chains: BTreeMap<String, Chain>) {
 }
 
 fn main() {
-    let chains = toml::from_str(include_str!("chains.toml")).expect("chains.toml is not as this program expects");
+    let chains = toml::from_str(include_str!("chains.toml")).expect("chains.toml holds tables with `ops`");
     if std::env::args().any(|argument| argument == "best") { best(chains) } else { sampled(chains) }
 }

@@ -1,19 +1,19 @@
-"""Images a second of the chains of benches/chains.toml in Albumentations, torchvision and Keras, on one core.
+"""Images per second of the chains of benches/chains.toml in Albumentations, torchvision and Keras, on one core.
 
     pip install albumentations==2.0.8 opencv-python-headless torch torchvision
-    pip install tensorflow-cpu==2.19.1        (in an environment of its own; brings Keras 3)
+    pip install tensorflow-cpu==2.19.1        (in a separate environment; includes Keras 3)
     taskset -c 0 python peers.py ../../../data/fashion-mnist [LIBRARY]
 
-Every library that can be imported is measured, on one thread, on 256 images of the test set a round; a figure is
-the best of as many rounds as fit in two seconds, so that other work on the machine changes it little. `cargo bench
---bench chains -- best` measures this crate likewise. Only chains that a library has are measured.
+Measures every library that can be imported, on one thread, in rounds of 256 images of the test set. A figure is the best
+of as many rounds as fit into two seconds, so that other work on the machine changes it little. `cargo bench --bench chains
+-- best` measures this crate the same way. Chains that a library does not have are skipped.
 
-albumentations        image by image, as it works: arrays of uint8, [height, width, channel], in a `Compose`.
-torchvision           v2 on tensors of uint8, image by image, as in the worker of a data loader: its transforms draw
-                      once for all that they are given, so that this is what gives each image parameters of its own.
+albumentations        image by image: arrays of uint8, [height, width, channel], in a `Compose`.
+torchvision           v2 on tensors of uint8, image by image, as in the worker of a data loader: a transform draws once
+                      per call, so only this gives each image its own parameters.
 torchvision one draw  the same transforms on the batch as one tensor: one flip, shift or angle for all 256 images. That
-                      is less work than what is compared here, and stands beside it as the most that can be had.
-keras                 layers on the batch as one tensor of float32, parameters drawn for each image, in a compiled
+                      is less work, and shown as an upper bound.
+keras                 layers on the batch as one tensor of float32, with parameters drawn for each image, in a compiled
                       function.
 """
 import gzip
@@ -92,7 +92,7 @@ def torchvision():
         compose = v2.Compose(transforms)
         measure("torchvision", name, lambda: torch.stack([compose(image) for image in some]))
         measure("torchvision one draw", name, lambda: compose(whole))
-    # This one draws for a batch here too.
+    # The same transform on the whole batch, with one draw.
     cutmix, labels = v2.CutMix(num_classes=10), torch.arange(BATCH) % 10
     measure("torchvision", "cutmix", lambda: cutmix(whole, labels))
 
@@ -116,7 +116,7 @@ def keras():
         "random_erasing": [
             layers.RandomErasing(factor=1.0, scale=(0.02, 0.33), fill_value=0, value_range=(0, 255)),
         ],
-        # There is no layer for all four, so the image is interpolated four times.
+        # No layer does all four, so the image is interpolated four times.
         "affine": [
             layers.RandomRotation(10 / 360, **zero),
             layers.RandomTranslation(0.1, 0.1, **zero),
@@ -124,7 +124,7 @@ def keras():
             layers.RandomShear(0.09, 0.09, **zero),
         ],
         "rotation": [layers.RandomRotation(10 / 360, **zero)],
-        # Other parameters, and so another transformation.
+        # A different parametrisation, so a different transformation.
         "elastic": [layers.RandomElasticTransform(factor=1.0, scale=1.0, value_range=(0, 255))],
         "brightness": [layers.RandomBrightness(0.2, value_range=(0, 255))],
         "rand_augment": [layers.RandAugment(value_range=(0, 255), num_ops=2, factor=0.3)],

@@ -2,8 +2,8 @@
 //!
 //!     cargo run --release -p selvedge-augment --example augment_folder -- IN OUT [COPIES [CHAIN.toml]]
 //!
-//! writes COPIES (4 unless stated) augmented copies of each file of IN into OUT, and prints what was done
-//! to each. CHAIN.toml holds the chain as a recipe does; without it flips, shifts and erasing are applied.
+//! writes COPIES (4 by default) augmented copies of each file of IN to OUT, and prints the operations that were carried
+//! out on each. CHAIN.toml holds the chain as in a recipe; the default is flips, shifts and erasing.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut files: Vec<PathBuf> =
         fs::read_dir(input)?.map(|entry| Ok(entry?.path())).collect::<Result<_, std::io::Error>>()?;
     files.retain(|path| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png")));
-    // The index keys the draws, so it must not depend on the order in which the folder is listed.
+    // The index is part of the key of the draws, so it must not depend on the order of the folder's listing.
     files.sort();
 
     let mut augmenters = HashMap::new();
@@ -66,7 +66,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Reads any PNG file as 8 bits a channel; palettes become colours.
+/// Reads any PNG file with 8 bits per channel; palettes become colours.
 fn read(path: &Path) -> Result<(ImageShape, Vec<u8>), Box<dyn Error>> {
     let mut decoder = png::Decoder::new(BufReader::new(File::open(path)?));
     decoder.set_transformations(png::Transformations::normalize_to_color8());

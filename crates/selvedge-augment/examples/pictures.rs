@@ -1,10 +1,9 @@
-//! Draws the pictures of docs/operations.md: what each operation, with its defaults, makes of three images
-//! of Fashion-MNIST.
+//! Draws the pictures of docs/operations.md: three images of Fashion-MNIST after each operation with its defaults.
 //!
 //!     cargo run --release -p selvedge-augment --example pictures
 //!
-//! Each picture shows an image and three draws of it, then the next image; for operations that mix batches
-//! the three images, and then three draws of the batch. `overview.png` shows one draw of every operation.
+//! Each picture shows an image and three draws of it, then the next image; for operations that mix batches, the three
+//! images and then three draws of the batch. `overview.png` shows one draw of every operation.
 
 use std::error::Error;
 use std::fs::File;
@@ -12,7 +11,7 @@ use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
 use ndarray::ArrayView4;
-use selvedge_augment::{Augmentation, Augmenter, Batch, EpochKey, ImageShape};
+use selvedge_augment::{Augmentation, Augmenter, Batch, EpochKey, ImageShape, Named, OneOf, Sequential, SomeOf};
 
 const SHAPE: ImageShape = ImageShape { height: 28, width: 28, channels: 1 };
 const IMAGES: usize = 3;
@@ -22,41 +21,8 @@ const DRAWS: usize = 3;
 const SCALE: usize = 2;
 const GAP: usize = 4;
 
-const ON_IMAGES: [&str; 32] = [
-    "horizontal_flip",
-    "alternating_flip",
-    "vertical_flip",
-    "random_rotate90",
-    "transpose",
-    "translate",
-    "random_crop",
-    "rotate",
-    "shear_x",
-    "shear_y",
-    "affine",
-    "random_resized_crop",
-    "optical_distortion",
-    "grid_distortion",
-    "elastic_transform",
-    "blur",
-    "gaussian_blur",
-    "gaussian_noise",
-    "brightness",
-    "contrast",
-    "gamma",
-    "invert",
-    "sharpness",
-    "posterize",
-    "solarize",
-    "auto_contrast",
-    "equalize",
-    "cutout",
-    "random_erasing",
-    "grid_mask",
-    "rand_augment",
-    "trivial_augment",
-];
-const ON_BATCHES: [&str; 3] = ["mixup", "cutmix", "fmix"];
+/// Operations that hold other operations, of which there is no picture.
+const CHOICES: [&str; 3] = [OneOf::NAME, SomeOf::NAME, Sequential::NAME];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
@@ -65,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let pictures = folder.join("docs/pictures");
     let mut overview: Vec<Vec<u8>> = Vec::new();
     let mut batch = Batch::new();
-    for name in ON_IMAGES.into_iter().chain(ON_BATCHES) {
+    for &name in Augmentation::NAMES.iter().filter(|name| !CHOICES.contains(name)) {
         let parameters = match name {
             "alternating_flip" => "",
             // Its defaults change nothing.

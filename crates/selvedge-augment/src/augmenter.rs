@@ -4,22 +4,26 @@ use ndarray::{ArrayView4, Axis};
 use rayon::prelude::*;
 use selvedge_compute::prefetch;
 
-use crate::batch::unlocked;
-use crate::{AugmentError, Augmentation, Batch, BatchTrace, Canvas, DrawnMix, DrawnStep, EpochKey, ImageShape, Stream};
+use crate::augmentation::{Augmentation, validate_chain};
+use crate::batch::{Batch, unlocked};
+use crate::canvas::Canvas;
+use crate::error::AugmentError;
+use crate::operation::DrawnStep;
+use crate::shape::ImageShape;
+use crate::stream::{EpochKey, Stream};
+use crate::trace::{BatchTrace, DrawnMix};
 
-/// Samples that a worker takes at a time: enough to hide the cost of handing them out, few enough to
-/// divide a batch of 128 evenly.
+/// Samples per task: enough to hide the cost of scheduling a task, few enough to divide a batch of 128 evenly.
 const SAMPLES_PER_TASK: usize = 16;
 
-/// Samples of a task between the one that is worked on and the one that is asked for. Images of a shuffled epoch lie anywhere
-/// in a data set that is larger than the caches.
-const IMAGES_AHEAD: usize = 4;
+/// How many samples ahead images are prefetched. Those of a shuffled epoch lie anywhere in a data set that is larger
+/// than the caches.
+const PREFETCH_DISTANCE: usize = 4;
 
-/// The longest side: positions in 1/256 of a pixel then fit the 23 bits that
-/// [`warp`](crate::warp) has for them.
+/// The longest side: positions in 1/256 of a pixel then fit into the 23 bits that `resample.rs` has for them.
 const MAX_SIDE: usize = 16_384;
 
-/// A chain of operations that was checked against the shape of the images.
+/// A chain of operations, checked for images of a shape.
 #[derive(Clone, Debug)]
 pub struct Augmenter {
     ops: Vec<Augmentation>,
@@ -28,10 +32,11 @@ pub struct Augmenter {
 }
 
 impl Augmenter {
-    /// Checks every operation and its parameters.
+    /// Checks the sizes, every operation and its parameters, and that mixing operations come last.
     ///
     /// # Errors
-    /// The first operation that cannot be used, and why.
+    /// [`AugmentError`] for the first operation that cannot be used, or for sides above 16,384, more than 1024 channels
+    /// or more than 256 classes.
     pub fn new(ops: Vec<Augmentation>, shape: ImageShape, classes: usize) -> Result<Augmenter, AugmentError> {
         let ImageShape { height, width, channels } = shape;
         let sizes = [("height", height, MAX_SIDE), ("width", width, MAX_SIDE), ("channels", channels, 1024)];
@@ -40,7 +45,7 @@ impl Augmenter {
                 return Err(AugmentError::Size { what, found, largest });
             }
         }
-        Augmentation::validate_chain(&ops, shape)?;
+        validate_chain(&ops, shape)?;
         Ok(Augmenter { ops, shape, classes })
     }
 
@@ -59,17 +64,17 @@ impl Augmenter {
         self.classes
     }
 
-    /// Fills the batch with the samples at `indices`, each augmented by draws that depend on the key,
-    /// on its index and on the operation's position in the chain alone. An empty chain copies.
+    /// Fills the batch with the samples at `indices` of `images`, `[samples, height, width, channels]`. The draws for a
+    /// sample depend only on the key, on its index and on the operation's position in the chain. An empty chain copies.
     ///
-    /// Operations that mix are then applied to the whole batch, by draws keyed by its first index; where
-    /// one is, `batch.soft` holds the mixed labels.
+    /// Mixing operations are then applied to the whole batch, with draws keyed by its first index. If one mixed it,
+    /// `batch.soft` holds the mixed labels.
     ///
-    /// The work is spread over the threads of the current rayon pool.
+    /// The threads of the current rayon pool share the work.
     ///
     /// # Panics
-    /// Where the images have another shape than the augmenter, images and labels differ in number, an
-    /// index is beyond them, or a label is not below the number of classes when labels are mixed.
+    /// If the images have another shape than the augmenter's, images and labels differ in number, an index is out of
+    /// range, or a label that is mixed is not below the number of classes.
     pub fn fill_batch(
         &self,
         images: ArrayView4<'_, u8>,
@@ -81,9 +86,8 @@ impl Augmenter {
         self.fill_batch_around(images, labels, indices, key, batch, &|task| task());
     }
 
-    /// Fills the batch as [`fill_batch`](Self::fill_batch) does. Each piece of work that one worker does without
-    /// waiting is handed to `around`, which must call it: a profile reads the clock before and after. Mixing, which
-    /// works on the whole batch, is not.
+    /// Does the same as [`fill_batch`](Self::fill_batch), and passes each task of a worker to `around`, which must call
+    /// it: a profile reads the clock before and after. Mixing, which works on the whole batch, is not passed.
     ///
     /// # Panics
     /// As [`fill_batch`](Self::fill_batch).
@@ -105,7 +109,7 @@ impl Augmenter {
                 let worker = rayon::current_thread_index().unwrap_or(0) % canvases.len();
                 let mut canvas = unlocked(canvases[worker].lock());
                 for (number, (to, &index)) in to.chunks_exact_mut(image_len).zip(indices).enumerate() {
-                    if let Some(&later) = indices.get(number + IMAGES_AHEAD)
+                    if let Some(&later) = indices.get(number + PREFETCH_DISTANCE)
                         && let Some(later) = images.index_axis(Axis(0), later as usize).as_slice()
                     {
                         prefetch(later);
@@ -117,8 +121,8 @@ impl Augmenter {
         self.mix(indices, key, batch, &mut None);
     }
 
-    /// Does what [`fill_batch`](Self::fill_batch) does, byte for byte, and tells what was drawn for each
-    /// image and for the batch. It is for looking at: it works on one thread and allocates the texts.
+    /// Fills the batch with the same bytes as [`fill_batch`](Self::fill_batch), and returns what was drawn for each
+    /// image and for the batch. Meant for display: it uses one thread and allocates the descriptions.
     ///
     /// ```
     /// use selvedge_augment::{Augmentation, Augmenter, Batch, EpochKey, ImageShape};
@@ -128,7 +132,7 @@ impl Augmenter {
     /// let images = ndarray::Array4::zeros((3, 2, 2, 1));
     /// let (key, mut batch) = (EpochKey { seed: 1, epoch: 0 }, Batch::new());
     /// let trace = augmenter.fill_batch_traced(images.view(), &[4, 5, 6], &[0, 1, 2], key, &mut batch);
-    /// assert_eq!(trace.steps[1][0].to_string(), "invert (inverted)");
+    /// assert_eq!(trace.steps[1][0].to_string(), "invert (applied)");
     /// assert_eq!((trace.mixes[0].op, trace.mixes[0].partners.len()), ("mixup", 3));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -157,7 +161,7 @@ impl Augmenter {
         trace
     }
 
-    /// Checks what is to be augmented, and makes room for it.
+    /// Checks the images and labels, and sizes the batch.
     fn prepare(&self, images: ArrayView4<'_, u8>, labels: &[u8], indices: &[u32], batch: &mut Batch) {
         let ImageShape { height, width, channels } = self.shape;
         assert_eq!(
@@ -207,11 +211,11 @@ impl Augmenter {
         });
     }
 
-    /// Augments one image as [`fill_batch`](Self::fill_batch) would, and tells what was done to it.
-    /// Operations that mix images are left out.
+    /// Augments one image, `[height, width, channels]`, as [`fill_batch`](Self::fill_batch) augments the sample with
+    /// this index, and returns the operations that were carried out. Mixing operations are skipped.
     ///
     /// # Panics
-    /// Where an image or the canvas has another shape than the augmenter.
+    /// If `image`, `out` or the canvas has another shape than the augmenter's.
     pub fn apply_one(
         &self,
         image: &[u8],

@@ -1,20 +1,20 @@
-//! The buffers of a batch, kept from batch to batch.
+//! A batch of augmented images with its labels, and its buffers.
 
 use std::sync::{Mutex, PoisonError};
 
+use crate::canvas::Canvas;
 use crate::mixing::{MixScratch, Unmixed};
-use crate::{Canvas, ImageShape};
+use crate::shape::ImageShape;
 
-/// What [`Augmenter::fill_batch`](crate::Augmenter::fill_batch) writes. Kept by the caller, it grows to
-/// the largest batch and then allocates nothing.
+/// A batch, written by [`Augmenter::fill_batch`](crate::Augmenter::fill_batch). If the caller keeps it from batch to
+/// batch, it grows to the largest one and then allocates nothing.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// The images, `[samples, height, width, channels]`.
     pub images: Vec<u8>,
-    /// The labels of the images, one each, as they were before any mixing.
+    /// The label of each image, as before any mixing.
     pub labels: Vec<u8>,
-    /// Where images were mixed: the share of every class in each image, `[samples, classes]`, each row
-    /// with sum 1. `None` where every image has its own label alone.
+    /// If images were mixed: the share of every class in each image, `[samples, classes]`; each row has the sum 1.
     pub soft: Option<Vec<f32>>,
     canvases: Vec<Mutex<Canvas>>,
     mixing: MixScratch,
@@ -28,7 +28,7 @@ impl Batch {
         Batch::default()
     }
 
-    /// Images in the batch.
+    /// The number of images.
     pub fn len(&self) -> usize {
         self.labels.len()
     }
@@ -38,7 +38,7 @@ impl Batch {
         self.labels.is_empty()
     }
 
-    /// Makes room for `samples` images, and for a canvas for each of `workers` threads.
+    /// Makes room for `samples` images and for one canvas for each of `workers` threads.
     pub(crate) fn reserve(&mut self, samples: usize, shape: ImageShape, workers: usize) {
         self.images.resize(samples * shape.len(), 0);
         if self.canvases.first_mut().is_some_and(|canvas| unlocked(canvas.get_mut()).shape() != shape) {
@@ -49,14 +49,14 @@ impl Batch {
         }
     }
 
-    /// Takes the soft labels of the last batch away, and keeps their buffer.
+    /// Removes the soft labels of the last batch, and keeps their buffer.
     pub(crate) fn harden(&mut self) {
         if let Some(soft) = self.soft.take() {
             self.spare = soft;
         }
     }
 
-    /// Lends the batch, with a soft label for each image, to be mixed; the soft labels stay where it was.
+    /// Lends the batch, with a soft label for each image, to `mix`; keeps the soft labels if it returns true.
     pub(crate) fn mix(&mut self, shape: ImageShape, classes: usize, mix: impl FnOnce(&mut Unmixed<'_>) -> bool) {
         let mut soft = std::mem::take(&mut self.spare);
         soft.clear();
@@ -79,8 +79,7 @@ impl Batch {
     }
 }
 
-/// A canvas holds nothing that a panic in another thread could leave half done: it is loaded anew for
-/// every image.
+/// Ignores poisoning: every image is loaded anew, so a panic in another thread leaves nothing invalid in a canvas.
 pub(crate) fn unlocked<T>(lock: Result<T, PoisonError<T>>) -> T {
     lock.unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,15 +1,15 @@
-//! From bytes to the numbers that a network takes, for users who have no network that does it.
+//! From bytes to the numbers that a network takes, for networks that do not do it themselves.
 
 use serde::{Deserialize, Serialize};
 
-use crate::AugmentError;
-use crate::error::Check;
+use crate::check::Check;
+use crate::error::AugmentError;
 
 /// Turns bytes into numbers: (v / `max_pixel_value` - mean) / std, for each channel.
 ///
-/// Source: Albumentations `Normalize(mean, std, max_pixel_value=255)`, torchvision `Normalize` after
-/// conversion to floating point. It is no operation of a chain, since its result is no image of bytes;
-/// networks of `selvedge-model` normalize by themselves.
+/// Source: Albumentations `Normalize(mean, std, max_pixel_value=255)`, torchvision `Normalize` after conversion to
+/// floating point. It cannot stand in a chain, since its result is not an image of bytes. Networks of `selvedge-model`
+/// normalize their input themselves.
 ///
 /// ```
 /// use selvedge_augment::Normalize;
@@ -24,11 +24,11 @@ use crate::error::Check;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Normalize {
-    /// The mean of each channel, as a share of the largest value; one for all channels, or one each.
+    /// The mean as a share of `max_pixel_value`: one number for all channels, or one for each.
     pub mean: Vec<f32>,
-    /// The standard deviation of each channel, above 0, likewise.
+    /// The standard deviation as a share of `max_pixel_value`, above 0: one number for all channels, or one for each.
     pub std: Vec<f32>,
-    /// The value that becomes 1 before mean and deviation are applied, above 0.
+    /// The value that becomes 1 before mean and standard deviation are applied, above 0.
     pub max_pixel_value: f32,
 }
 
@@ -39,8 +39,11 @@ impl Default for Normalize {
 }
 
 impl Normalize {
-    /// Refuses a number of means or deviations that does not fit the channels, and values that are
-    /// not finite or cannot be divided by.
+    /// Checks the parameters for images with this number of channels.
+    ///
+    /// # Errors
+    /// [`AugmentError::Parameter`] if the number of means or deviations does not fit the channels, or a value is out of
+    /// range.
     pub fn validate(&self, channels: usize) -> Result<(), AugmentError> {
         let check = Check { op: "normalize" };
         for (name, values) in [("mean", &self.mean), ("std", &self.std)] {
@@ -54,10 +57,10 @@ impl Normalize {
         check.number("max_pixel_value", self.max_pixel_value, 1e-6..=1e6)
     }
 
-    /// Writes the numbers of images whose channels come last.
+    /// Writes the numbers for images, `[.., channels]`.
     ///
     /// # Panics
-    /// Where `numbers` is not as long as `images`.
+    /// If `numbers` is not as long as `images`.
     pub fn apply(&self, images: &[u8], numbers: &mut [f32]) {
         assert_eq!(images.len(), numbers.len(), "one number for each byte is needed");
         let channels = self.mean.len().max(self.std.len());

@@ -1,14 +1,12 @@
-//! The kinds of parameters that operations share, and how a recipe writes them.
+//! The kinds of parameters that operations share, and how recipes write them.
 
 use std::fmt::{self, Display};
 
 use serde::{Deserialize, Serialize};
 
-use crate::Stream;
+use crate::stream::Stream;
 
-/// A range `[low, high]` that a value is drawn from, both ends included for whole numbers.
-///
-/// A recipe writes it as a pair.
+/// A range that a value is drawn from; for whole numbers it includes both ends. Recipes write `[low, high]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "[T; 2]", into = "[T; 2]")]
 pub struct Span<T: Copy> {
@@ -37,19 +35,19 @@ impl<T: Copy + Display> Display for Span<T> {
 }
 
 impl Span<f32> {
-    /// Uniform between the ends.
+    /// Draws uniformly.
     pub(crate) fn draw(self, rng: &mut Stream) -> f32 {
         rng.between(self.low, self.high)
     }
 
-    /// Uniform in the logarithm, as the ratio of two sides is drawn.
+    /// Draws log-uniformly, as aspect ratios are drawn.
     pub(crate) fn draw_logarithmic(self, rng: &mut Stream) -> f32 {
         rng.between(self.low.ln(), self.high.ln()).exp()
     }
 }
 
-/// A range around 0 (or around 1 for factors): a recipe writes `[low, high]`, or one number `x` for
-/// `[-x, x]`, as Albumentations and torchvision do.
+/// A range around 0: recipes write `[low, high]`, or one number `x` for `[-x, x]`, as in Albumentations and
+/// torchvision.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Symmetric", into = "[f32; 2]")]
 pub struct Limit(pub Span<f32>);
@@ -83,8 +81,7 @@ impl Limit {
     }
 }
 
-/// A range of whole numbers, both ends included: a recipe writes `[low, high]`, or one number for
-/// always this.
+/// A range of whole numbers, both ends included: recipes write `[low, high]`, or one number for a fixed value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "ExactlyOrSpan", into = "[u16; 2]")]
 pub struct Whole(pub Span<u16>);
@@ -112,18 +109,18 @@ impl From<Whole> for [u16; 2] {
 }
 
 impl Whole {
-    /// Always this value.
+    /// A fixed value.
     pub const fn exactly(value: u16) -> Whole {
         Whole(Span { low: value, high: value })
     }
 
-    /// Uniform from end to end.
+    /// Draws uniformly.
     pub(crate) fn draw(self, rng: &mut Stream) -> u16 {
         rng.whole(i32::from(self.0.low), i32::from(self.0.high)) as u16
     }
 }
 
-/// A value for each axis: a recipe writes `[vertical, horizontal]`, or one number for both.
+/// A value for each axis: recipes write `[vertical, horizontal]`, or one number for both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "OneOrTwo", into = "[u16; 2]")]
 pub struct PerAxis {
@@ -168,25 +165,25 @@ impl Display for PerAxis {
     }
 }
 
-/// What stands beyond the edge of an image.
+/// How an image is continued beyond its edges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Padding {
-    /// The operation's `fill` value, 0 unless stated: `000|abcd|000`.
+    /// With the operation's `fill` value, 0 by default: `000|abcd|000`.
     #[default]
     #[serde(alias = "constant")]
     Zero,
-    /// The mirrored image, its outermost pixel not repeated: `dcb|abcd|cba`.
+    /// With the mirrored image, without repeating the outermost pixel: `dcb|abcd|cba`.
     Reflect,
-    /// The mirrored image, its outermost pixel repeated: `cba|abcd|dcb`.
+    /// With the mirrored image, repeating the outermost pixel: `cba|abcd|dcb`.
     Symmetric,
-    /// The outermost pixel: `aaa|abcd|ddd`.
+    /// With the outermost pixel: `aaa|abcd|ddd`.
     #[serde(alias = "replicate", alias = "nearest")]
     Edge,
 }
 
 impl Padding {
-    /// The position inside `0..len` whose pixel stands at `position`; `None` for the fill value.
+    /// The position inside `0..len` of the pixel that appears at `position`; `None` for the fill value.
     #[inline]
     pub(crate) fn source(self, position: isize, len: usize) -> Option<usize> {
         if position >= 0 && (position as usize) < len {
@@ -209,13 +206,13 @@ impl Padding {
     }
 }
 
-/// What a masked region is filled with: a recipe writes a number from 0 to 255, `"random"` or `"mean"`.
+/// The fill of a masked region: recipes write a number from 0 to 255, `"random"` or `"mean"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "expected a number from 0 to 255, \"random\" or \"mean\"")]
 pub enum Fill {
     /// One value for every pixel and channel.
     Value(u8),
-    /// Something drawn or computed.
+    /// A random fill or the mean.
     Named(NamedFill),
 }
 
@@ -223,7 +220,7 @@ pub enum Fill {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NamedFill {
-    /// Every byte drawn anew, uniform from 0 to 255.
+    /// Random bytes, uniform from 0 to 255.
     Random,
     /// The mean of each channel of the image.
     Mean,

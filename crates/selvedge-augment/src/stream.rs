@@ -1,20 +1,19 @@
-//! Random numbers that depend on (seed, epoch, sample, position in the chain) and on nothing else.
+//! Random numbers that depend only on (seed, epoch, sample, position in the chain).
 //!
-//! Every operation of every sample has its own [`Stream`], so that the numbers an image gets do not
-//! depend on the number of threads, on the batch size, or on the order of the samples, and an
-//! operation added to a chain does not change what the operations before it draw.
+//! Every operation on every sample has its own [`Stream`]. The numbers for an image therefore do not depend on the
+//! number of threads, on the batch size, or on the order of the samples, and appending an operation to a chain does not
+//! change the draws of the operations before it.
 //!
-//! The generator is SplitMix (Steele, Lea and Flood, "Fast splittable pseudorandom number
-//! generators", OOPSLA 2014): a 64-bit counter that advances by an odd increment, hashed by Stafford's
-//! mix 13. Counter and increment both come from the key, so two streams share neither. A cipher such
-//! as ChaCha8 would need a new block for every operation: `cargo bench -p selvedge-augment --bench
-//! stream` measures both (README, "Random numbers").
+//! The generator is SplitMix (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014): a
+//! 64-bit counter that advances by an odd increment, hashed by Stafford's mix 13. Counter and increment both come from
+//! the key, so two streams share neither. A cipher such as ChaCha8 would compute a new block for every operation:
+//! `cargo bench -p selvedge-augment --bench stream` measures both (README, "Random numbers").
 
 use std::convert::Infallible;
 
 use rand::TryRng;
 
-/// What an epoch's draws are keyed by.
+/// The key of an epoch's draws.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EpochKey {
     /// The seed of the run.
@@ -39,9 +38,8 @@ const fn absorb(key: u64, word: u64) -> u64 {
 
 /// A stream of random numbers with a key of its own.
 ///
-/// It implements [`rand::Rng`] through [`TryRng`], so that the distributions of `rand_distr` can draw
-/// from it; the draws that operations use most are methods of its own, whose values no update of
-/// another crate can change.
+/// It implements [`rand::Rng`] through [`TryRng`], so that the distributions of `rand_distr` can draw from it. The
+/// draws that operations use most are its own methods, so that no update of another crate can change their values.
 ///
 /// ```
 /// use selvedge_augment::{EpochKey, Stream};
@@ -61,13 +59,13 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// The stream of one sample (its index in the data set) in one epoch.
+    /// The stream of one sample, given by its index in the data set, in one epoch.
     pub fn for_sample(key: EpochKey, sample: u32) -> Stream {
         let lineage = absorb(absorb(GOLDEN, key.seed), u64::from(sample));
         Stream::keyed(lineage, key.epoch)
     }
 
-    /// A stream whose numbers depend on 64 drawn bits, to be generated where they are needed.
+    /// A stream keyed by 64 drawn bits, for noise that is generated where it is used.
     pub fn from_bits(bits: u64) -> Stream {
         Stream::keyed(bits, 0)
     }
@@ -77,8 +75,7 @@ impl Stream {
         Stream { state, increment: mix(state ^ GOLDEN) | 1, lineage, epoch }
     }
 
-    /// The stream of the `position`-th operation below this one; it does not depend on how much was
-    /// drawn from this stream before.
+    /// The stream of the operation at `position` in a list. It does not depend on the draws from this stream so far.
     pub fn fork(&self, position: usize) -> Stream {
         Stream::keyed(absorb(self.lineage, position as u64), self.epoch)
     }
@@ -100,13 +97,13 @@ impl Stream {
         mix(self.state)
     }
 
-    /// Uniform in `[0, 1)`, a multiple of 2⁻²⁴.
+    /// A number uniform in `[0, 1)`, a multiple of 2⁻²⁴.
     #[inline]
     pub fn unit(&mut self) -> f32 {
         (self.bits() >> 40) as f32 * (1.0 / (1u64 << 24) as f32)
     }
 
-    /// Uniform between `low` and `high`; `low` itself where they are equal.
+    /// A number uniform in `[low, high)`; `low` if they are equal.
     #[inline]
     pub fn between(&mut self, low: f32, high: f32) -> f32 {
         low + (high - low) * self.unit()
@@ -115,7 +112,7 @@ impl Stream {
     /// A whole number, uniform in `0..count`. The bias is below `count` / 2⁶⁴.
     ///
     /// # Panics
-    /// In debug builds where `count` is 0.
+    /// In debug builds, if `count` is 0.
     #[inline]
     pub fn below(&mut self, count: usize) -> usize {
         debug_assert!(count > 0, "below(0): there is nothing to draw from");
@@ -123,6 +120,9 @@ impl Stream {
     }
 
     /// A whole number, uniform in `low..=high`.
+    ///
+    /// # Panics
+    /// In debug builds, if `low > high`.
     #[inline]
     pub fn whole(&mut self, low: i32, high: i32) -> i32 {
         debug_assert!(low <= high, "whole({low}, {high}): an empty range");
@@ -130,14 +130,13 @@ impl Stream {
         (i64::from(low) + self.below(count) as i64) as i32
     }
 
-    /// True with this probability: never at 0, always at 1.
+    /// True with this probability: never for 0, always for 1.
     #[inline]
     pub fn chance(&mut self, probability: f32) -> bool {
         self.unit() < probability
     }
 
-    /// The next `N` times 64 bits, those that [`bits`](Self::bits) would give, each from a counter of its own, so that
-    /// vectors can hash them side by side.
+    /// The next `N` results of [`bits`](Self::bits), computed independently, so that the compiler can vectorise them.
     #[inline(always)]
     pub(crate) fn words<const N: usize>(&mut self) -> [u64; N] {
         let mut words = [0; N];
@@ -148,7 +147,7 @@ impl Stream {
         words
     }
 
-    /// Random bytes.
+    /// Fills a slice with random bytes.
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(8) {
             chunk.copy_from_slice(&self.bits().to_le_bytes()[..chunk.len()]);

@@ -1,14 +1,13 @@
-//! What was drawn for a batch, to be shown to a person.
+//! What was drawn for a batch, for display.
 
-use crate::DrawnStep;
+use crate::operation::DrawnStep;
 
-/// What [`Augmenter::fill_batch_traced`](crate::Augmenter::fill_batch_traced) did to a batch.
+/// What was drawn for a batch, returned by [`Augmenter::fill_batch_traced`](crate::Augmenter::fill_batch_traced).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct BatchTrace {
-    /// For each image of the batch, the operations that were carried out on it, in their order; those
-    /// that were not drawn are left out.
+    /// For each image of the batch, the operations that were carried out on it, in order.
     pub steps: Vec<Vec<DrawnStep>>,
-    /// The operations that mixed the batch, in their order.
+    /// The operations that mixed the batch, in order.
     pub mixes: Vec<DrawnMix>,
 }
 
@@ -17,11 +16,10 @@ pub struct BatchTrace {
 pub struct DrawnMix {
     /// The operation, as recipes name it.
     pub op: &'static str,
-    /// The drawn parameters, to be read by a person.
+    /// The drawn parameters, for a person to read.
     pub parameters: String,
-    /// The share of each image, and of its label, that stays its own, from 0 to 1.
+    /// The share that each image keeps of its own pixels and label, from 0 to 1.
     pub own_share: f32,
-    /// For each image of the batch, the position in the batch of the one it was mixed with; an image
-    /// may be its own partner.
+    /// For each image of the batch, the position of its partner in the batch; an image may be its own partner.
     pub partners: Vec<u32>,
 }

@@ -1,18 +1,18 @@
-//! Loops in the widest vectors of the processor.
+//! Loops compiled for the widest vectors of the processor.
 //!
-//! A compiler vectorises with what every x86-64 has, SSE2, unless a function is compiled for more. The loops of this
-//! crate are plain Rust; [`Vectors::run`] has them compiled once for each instruction set that
-//! [`selvedge_compute`] knows, and enters those for the processor at hand. Nothing is fused or added in another order
-//! by that, so the results are the same in every bit.
+//! The compiler vectorises for the baseline of the target, such as SSE2 on x86-64, unless a function enables more. The
+//! loops of this crate are plain Rust; [`Vectors::run`] compiles them once for each instruction set that
+//! [`selvedge_compute`] supports and calls those for the processor at hand. This neither fuses nor reorders
+//! floating-point operations, so all instruction sets give the same bits.
 
 use selvedge_compute::Cpu;
 use selvedge_compute::simd::{Kernel, Simd, dispatch};
 
-/// Numbers that a loop takes at a time: as many as the widest vectors have 16-bit lanes.
+/// Elements per iteration of a loop: the number of 16-bit lanes of the widest vectors.
 pub(crate) const GROUP: usize = 32;
 
-/// As many numbers as a loop takes at a time, on whole cache lines: a vector that lies on two takes twice as long to
-/// read or write.
+/// The elements of one iteration, aligned to cache lines: a vector that spans two lines takes twice as long to load or
+/// store.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
 pub(crate) struct Group<T>(pub(crate) [T; GROUP]);
@@ -28,8 +28,8 @@ impl<T: Copy + Default> Default for Group<T> {
 pub(crate) struct Vectors(Cpu);
 
 impl Default for Vectors {
-    /// What selvedge-compute uses. Where the environment asks it for something impossible, which it refuses itself,
-    /// the least: results are the same.
+    /// The instruction set that selvedge-compute uses, or its lowest if the environment asks for one that the machine
+    /// lacks: selvedge-compute reports that error, and the results are the same.
     fn default() -> Vectors {
         Vectors(Cpu::detect().unwrap_or_else(|_| Cpu::all()[0]))
     }
@@ -42,8 +42,8 @@ impl Vectors {
         Cpu::all().into_iter().map(Vectors)
     }
 
-    /// Does the work, in functions of the instruction set. The closure, and what it calls in its loops, must be
-    /// `#[inline(always)]`, or it stays outside of them.
+    /// Calls `work` in a function compiled for the instruction set. The closure, and the functions that its loops call,
+    /// must be `#[inline(always)]`; otherwise they are compiled for the baseline.
     #[inline]
     pub(crate) fn run<R>(self, work: impl FnOnce() -> R) -> R {
         struct Work<F>(F);

@@ -1,11 +1,13 @@
-//! Mirror images: by chance, and by turns.
+//! Mirror images: with a probability, or in every second epoch.
 
 use std::fmt::{self, Display};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Check;
-use crate::{AugmentError, Canvas, ImageShape, Stream, Transform};
+use crate::canvas::Canvas;
+use crate::operation::{FixedTransform, Operation, Transform};
+use crate::shape::ImageShape;
+use crate::stream::Stream;
 
 /// Mirrors left and right.
 ///
@@ -27,20 +29,15 @@ pub struct VerticalFlip {
     pub p: f32,
 }
 
-/// Mirrors left and right in every second epoch: in the first epoch by chance, one half of the
-/// samples, in the second the other half, and so on by turns, so that within two epochs every sample
-/// is seen both ways.
+/// Mirrors left and right in every second epoch. A random half of the samples is mirrored in even epochs, the other
+/// half in odd ones, so that two consecutive epochs show every sample both ways.
 ///
 /// Source: K. Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024 (airbench), section 3.3.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AlternatingFlip {}
 
-/// That the image was mirrored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Flipped;
-
-/// Whether it is this sample's turn to be mirrored.
+/// Whether the sample is mirrored in this epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AlternatingFlipDrawn(pub bool);
 
@@ -56,56 +53,32 @@ impl Default for VerticalFlip {
     }
 }
 
-impl Display for Flipped {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("flipped")
-    }
-}
-
 impl Display for AlternatingFlipDrawn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0 { "flipped" } else { "as it is" })
+        f.write_str(if self.0 { "mirrored" } else { "unchanged" })
     }
 }
 
-impl Transform for HorizontalFlip {
-    type Drawn = Flipped;
-    const NAME: &'static str = "horizontal_flip";
-
+impl Operation for HorizontalFlip {
     fn probability(&self) -> f32 {
         self.p
     }
+}
 
-    fn validate(&self, _shape: ImageShape) -> Result<(), AugmentError> {
-        Check { op: Self::NAME }.probability(self.p)
-    }
-
-    fn draw(&self, _rng: &mut Stream, _shape: ImageShape) -> Flipped {
-        Flipped
-    }
-
-    fn apply(&self, _drawn: &Flipped, canvas: &mut Canvas) {
+impl FixedTransform for HorizontalFlip {
+    fn change(&self, canvas: &mut Canvas) {
         mirror(canvas);
     }
 }
 
-impl Transform for VerticalFlip {
-    type Drawn = Flipped;
-    const NAME: &'static str = "vertical_flip";
-
+impl Operation for VerticalFlip {
     fn probability(&self) -> f32 {
         self.p
     }
+}
 
-    fn validate(&self, _shape: ImageShape) -> Result<(), AugmentError> {
-        Check { op: Self::NAME }.probability(self.p)
-    }
-
-    fn draw(&self, _rng: &mut Stream, _shape: ImageShape) -> Flipped {
-        Flipped
-    }
-
-    fn apply(&self, _drawn: &Flipped, canvas: &mut Canvas) {
+impl FixedTransform for VerticalFlip {
+    fn change(&self, canvas: &mut Canvas) {
         let row = canvas.shape().row_len();
         canvas.redraw(|old, new| {
             for (to, from) in new.chunks_exact_mut(row).zip(old.chunks_exact(row).rev()) {
@@ -115,19 +88,16 @@ impl Transform for VerticalFlip {
     }
 }
 
-impl Transform for AlternatingFlip {
-    type Drawn = AlternatingFlipDrawn;
-    const NAME: &'static str = "alternating_flip";
-
+impl Operation for AlternatingFlip {
     fn probability(&self) -> f32 {
         1.0
     }
+}
 
-    fn validate(&self, _shape: ImageShape) -> Result<(), AugmentError> {
-        Ok(())
-    }
+impl Transform for AlternatingFlip {
+    type Drawn = AlternatingFlipDrawn;
 
-    fn draw(&self, rng: &mut Stream, _shape: ImageShape) -> AlternatingFlipDrawn {
+    fn draw(&self, rng: &mut Stream, _: ImageShape) -> AlternatingFlipDrawn {
         AlternatingFlipDrawn((rng.lasting_bits() ^ rng.epoch()) & 1 == 1)
     }
 
@@ -139,7 +109,7 @@ impl Transform for AlternatingFlip {
 }
 
 /// Reverses the pixels of every row.
-pub(crate) fn mirror(canvas: &mut Canvas) {
+fn mirror(canvas: &mut Canvas) {
     let shape = canvas.shape();
     let row = shape.row_len();
     canvas.redraw(|old, new| {
@@ -157,8 +127,8 @@ pub(crate) fn mirror(canvas: &mut Canvas) {
     });
 }
 
-/// Eight bytes at a time: without SSSE3, which portable code cannot assume, a byte swap of a word is
-/// the fastest way to reverse bytes.
+/// Reverses eight bytes at a time: without SSSE3, which portable code cannot assume, a byte swap of a word is the
+/// fastest way.
 fn reverse_bytes(to: &mut [u8], from: &[u8]) {
     let (words, rest) = from.as_chunks::<8>();
     let (to_rest, to_words) = to.as_rchunks_mut::<8>();
@@ -173,7 +143,7 @@ fn reverse_bytes(to: &mut [u8], from: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::EpochKey;
+    use crate::stream::EpochKey;
 
     fn canvas(height: usize, width: usize, channels: usize) -> Canvas {
         let shape = ImageShape { height, width, channels };
@@ -189,7 +159,7 @@ mod tests {
         {
             let mut canvas = canvas(height, width, channels);
             let before = canvas.image().to_vec();
-            HorizontalFlip::default().apply(&Flipped, &mut canvas);
+            HorizontalFlip::default().change(&mut canvas);
             for y in 0..height {
                 for x in 0..width {
                     for c in 0..channels {
@@ -205,7 +175,7 @@ mod tests {
     fn a_vertical_flip_reverses_the_order_of_rows() {
         let mut canvas = canvas(3, 2, 1);
         canvas.load(&[1, 2, 3, 4, 5, 6]);
-        VerticalFlip::default().apply(&Flipped, &mut canvas);
+        VerticalFlip::default().change(&mut canvas);
         assert_eq!(canvas.image(), [5, 6, 3, 4, 1, 2]);
     }
 

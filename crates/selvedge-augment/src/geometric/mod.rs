@@ -1,9 +1,9 @@
-//! Operations that move whole pixels: flips, quarter turns, shifts and crops. All are exact.
+//! Operations that move whole pixels: flips, rotations by 90°, shifts and crops. All are exact.
 
 mod flip;
+mod rotate90;
 mod translate;
-mod turn;
 
-pub use flip::{AlternatingFlip, AlternatingFlipDrawn, Flipped, HorizontalFlip, VerticalFlip};
+pub use flip::{AlternatingFlip, AlternatingFlipDrawn, HorizontalFlip, VerticalFlip};
+pub use rotate90::{RandomRotate90, Rotate90Drawn, Transpose};
 pub use translate::{RandomCrop, Translate, TranslateDrawn};
-pub use turn::{QuarterTurns, RandomRotate90, Transpose, Transposed};

@@ -1,48 +1,51 @@
-//! Shifts by whole pixels, and their other name: a crop of the padded image.
+//! Shifts by whole pixels, also in the form of a crop of the padded image.
 
 use std::fmt::{self, Display};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Check;
+use crate::canvas::Canvas;
+use crate::check::Check;
+use crate::error::AugmentError;
+use crate::operation::{Operation, Transform};
 use crate::parameter::{Padding, PerAxis};
-use crate::{AugmentError, Canvas, ImageShape, Stream, Transform};
+use crate::shape::ImageShape;
+use crate::stream::Stream;
 
 /// Shifts by whole pixels, uniform from `-max` to `max` along each axis.
 ///
-/// Source: K. Jordan's airbench (`translate`, there with reflected borders); also written `shift`.
+/// Source: K. Jordan's airbench (`translate`, there with reflected borders). Recipes may also write `shift`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Translate {
     /// The largest shift in pixels, one number or `[vertical, horizontal]`, each smaller than the side.
     pub max: PerAxis,
-    /// What comes in from beyond the edge.
+    /// How the image is continued beyond its edges.
     pub padding: Padding,
-    /// The value that zero padding brings in, from 0 to 255.
+    /// The value of zero padding, from 0 to 255.
     pub fill: u8,
     /// The probability, from 0 to 1.
     pub p: f32,
 }
 
-/// Pads the image on all sides and cuts a window of the image's own size out of it, at a position
-/// drawn uniformly.
+/// Pads the image on all sides and crops it to its own size, at a position drawn uniformly.
 ///
-/// Source: torchvision `RandomCrop(size, padding, padding_mode)` with the size of the images, the
-/// usual training on CIFAR and Fashion-MNIST (padding 4).
+/// Source: torchvision `RandomCrop(size, padding, padding_mode)` with the size of the images, the usual augmentation
+/// for CIFAR and Fashion-MNIST (padding 4).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RandomCrop {
     /// Pixels added on each side, one number or `[vertical, horizontal]`, each smaller than the side.
     pub padding: PerAxis,
-    /// What the added pixels are.
+    /// How the image is continued beyond its edges.
     pub padding_mode: Padding,
-    /// The value that zero padding has, from 0 to 255.
+    /// The value of zero padding, from 0 to 255.
     pub fill: u8,
     /// The probability, from 0 to 1.
     pub p: f32,
 }
 
-/// By how many pixels the image moves down and to the right.
+/// The shift in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TranslateDrawn {
     /// Rows, positive downwards.
@@ -69,21 +72,20 @@ impl Display for TranslateDrawn {
     }
 }
 
-impl Transform for Translate {
-    type Drawn = TranslateDrawn;
-    const NAME: &'static str = "translate";
-
+impl Operation for Translate {
     fn probability(&self) -> f32 {
         self.p
     }
 
-    fn validate(&self, shape: ImageShape) -> Result<(), AugmentError> {
-        let check = Check { op: Self::NAME };
-        check.probability(self.p)?;
+    fn check(&self, check: Check, shape: ImageShape) -> Result<(), AugmentError> {
         check_reach(check, "max", self.max, shape)
     }
+}
 
-    fn draw(&self, rng: &mut Stream, _shape: ImageShape) -> TranslateDrawn {
+impl Transform for Translate {
+    type Drawn = TranslateDrawn;
+
+    fn draw(&self, rng: &mut Stream, _: ImageShape) -> TranslateDrawn {
         draw_shift(self.max, rng)
     }
 
@@ -92,21 +94,20 @@ impl Transform for Translate {
     }
 }
 
-impl Transform for RandomCrop {
-    type Drawn = TranslateDrawn;
-    const NAME: &'static str = "random_crop";
-
+impl Operation for RandomCrop {
     fn probability(&self) -> f32 {
         self.p
     }
 
-    fn validate(&self, shape: ImageShape) -> Result<(), AugmentError> {
-        let check = Check { op: Self::NAME };
-        check.probability(self.p)?;
+    fn check(&self, check: Check, shape: ImageShape) -> Result<(), AugmentError> {
         check_reach(check, "padding", self.padding, shape)
     }
+}
 
-    fn draw(&self, rng: &mut Stream, _shape: ImageShape) -> TranslateDrawn {
+impl Transform for RandomCrop {
+    type Drawn = TranslateDrawn;
+
+    fn draw(&self, rng: &mut Stream, _: ImageShape) -> TranslateDrawn {
         draw_shift(self.padding, rng)
     }
 
@@ -143,7 +144,7 @@ fn shift(canvas: &mut Canvas, TranslateDrawn { dy, dx }: TranslateDrawn, padding
     });
 }
 
-/// One copy moves all pixels at once; what it wraps around from row to row is then overwritten.
+/// One copy moves all pixels at once; the pixels that wrap around from row to row are then overwritten.
 fn shift_filled(old: &[u8], new: &mut [u8], shape: ImageShape, dy: isize, dx: isize, fill: u8) {
     let row = shape.row_len();
     if dy.unsigned_abs() >= shape.height || dx.unsigned_abs() >= shape.width {
@@ -163,7 +164,7 @@ fn shift_filled(old: &[u8], new: &mut [u8], shape: ImageShape, dy: isize, dx: is
     let columns = dx.unsigned_abs() * shape.channels;
     for line in new.chunks_exact_mut(row) {
         let exposed = if dx >= 0 { &mut line[..columns] } else { &mut line[row - columns..] };
-        // A loop, since a call of memset for two bytes in each row costs more than the rest.
+        // A loop, since a call of memset for two bytes in each row takes longer than all the rest.
         for value in exposed {
             *value = fill;
         }
@@ -195,7 +196,7 @@ fn shift_padded(old: &[u8], new: &mut [u8], shape: ImageShape, dy: isize, dx: is
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::EpochKey;
+    use crate::stream::EpochKey;
 
     /// The definition, pixel by pixel.
     fn reference(old: &[u8], shape: ImageShape, dy: isize, dx: isize, padding: Padding, fill: u8) -> Vec<u8> {

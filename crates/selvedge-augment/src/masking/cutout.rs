@@ -1,25 +1,29 @@
-//! Cutout: a square of fixed size is covered.
+//! Cutout covers a square of fixed size.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Region, cover};
-use crate::error::Check;
+use crate::canvas::Canvas;
+use crate::check::Check;
+use crate::error::AugmentError;
+use crate::operation::{Operation, Transform};
 use crate::parameter::Fill;
-use crate::{AugmentError, Canvas, ImageShape, Stream, Transform};
+use crate::shape::ImageShape;
+use crate::stream::Stream;
 
 /// Covers a square.
 ///
 /// Source: DeVries and Taylor, "Improved regularization of convolutional neural networks with Cutout",
-/// arXiv 1708.04552. There the square's centre is any pixel, so that at the edges it is clipped
-/// (`mode = "clipped"`); `mode = "inside"` places it fully inside, as airbench does.
+/// arXiv 1708.04552. There the centre of the square is any pixel, and the square is clipped at the edges
+/// (`mode = "clipped"`); `mode = "inside"` places all of it inside the image, as airbench does.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Cutout {
     /// The square's side in pixels, from 1 to the smaller side of the image.
     pub size: usize,
-    /// Whether the square may reach over the edge.
+    /// Whether the square may extend beyond the edge.
     pub mode: CutoutMode,
-    /// What the square is filled with.
+    /// The fill of the square.
     pub fill: Fill,
     /// The probability, from 0 to 1.
     pub p: f32,
@@ -29,7 +33,7 @@ pub struct Cutout {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CutoutMode {
-    /// Its centre is any pixel; what lies beyond the edge is lost.
+    /// Its centre is any pixel; the part beyond the edge is clipped.
     #[default]
     Clipped,
     /// All of it lies inside the image.
@@ -42,19 +46,18 @@ impl Default for Cutout {
     }
 }
 
-impl Transform for Cutout {
-    type Drawn = Region;
-    const NAME: &'static str = "cutout";
-
+impl Operation for Cutout {
     fn probability(&self) -> f32 {
         self.p
     }
 
-    fn validate(&self, shape: ImageShape) -> Result<(), AugmentError> {
-        let check = Check { op: Self::NAME };
-        check.probability(self.p)?;
+    fn check(&self, check: Check, shape: ImageShape) -> Result<(), AugmentError> {
         check.number("size", self.size, 1..=shape.height.min(shape.width))
     }
+}
+
+impl Transform for Cutout {
+    type Drawn = Region;
 
     fn draw(&self, rng: &mut Stream, shape: ImageShape) -> Region {
         let mut place = |len: usize| match self.mode {
@@ -77,7 +80,7 @@ impl Transform for Cutout {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::EpochKey;
+    use crate::stream::EpochKey;
 
     const SHAPE: ImageShape = ImageShape { height: 10, width: 12, channels: 1 };
 

@@ -1,27 +1,30 @@
-//! Random erasing: a rectangle of random area and shape is covered.
+//! Random erasing covers a rectangle of random area and aspect ratio.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Region, cover};
-use crate::error::Check;
+use crate::canvas::Canvas;
+use crate::check::Check;
+use crate::error::AugmentError;
+use crate::operation::{Operation, Transform};
 use crate::parameter::{Fill, Span};
-use crate::{AugmentError, Canvas, ImageShape, Stream, Transform};
+use crate::shape::ImageShape;
+use crate::stream::Stream;
 
-/// Covers a rectangle whose area is uniform in `area` and whose height over width is uniform in the
-/// logarithm in `ratio`.
+/// Covers a rectangle with an area drawn uniformly from `area` and an aspect ratio drawn log-uniformly from `ratio`.
 ///
-/// Source: Zhong et al., "Random erasing data augmentation", arXiv 1708.04896; drawn as torchvision's
-/// `RandomErasing(p, scale, ratio, value)` does, with its defaults: ten tries to find a rectangle that
-/// is smaller than the image in both directions, and nothing covered when none is found.
+/// Source: Zhong et al., "Random erasing data augmentation", arXiv 1708.04896; drawn as by torchvision's
+/// `RandomErasing(p, scale, ratio, value)`, with its defaults: up to ten tries to find a rectangle that is smaller than
+/// the image along both axes. If none is found, nothing is covered.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RandomErasing {
-    /// Range of the covered share of the image, within 0 to 1; also written `scale`.
+    /// The covered share of the image, from 0 to 1. Recipes may also write `scale`.
     #[serde(alias = "scale")]
     pub area: Span<f32>,
-    /// Range of height over width, from 0.01 to 100.
+    /// Height divided by width, from 0.01 to 100.
     pub ratio: Span<f32>,
-    /// What the rectangle is filled with; also written `value`.
+    /// The fill of the rectangle. Recipes may also write `value`.
     #[serde(alias = "value")]
     pub fill: Fill,
     /// The probability, from 0 to 1.
@@ -39,20 +42,19 @@ impl Default for RandomErasing {
     }
 }
 
-impl Transform for RandomErasing {
-    type Drawn = Region;
-    const NAME: &'static str = "random_erasing";
-
+impl Operation for RandomErasing {
     fn probability(&self) -> f32 {
         self.p
     }
 
-    fn validate(&self, _shape: ImageShape) -> Result<(), AugmentError> {
-        let check = Check { op: Self::NAME };
-        check.probability(self.p)?;
+    fn check(&self, check: Check, _: ImageShape) -> Result<(), AugmentError> {
         check.span("area", self.area, 0.0..=1.0)?;
         check.span("ratio", self.ratio, 0.01..=100.0)
     }
+}
+
+impl Transform for RandomErasing {
+    type Drawn = Region;
 
     fn draw(&self, rng: &mut Stream, shape: ImageShape) -> Region {
         for _ in 0..10 {
@@ -77,8 +79,8 @@ impl Transform for RandomErasing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::EpochKey;
     use crate::parameter::NamedFill;
+    use crate::stream::EpochKey;
 
     const SHAPE: ImageShape = ImageShape { height: 28, width: 28, channels: 1 };
 
@@ -95,8 +97,8 @@ mod tests {
             logarithms += (region.height as f64 / region.width as f64).ln();
             count += 1.0;
         }
-        // Large rectangles of extreme ratio are drawn again, hence a little below the middle, 0.21;
-        // the mean logarithm of the ratio is 0 but for (ln 0.3 + ln 3.3) / 2 = -0.005.
+        // Large rectangles of extreme ratio are drawn again, hence a mean slightly below the middle, 0.21; the mean
+        // logarithm of the ratio is (ln 0.3 + ln 3.3) / 2 = -0.005.
         assert!((0.195..0.21).contains(&(areas / count)), "{}", areas / count);
         assert!((logarithms / count).abs() < 0.03, "{}", logarithms / count);
     }
@@ -127,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recipe_writes_it_as_python_does() {
+    fn recipes_write_it_as_python_does() {
         let text = "p = 0.5\narea = [0.02, 0.4]\nratio = [0.3, 3.3]\nfill = \"random\"";
         let erasing: RandomErasing = toml::from_str(text).unwrap();
         assert_eq!(erasing.fill, Fill::Named(NamedFill::Random));

@@ -1,33 +1,37 @@
-//! GridMask: squares at equal distances are covered.
+//! GridMask covers a regular grid of squares.
 
 use std::fmt::{self, Display};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Region, cover};
-use crate::error::Check;
+use crate::canvas::Canvas;
+use crate::check::Check;
+use crate::error::AugmentError;
+use crate::operation::{Operation, Transform};
 use crate::parameter::{Fill, NamedFill, Span, Whole};
-use crate::{AugmentError, Canvas, ImageShape, Stream, Transform};
+use crate::shape::ImageShape;
+use crate::stream::Stream;
 
-/// Covers a grid of squares whose distance and position are random.
+/// Covers a grid of squares of random spacing and position.
 ///
-/// Source: Chen et al., "GridMask data augmentation", arXiv 2001.04086, without its rotation: a unit of
-/// `unit` pixels, drawn uniformly, is repeated over the image from a random offset; in each unit a
-/// square is covered, and `ratio` of the unit's side is kept between the squares.
+/// Source: Chen et al., "GridMask data augmentation", arXiv 2001.04086, without its rotation: a unit with a side drawn
+/// uniformly from `unit` is repeated over the image from a random offset. In each unit a square is covered, and a share
+/// `ratio` of the unit's side is kept between squares.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GridMask {
     /// The side of a unit in pixels, one number or `[low, high]`, from 2 to 4096.
     pub unit: Whole,
-    /// The share of a unit's side that is kept, from 0 to 1; at least one pixel is kept and covered.
+    /// The share of a unit's side that is kept, from 0 to 1; at least one pixel is kept and one covered.
     pub ratio: f32,
-    /// What the squares are filled with.
+    /// The fill of the squares.
     pub fill: Fill,
     /// The probability, from 0 to 1.
     pub p: f32,
 }
 
-/// Where the grid lies, in pixels.
+/// The position of the grid, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GridMaskDrawn {
     /// The side of a unit.
@@ -36,7 +40,7 @@ pub struct GridMaskDrawn {
     pub top: usize,
     /// The column at which a unit begins, less than `unit`.
     pub left: usize,
-    /// What a random fill is generated from.
+    /// The key that a random fill is generated from.
     pub noise: Option<u64>,
 }
 
@@ -52,22 +56,21 @@ impl Display for GridMaskDrawn {
     }
 }
 
-impl Transform for GridMask {
-    type Drawn = GridMaskDrawn;
-    const NAME: &'static str = "grid_mask";
-
+impl Operation for GridMask {
     fn probability(&self) -> f32 {
         self.p
     }
 
-    fn validate(&self, _shape: ImageShape) -> Result<(), AugmentError> {
-        let check = Check { op: Self::NAME };
-        check.probability(self.p)?;
+    fn check(&self, check: Check, _: ImageShape) -> Result<(), AugmentError> {
         check.span("unit", self.unit.0, 2..=4096)?;
         check.number("ratio", self.ratio, 0.0..=1.0)
     }
+}
 
-    fn draw(&self, rng: &mut Stream, _shape: ImageShape) -> GridMaskDrawn {
+impl Transform for GridMask {
+    type Drawn = GridMaskDrawn;
+
+    fn draw(&self, rng: &mut Stream, _: ImageShape) -> GridMaskDrawn {
         let unit = usize::from(self.unit.draw(rng));
         let (top, left) = (rng.below(unit), rng.below(unit));
         let noise = (self.fill == Fill::Named(NamedFill::Random)).then(|| rng.bits());
@@ -87,8 +90,8 @@ impl Transform for GridMask {
     }
 }
 
-/// Start and length of what is covered along a side: in each unit all but its first `kept` pixels. The
-/// unit that begins before the image is counted too.
+/// Start and length of the covered intervals along a side: in each unit all but its first `kept` pixels. The first unit
+/// may begin before the image.
 fn covered(offset: usize, unit: usize, kept: usize, len: usize) -> impl Iterator<Item = (usize, usize)> {
     let starts = (0..=len / unit + 1).map(move |index| (index * unit + offset) as isize - unit as isize);
     starts.filter_map(move |start| {
@@ -103,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn squares_stand_in_every_unit_also_in_those_that_are_cut() {
+    fn every_unit_has_its_square_clipped_units_too() {
         let mut canvas = Canvas::new(ImageShape { height: 6, width: 10, channels: 1 });
         canvas.load(&[1; 60]);
         let mask = GridMask { ratio: 0.5, ..GridMask::default() };

@@ -1,4 +1,4 @@
-//! Operations that cover a part of the image: they make a network use all of a garment.
+//! Operations that cover a part of the image, so that the network learns to use all of it.
 
 mod cutout;
 mod erasing;
@@ -10,21 +10,23 @@ pub use gridmask::{GridMask, GridMaskDrawn};
 
 use std::fmt::{self, Display};
 
+use crate::canvas::Canvas;
 use crate::parameter::{Fill, NamedFill};
-use crate::{Canvas, ImageShape, Stream};
+use crate::shape::ImageShape;
+use crate::stream::Stream;
 
-/// A rectangle of pixels, within the image, and the key of what it is filled with.
+/// A rectangle of pixels within the image, and the key of its random fill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
     /// The first row.
     pub top: usize,
     /// The first column.
     pub left: usize,
-    /// Rows; 0 where nothing is covered.
+    /// Rows; 0 if nothing is covered.
     pub height: usize,
-    /// Columns; 0 where nothing is covered.
+    /// Columns; 0 if nothing is covered.
     pub width: usize,
-    /// What a random fill is generated from.
+    /// The key that a random fill is generated from.
     pub noise: Option<u64>,
 }
 
@@ -35,14 +37,14 @@ impl Display for Region {
 }
 
 impl Region {
-    /// The key is drawn only where the fill needs one.
+    /// A region, with a key if the fill needs one.
     fn filled(top: usize, left: usize, height: usize, width: usize, fill: Fill, rng: &mut Stream) -> Region {
         let noise = (fill == Fill::Named(NamedFill::Random)).then(|| rng.bits());
         Region { top, left, height, width, noise }
     }
 }
 
-/// Covers the region; the parts of it beyond the image are ignored.
+/// Covers the region; parts of it beyond the image are ignored.
 fn cover(canvas: &mut Canvas, region: &Region, fill: Fill) {
     match fill {
         Fill::Value(value) => for_each_row(canvas, region, |covered| covered.fill(value)),

@@ -1,29 +1,32 @@
-//! CutMix: a rectangle of the partner is pasted over the image.
+//! CutMix pastes a rectangle of the partner over the image.
 
 use std::fmt::{self, Display};
 
 use serde::{Deserialize, Serialize};
 
 use super::{BatchTransform, MaskScratch, check_alpha, draw_share};
-use crate::error::Check;
-use crate::{AugmentError, ImageShape, Stream};
+use crate::check::Check;
+use crate::error::AugmentError;
+use crate::operation::Operation;
+use crate::shape::ImageShape;
+use crate::stream::Stream;
 
-/// A rectangle of every image is taken from its partner; labels are mixed by area.
+/// Replaces a rectangle of every image by its partner's, and mixes the labels by area.
 ///
-/// Source: Yun et al., "CutMix: regularization strategy to train strong classifiers with localizable
-/// features", arXiv 1905.04899; torchvision `CutMix(alpha=1)`. The rectangle has the shape of the image
-/// and the area 1 - λ, λ with the distribution Beta(alpha, alpha); its centre is any pixel, and what lies
-/// beyond the edge is cut off. The share of the labels is the area that is left.
+/// Source: Yun et al., "CutMix: regularization strategy to train strong classifiers with localizable features", arXiv
+/// 1905.04899; torchvision `CutMix(alpha=1)`. The rectangle has the aspect ratio of the image and the area 1 - λ, where
+/// λ has the distribution Beta(alpha, alpha). Its centre is any pixel, and it is clipped at the edges. The share of the
+/// image's own label is the area that the image keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CutMix {
-    /// The concentration, from 0.001 to 1000.
+    /// The parameter of the Beta distribution, from 0.001 to 1000.
     pub alpha: f32,
     /// The probability that a batch is mixed, from 0 to 1.
     pub p: f32,
 }
 
-/// The pasted rectangle, in pixels: rows from `top` to before `bottom`, columns from `left` to before `right`.
+/// The pasted rectangle, in pixels: rows `top..bottom`, columns `left..right`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CutMixDrawn {
     /// The first row.
@@ -37,7 +40,7 @@ pub struct CutMixDrawn {
 }
 
 impl CutMixDrawn {
-    /// The rectangle of λ about a centre.
+    /// The rectangle for a λ and a centre, clipped to the image.
     pub fn about(lambda: f32, centre_row: usize, centre_column: usize, shape: ImageShape) -> CutMixDrawn {
         let ratio = 0.5 * (1.0 - lambda).max(0.0).sqrt();
         let half_height = (ratio * shape.height as f32) as usize;
@@ -64,19 +67,18 @@ impl Display for CutMixDrawn {
     }
 }
 
-impl BatchTransform for CutMix {
-    type Drawn = CutMixDrawn;
-    const NAME: &'static str = "cutmix";
-
+impl Operation for CutMix {
     fn probability(&self) -> f32 {
         self.p
     }
 
-    fn validate(&self, _shape: ImageShape) -> Result<(), AugmentError> {
-        let check = Check { op: Self::NAME };
-        check.probability(self.p)?;
+    fn check(&self, check: Check, _: ImageShape) -> Result<(), AugmentError> {
         check_alpha(check, self.alpha)
     }
+}
+
+impl BatchTransform for CutMix {
+    type Drawn = CutMixDrawn;
 
     fn draw(&self, rng: &mut Stream, shape: ImageShape) -> CutMixDrawn {
         let lambda = draw_share(rng, self.alpha);
@@ -115,7 +117,7 @@ mod tests {
     const SHAPE: ImageShape = ImageShape { height: 8, width: 4, channels: 2 };
 
     #[test]
-    fn the_share_is_the_area_that_is_left() {
+    fn the_share_is_the_area_that_is_kept() {
         let drawn = CutMixDrawn::about(0.75, 0, 2, SHAPE);
         assert_eq!(drawn, CutMixDrawn { top: 0, bottom: 2, left: 1, right: 3 });
         let mut mask = MaskScratch::default();

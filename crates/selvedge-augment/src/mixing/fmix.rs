@@ -1,4 +1,4 @@
-//! FMix: patches of random, smooth outline are taken from the partner.
+//! FMix takes patches of random, smooth outline from the partner.
 
 use std::f32::consts::TAU;
 use std::fmt::{self, Display};
@@ -7,19 +7,21 @@ use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
 
 use super::{BatchTransform, MaskScratch, check_alpha, draw_share};
-use crate::error::Check;
-use crate::{AugmentError, ImageShape, Stream};
+use crate::check::Check;
+use crate::error::AugmentError;
+use crate::operation::Operation;
+use crate::shape::ImageShape;
+use crate::stream::Stream;
 
-/// Takes from the partner all pixels where a random smooth field is low.
+/// Takes the pixels from the partner wherever a random smooth field is low.
 ///
-/// Source: Harris et al., "FMix: enhancing mixed sample data augmentation", arXiv 2002.12047: complex
-/// normal noise is divided by the frequency to the power `decay_power` and transformed back into an
-/// image; the share λ of its pixels with the highest values stays the image's own, λ with the
-/// distribution Beta(alpha, alpha).
+/// Source: Harris et al., "FMix: enhancing mixed sample data augmentation", arXiv 2002.12047. Complex normal noise is
+/// divided by the frequency to the power `decay_power` and transformed back into a field. The image keeps the share λ
+/// of its pixels where the field is highest, where λ has the distribution Beta(alpha, alpha).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FMix {
-    /// The concentration, from 0.001 to 1000.
+    /// The parameter of the Beta distribution, from 0.001 to 1000.
     pub alpha: f32,
     /// How smooth the outlines are, from 0 (noise) to 10.
     pub decay_power: f32,
@@ -27,7 +29,7 @@ pub struct FMix {
     pub p: f32,
 }
 
-/// The share that stays, and what the field is generated from.
+/// The share that the image keeps, and the key that the field is generated from.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FMixDrawn {
     /// λ, from 0 to 1.
@@ -48,14 +50,14 @@ impl Display for FMixDrawn {
     }
 }
 
-/// The signed frequency of the `index`-th of `len` coefficients, in cycles a pixel.
+/// The signed frequency of the `index`-th of `len` coefficients, in cycles per pixel.
 fn frequency(index: usize, len: usize) -> f32 {
     let signed = if index <= (len - 1) / 2 { index as f32 } else { index as f32 - len as f32 };
     signed / len as f32
 }
 
-/// The inverse of the Fourier transform of a real image: `waves` has `height` rows of the `width / 2 + 1`
-/// coefficients that determine it, real and imaginary part. The result lacks the factor 1 / pixels.
+/// The inverse Fourier transform to a real field: `waves` has `height` rows of the `width / 2 + 1` coefficients that
+/// determine it, each as real and imaginary part. The result is not multiplied by 1 / pixels.
 fn inverse_transform(waves: &[[f32; 2]], columns: &mut Vec<[f32; 2]>, field: &mut Vec<f32>, shape: ImageShape) {
     let ImageShape { height, width, .. } = shape;
     let half = width / 2 + 1;
@@ -85,7 +87,7 @@ fn inverse_transform(waves: &[[f32; 2]], columns: &mut Vec<[f32; 2]>, field: &mu
 }
 
 impl FMix {
-    /// Fills the mask from the field's key.
+    /// Generates the field from its key and writes the mask.
     fn draw_mask(&self, drawn: &FMixDrawn, shape: ImageShape, scratch: &mut MaskScratch) {
         let ImageShape { height, width, .. } = shape;
         let half = width / 2 + 1;
@@ -105,35 +107,34 @@ impl FMix {
         let kept = self.kept(drawn, shape);
         order.clear();
         order.extend(0..field.len() as u32);
-        // The index decides between equal values, so that the mask is the same everywhere.
+        // The index decides between equal values, so that the mask is the same on every machine.
         order.sort_unstable_by(|&a, &b| field[b as usize].total_cmp(&field[a as usize]).then(a.cmp(&b)));
         own.clear();
         own.resize(field.len(), false);
         order[..kept].iter().for_each(|&pixel| own[pixel as usize] = true);
     }
 
-    /// How many pixels stay.
+    /// The number of pixels that the image keeps.
     fn kept(&self, drawn: &FMixDrawn, shape: ImageShape) -> usize {
         (drawn.lambda * shape.pixels() as f32).round() as usize
     }
 }
 
-impl BatchTransform for FMix {
-    type Drawn = FMixDrawn;
-    const NAME: &'static str = "fmix";
-
+impl Operation for FMix {
     fn probability(&self) -> f32 {
         self.p
     }
 
-    fn validate(&self, _shape: ImageShape) -> Result<(), AugmentError> {
-        let check = Check { op: Self::NAME };
-        check.probability(self.p)?;
+    fn check(&self, check: Check, _: ImageShape) -> Result<(), AugmentError> {
         check_alpha(check, self.alpha)?;
         check.number("decay_power", self.decay_power, 0.0..=10.0)
     }
+}
 
-    fn draw(&self, rng: &mut Stream, _shape: ImageShape) -> FMixDrawn {
+impl BatchTransform for FMix {
+    type Drawn = FMixDrawn;
+
+    fn draw(&self, rng: &mut Stream, _: ImageShape) -> FMixDrawn {
         FMixDrawn { lambda: draw_share(rng, self.alpha).clamp(0.0, 1.0), noise: rng.bits() }
     }
 

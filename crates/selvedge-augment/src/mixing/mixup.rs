@@ -1,21 +1,25 @@
-//! MixUp: the weighted mean of two images.
+//! MixUp blends two images.
 
 use std::fmt::{self, Display};
 
 use serde::{Deserialize, Serialize};
 
 use super::{BatchTransform, MaskScratch, check_alpha, draw_share};
-use crate::error::Check;
-use crate::{AugmentError, ImageShape, Stream};
+use crate::check::Check;
+use crate::error::AugmentError;
+use crate::operation::Operation;
+use crate::shape::ImageShape;
+use crate::stream::Stream;
 
-/// Every image becomes the weighted mean of itself and its partner.
+/// Replaces every image by the weighted mean of itself and its partner.
 ///
 /// Source: Zhang et al., "mixup: beyond empirical risk minimization", arXiv 1710.09412; torchvision
 /// `MixUp(alpha=1)`. The weight has the distribution Beta(alpha, alpha), rounded to a multiple of 1/256.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MixUp {
-    /// The concentration, from 0.001 (nearly always one of the images alone) to 1000 (nearly always half of each).
+    /// The parameter of the Beta distribution, from 0.001 (nearly always one of the images alone) to 1000 (nearly
+    /// always half of each).
     pub alpha: f32,
     /// The probability that a batch is mixed, from 0 to 1.
     pub p: f32,
@@ -37,32 +41,31 @@ impl Display for MixUpDrawn {
     }
 }
 
-impl BatchTransform for MixUp {
-    type Drawn = MixUpDrawn;
-    const NAME: &'static str = "mixup";
-
+impl Operation for MixUp {
     fn probability(&self) -> f32 {
         self.p
     }
 
-    fn validate(&self, _shape: ImageShape) -> Result<(), AugmentError> {
-        let check = Check { op: Self::NAME };
-        check.probability(self.p)?;
+    fn check(&self, check: Check, _: ImageShape) -> Result<(), AugmentError> {
         check_alpha(check, self.alpha)
     }
+}
 
-    fn draw(&self, rng: &mut Stream, _shape: ImageShape) -> MixUpDrawn {
+impl BatchTransform for MixUp {
+    type Drawn = MixUpDrawn;
+
+    fn draw(&self, rng: &mut Stream, _: ImageShape) -> MixUpDrawn {
         MixUpDrawn((draw_share(rng, self.alpha) * 256.0).round() as u16)
     }
 
-    fn prepare(&self, drawn: &MixUpDrawn, _shape: ImageShape, _mask: &mut MaskScratch) -> f32 {
+    fn prepare(&self, drawn: &MixUpDrawn, _: ImageShape, _mask: &mut MaskScratch) -> f32 {
         f32::from(drawn.0) / 256.0
     }
 
     fn mix(
         &self,
         drawn: &MixUpDrawn,
-        _shape: ImageShape,
+        _: ImageShape,
         _mask: &MaskScratch,
         own: &[u8],
         partner: &[u8],

@@ -1,8 +1,8 @@
-//! Operations on a whole batch: images are mixed with others of the batch, and so are their labels.
+//! Operations on a whole batch, which mix each image with another of the batch, and their labels as well.
 //!
-//! A batch's parameters are drawn from (seed, epoch, the data set's index of the batch's first sample,
-//! position in the chain), so they do not depend on threads. Each image gets another one of the batch
-//! as its partner by a random permutation, as in the papers; one draw of the share holds for the batch.
+//! The parameters of a batch are drawn from (seed, epoch, index of its first sample in the data set, position in the
+//! chain), so they do not depend on the number of threads. A random permutation gives each image its partner, as in the
+//! papers; all images of a batch share one draw.
 
 mod cutmix;
 mod fmix;
@@ -17,30 +17,25 @@ use std::fmt::Display;
 use rand_distr::{Beta, Distribution};
 use rayon::prelude::*;
 
-use crate::error::Check;
-use crate::{AugmentError, DrawnMix, ImageShape, Stream};
+use crate::check::Check;
+use crate::error::AugmentError;
+use crate::operation::Operation;
+use crate::shape::ImageShape;
+use crate::stream::Stream;
+use crate::trace::DrawnMix;
 
 /// An operation that mixes the images of a batch.
-pub trait BatchTransform {
-    /// What is drawn for a batch; `Display` is what a person reads.
+pub trait BatchTransform: Operation {
+    /// What is drawn for a batch; a contact sheet prints its `Display`.
     type Drawn: Display;
 
-    /// The name in recipes.
-    const NAME: &'static str;
-
-    /// How probable it is that a batch is mixed.
-    fn probability(&self) -> f32;
-
-    /// Refuses parameters outside of their range.
-    fn validate(&self, shape: ImageShape) -> Result<(), AugmentError>;
-
-    /// The parameters of one batch.
+    /// Draws the parameters of one batch.
     fn draw(&self, rng: &mut Stream, shape: ImageShape) -> Self::Drawn;
 
-    /// Prepares what is the same for all images, and tells which share of each image stays its own, from 0 to 1.
+    /// Prepares the mask, if there is one, and returns the share that each image keeps of itself, from 0 to 1.
     fn prepare(&self, drawn: &Self::Drawn, shape: ImageShape, mask: &mut MaskScratch) -> f32;
 
-    /// Writes the mixture of an image and its partner.
+    /// Writes the mixture of an image, `own`, and its partner, each `[height, width, channels]`, to `mixed`.
     fn mix(
         &self,
         drawn: &Self::Drawn,
@@ -52,10 +47,10 @@ pub trait BatchTransform {
     );
 }
 
-/// What [`BatchTransform::prepare`] leaves for [`BatchTransform::mix`]: a mask, and the buffers it needs.
+/// The mask that [`BatchTransform::prepare`] writes for [`BatchTransform::mix`], and its buffers.
 #[derive(Clone, Debug, Default)]
 pub struct MaskScratch {
-    /// For each pixel, whether it stays the image's own.
+    /// For each pixel, whether the image keeps its own.
     pub own: Vec<bool>,
     waves: Vec<[f32; 2]>,
     columns: Vec<[f32; 2]>,
@@ -82,8 +77,8 @@ pub(crate) struct Unmixed<'a> {
     pub(crate) scratch: &'a mut MixScratch,
 }
 
-/// Draws whether (unless it is forced) and how, mixes, and tells whether it did; what was done is recorded
-/// where a record is wanted.
+/// Draws whether the batch is mixed (`forced` skips this) and the parameters, and mixes it; returns whether it did. A
+/// record, if there is one, gets what was drawn.
 pub(crate) fn run<T: BatchTransform + Sync>(
     transform: &T,
     forced: bool,
@@ -137,14 +132,14 @@ fn draw_partners(rng: &mut Stream, samples: usize, partners: &mut Vec<u32>) {
     }
 }
 
-/// The concentration of the share's distribution.
+/// Checks the parameter of the share's Beta distribution.
 fn check_alpha(check: Check, alpha: f32) -> Result<(), AugmentError> {
     check.number("alpha", alpha, 0.001..=1000.0)
 }
 
 /// A share with the distribution Beta(alpha, alpha).
 fn draw_share(rng: &mut Stream, alpha: f32) -> f32 {
-    // Every alpha that was checked has a distribution.
+    // Every alpha that passed `check_alpha` has a distribution.
     Beta::new(alpha, alpha).map_or(0.5, |beta| beta.sample(rng))
 }
 

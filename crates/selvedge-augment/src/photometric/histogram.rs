@@ -1,14 +1,13 @@
-//! Operations that use the whole range of values: stretching, and equalizing the histogram.
+//! Operations that spread values over their whole range: contrast stretching and histogram equalization.
 
-use std::fmt::{self, Display};
 use std::num::NonZero;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Check;
-use crate::{AugmentError, Canvas, ImageShape, Stream, Transform};
+use crate::canvas::Canvas;
+use crate::operation::{FixedTransform, Operation};
 
-/// Stretches each channel so that its smallest value becomes 0 and its largest 255.
+/// Stretches each channel linearly, so that its smallest value becomes 0 and its largest 255.
 ///
 /// Source: torchvision `RandomAutocontrast(p=0.5)`, Pillow `ImageOps.autocontrast`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -18,20 +17,16 @@ pub struct AutoContrast {
     pub p: f32,
 }
 
-/// Spreads each channel so that all values are about equally frequent.
+/// Equalizes the histogram of each channel, so that all values are about equally frequent.
 ///
-/// Source: torchvision `RandomEqualize(p=0.5)`, Pillow `ImageOps.equalize`: both compute the same table
-/// in whole numbers.
+/// Source: torchvision `RandomEqualize(p=0.5)`, Pillow `ImageOps.equalize`; both compute the same table in whole
+/// numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Equalize {
     /// The probability, from 0 to 1.
     pub p: f32,
 }
-
-/// That the values were spread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stretched;
 
 impl Default for AutoContrast {
     fn default() -> Self {
@@ -45,13 +40,8 @@ impl Default for Equalize {
     }
 }
 
-impl Display for Stretched {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("spread")
-    }
-}
-
-/// Replaces the values of each channel by a table that is made from the channel's histogram.
+/// Replaces the values of each channel by those of a table that `table(histogram, values)` writes; it starts as the
+/// identity.
 fn remap_channels(canvas: &mut Canvas, table: impl Fn(&[u32; 256], &mut [u8; 256])) {
     let channels = canvas.shape().channels;
     let image = canvas.image_mut();
@@ -64,8 +54,7 @@ fn remap_channels(canvas: &mut Canvas, table: impl Fn(&[u32; 256], &mut [u8; 256
     }
 }
 
-/// Stretches each channel over the whole range. In whole numbers, so that the largest value becomes 255
-/// and never 254, as it may in torchvision by rounding.
+/// In whole numbers, so that the largest value always becomes 255; in torchvision rounding may make it 254.
 fn stretch_contrast(canvas: &mut Canvas) {
     remap_channels(canvas, |histogram, values| {
         let Some(low) = histogram.iter().position(|&count| count > 0) else { return };
@@ -77,7 +66,6 @@ fn stretch_contrast(canvas: &mut Canvas) {
     });
 }
 
-/// Equalizes the histogram of each channel.
 fn equalize(canvas: &mut Canvas) {
     remap_channels(canvas, |histogram, values| {
         let total: u32 = histogram.iter().sum();
@@ -91,44 +79,26 @@ fn equalize(canvas: &mut Canvas) {
     });
 }
 
-impl Transform for AutoContrast {
-    type Drawn = Stretched;
-    const NAME: &'static str = "auto_contrast";
-
+impl Operation for AutoContrast {
     fn probability(&self) -> f32 {
         self.p
     }
+}
 
-    fn validate(&self, _shape: ImageShape) -> Result<(), AugmentError> {
-        Check { op: Self::NAME }.probability(self.p)
-    }
-
-    fn draw(&self, _rng: &mut Stream, _shape: ImageShape) -> Stretched {
-        Stretched
-    }
-
-    fn apply(&self, _drawn: &Stretched, canvas: &mut Canvas) {
+impl FixedTransform for AutoContrast {
+    fn change(&self, canvas: &mut Canvas) {
         stretch_contrast(canvas);
     }
 }
 
-impl Transform for Equalize {
-    type Drawn = Stretched;
-    const NAME: &'static str = "equalize";
-
+impl Operation for Equalize {
     fn probability(&self) -> f32 {
         self.p
     }
+}
 
-    fn validate(&self, _shape: ImageShape) -> Result<(), AugmentError> {
-        Check { op: Self::NAME }.probability(self.p)
-    }
-
-    fn draw(&self, _rng: &mut Stream, _shape: ImageShape) -> Stretched {
-        Stretched
-    }
-
-    fn apply(&self, _drawn: &Stretched, canvas: &mut Canvas) {
+impl FixedTransform for Equalize {
+    fn change(&self, canvas: &mut Canvas) {
         equalize(canvas);
     }
 }
@@ -136,6 +106,7 @@ impl Transform for Equalize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shape::ImageShape;
 
     #[test]
     fn each_channel_is_stretched_by_itself() {
@@ -158,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn one_value_stays_as_it_is() {
+    fn an_image_of_one_value_is_unchanged() {
         let mut canvas = Canvas::new(ImageShape { height: 4, width: 4, channels: 1 });
         canvas.load(&[9; 16]);
         equalize(&mut canvas);

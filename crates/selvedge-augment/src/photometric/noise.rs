@@ -5,11 +5,15 @@ use std::fmt::{self, Display};
 use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
 
-use crate::error::Check;
+use crate::canvas::Canvas;
+use crate::check::Check;
+use crate::error::AugmentError;
+use crate::operation::{Operation, Transform};
 use crate::parameter::Span;
-use crate::{AugmentError, Canvas, ImageShape, Stream, Transform};
+use crate::shape::ImageShape;
+use crate::stream::Stream;
 
-/// Adds noise with a normal distribution to every value.
+/// Adds normally distributed noise to every value.
 ///
 /// Source: Albumentations `GaussNoise(std_range=(0.2, 0.44), mean_range=(0, 0), per_channel=True,
 /// p=0.5)`; standard deviation and mean are shares of 255.
@@ -28,7 +32,7 @@ pub struct GaussianNoise {
     pub p: f32,
 }
 
-/// The distribution of the noise, as shares of 255, and what it is generated from.
+/// The distribution of the noise, as shares of 255, and the key that it is generated from.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GaussianNoiseDrawn {
     /// The standard deviation.
@@ -56,22 +60,21 @@ impl Display for GaussianNoiseDrawn {
     }
 }
 
-impl Transform for GaussianNoise {
-    type Drawn = GaussianNoiseDrawn;
-    const NAME: &'static str = "gaussian_noise";
-
+impl Operation for GaussianNoise {
     fn probability(&self) -> f32 {
         self.p
     }
 
-    fn validate(&self, _shape: ImageShape) -> Result<(), AugmentError> {
-        let check = Check { op: Self::NAME };
-        check.probability(self.p)?;
+    fn check(&self, check: Check, _: ImageShape) -> Result<(), AugmentError> {
         check.span("std", self.std, 0.0..=1.0)?;
         check.span("mean", self.mean, -1.0..=1.0)
     }
+}
 
-    fn draw(&self, rng: &mut Stream, _shape: ImageShape) -> GaussianNoiseDrawn {
+impl Transform for GaussianNoise {
+    type Drawn = GaussianNoiseDrawn;
+
+    fn draw(&self, rng: &mut Stream, _: ImageShape) -> GaussianNoiseDrawn {
         GaussianNoiseDrawn { std: self.std.draw(rng), mean: self.mean.draw(rng), noise: rng.bits() }
     }
 
@@ -82,7 +85,7 @@ impl Transform for GaussianNoise {
         for values in canvas.image_mut().chunks_exact_mut(shared) {
             let normal: f32 = StandardNormal.sample(&mut stream);
             let noise = mean + std * normal + 0.5;
-            // The conversion cuts off below 0 and above 255.
+            // The conversion clamps to 0..=255.
             values.iter_mut().for_each(|v| *v = (f32::from(*v) + noise) as u8);
         }
     }
@@ -106,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn channels_share_the_noise_where_asked() {
+    fn channels_share_the_noise_unless_it_is_per_channel() {
         let mut canvas = Canvas::new(ImageShape { height: 5, width: 5, channels: 3 });
         canvas.load(&[100; 75]);
         let shared = GaussianNoise { per_channel: false, ..GaussianNoise::default() };

@@ -1,33 +1,37 @@
-//! A random window of the image, enlarged to the image's size.
+//! Random resized crop: a random window, scaled to the size of the image.
 
 use std::fmt::{self, Display};
 
 use serde::{Deserialize, Serialize};
 
-use super::sample::{Border, Interpolation, warp};
-use crate::error::Check;
+use crate::canvas::Canvas;
+use crate::check::Check;
+use crate::error::AugmentError;
+use crate::operation::{Operation, Transform};
 use crate::parameter::Span;
-use crate::{AugmentError, Canvas, ImageShape, Stream, Transform};
+use crate::resample::{Border, Interpolation};
+use crate::shape::ImageShape;
+use crate::stream::Stream;
 
-/// Cuts out a window whose area is uniform in `scale` and whose width over height is uniform in the
-/// logarithm in `ratio`, and enlarges it to the size of the image.
+/// Crops to a window with an area drawn uniformly from `scale` and an aspect ratio drawn log-uniformly from `ratio`,
+/// and scales it to the size of the image.
 ///
-/// Source: torchvision `RandomResizedCrop(size, scale=(0.08, 1), ratio=(3/4, 4/3))` with the size of
-/// the images, and Albumentations' of the same name: ten tries to find a window that fits, then the
-/// largest one in the middle whose ratio is allowed.
+/// Source: torchvision `RandomResizedCrop(size, scale=(0.08, 1), ratio=(3/4, 4/3))` with the size of the images, and
+/// Albumentations' operation of the same name: up to ten tries to find a window that fits, then the largest centred one
+/// with an allowed ratio.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RandomResizedCrop {
-    /// The window's share of the image, from 0.001 to 1; also written `area`.
+    /// The area of the window as a share of the image's, from 0.001 to 1. Recipes may also write `area`.
     #[serde(alias = "area")]
     pub scale: Span<f32>,
-    /// Width over height of the window, from 0.01 to 100.
+    /// Width divided by height of the window, from 0.01 to 100.
     pub ratio: Span<f32>,
     /// The probability, from 0 to 1.
     pub p: f32,
 }
 
-/// The window that is enlarged, in pixels.
+/// The window, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CropWindow {
     /// The first row.
@@ -56,20 +60,19 @@ impl Display for CropWindow {
     }
 }
 
-impl Transform for RandomResizedCrop {
-    type Drawn = CropWindow;
-    const NAME: &'static str = "random_resized_crop";
-
+impl Operation for RandomResizedCrop {
     fn probability(&self) -> f32 {
         self.p
     }
 
-    fn validate(&self, _shape: ImageShape) -> Result<(), AugmentError> {
-        let check = Check { op: Self::NAME };
-        check.probability(self.p)?;
+    fn check(&self, check: Check, _: ImageShape) -> Result<(), AugmentError> {
         check.span("scale", self.scale, 0.001..=1.0)?;
         check.span("ratio", self.ratio, 0.01..=100.0)
     }
+}
+
+impl Transform for RandomResizedCrop {
+    type Drawn = CropWindow;
 
     fn draw(&self, rng: &mut Stream, shape: ImageShape) -> CropWindow {
         for _ in 0..10 {
@@ -94,8 +97,7 @@ impl Transform for RandomResizedCrop {
         let ImageShape { height, width, .. } = canvas.shape();
         let across = Axis::new(drawn.left, drawn.width, width);
         let down = Axis::new(drawn.top, drawn.height, height);
-        warp(
-            canvas,
+        canvas.warp(
             Border::default(),
             Interpolation::Bilinear,
             #[inline(always)]
@@ -107,8 +109,7 @@ impl Transform for RandomResizedCrop {
     }
 }
 
-/// How positions along one side of the result map to the window; at its rim the outermost pixel of
-/// the window goes on.
+/// The map from positions along one side of the result to the window, clamped to the window's pixels.
 struct Axis {
     step: f32,
     first: f32,
@@ -132,10 +133,10 @@ impl Axis {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::EpochKey;
+    use crate::stream::EpochKey;
 
     #[test]
-    fn the_whole_image_stays_as_it_is() {
+    fn a_window_of_the_whole_image_changes_nothing() {
         let shape = ImageShape { height: 5, width: 3, channels: 2 };
         let mut canvas = Canvas::new(shape);
         let image: Vec<u8> = (0..30).map(|i| i * 8).collect();
@@ -157,12 +158,12 @@ mod tests {
             assert!(window.height > 0 && window.width > 0);
             mean += (window.height * window.width) as f64 / 784.0 / 10_000.0;
         }
-        // The middle of 0.08 and 1 is 0.54; large windows of unequal sides do not fit and are drawn anew.
+        // The middle of 0.08 and 1 is 0.54; large windows of unequal sides do not fit and are drawn again.
         assert!((0.48..0.54).contains(&mean), "{mean}");
     }
 
     #[test]
-    fn when_nothing_fits_the_middle_is_taken() {
+    fn if_no_window_fits_a_centred_one_is_taken() {
         let shape = ImageShape { height: 4, width: 40, channels: 1 };
         let crop = RandomResizedCrop { scale: [1.0, 1.0].into(), ..RandomResizedCrop::default() };
         let mut stream = Stream::for_sample(EpochKey { seed: 0, epoch: 0 }, 0);

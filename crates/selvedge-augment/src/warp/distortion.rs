@@ -1,30 +1,34 @@
-//! Distortions of a lens and of a grid.
+//! Optical and grid distortion.
 
 use std::fmt::{self, Display};
 
 use serde::{Deserialize, Serialize};
 
-use super::sample::{Border, Interpolation, warp};
-use crate::error::Check;
+use crate::canvas::Canvas;
+use crate::check::Check;
+use crate::error::AugmentError;
+use crate::operation::{Operation, Transform};
 use crate::parameter::{Limit, Padding};
+use crate::resample::{Border, Interpolation};
+use crate::shape::ImageShape;
+use crate::stream::Stream;
 use crate::vectors::GROUP;
-use crate::{AugmentError, Canvas, ImageShape, Stream, Transform};
 
-/// Distortion as by a lens: barrel or pincushion.
+/// Distorts the image like a lens: barrel or pincushion.
 ///
-/// Source: Albumentations `OpticalDistortion(distort_limit=(-0.05, 0.05), mode="camera", p=0.5)`: the
-/// coefficient is drawn uniformly, and what comes in from beyond the edge is `fill`.
+/// Source: Albumentations `OpticalDistortion(distort_limit=(-0.05, 0.05), mode="camera", p=0.5)`, which draws the
+/// coefficient uniformly.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OpticalDistortion {
-    /// The coefficient: `[low, high]`, or a number x for `[-x, x]`; from -2 to 2. Usual are up to 0.05 for
-    /// the camera, 0.3 for the fisheye.
+    /// The coefficient: `[low, high]`, or a number x for `[-x, x]`; from -2 to 2. Usual values are up to 0.05 for the
+    /// camera and 0.3 for the fisheye.
     pub distort_limit: Limit,
     /// The model of the lens.
     pub mode: OpticalModel,
-    /// What comes in from beyond the edge.
+    /// How the image is continued beyond its edges.
     pub padding: Padding,
-    /// The value that zero padding brings in, from 0 to 255.
+    /// The value of zero padding, from 0 to 255.
     pub fill: u8,
     /// The probability, from 0 to 1.
     pub p: f32,
@@ -34,11 +38,11 @@ pub struct OpticalDistortion {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OpticalModel {
-    /// OpenCV's camera model with both radial coefficients k: the distance r from the middle, in units of
-    /// the sides, becomes r (1 + k r² + k r⁴).
+    /// OpenCV's camera model with both radial coefficients k: the distance r from the centre, in units of the sides,
+    /// becomes r (1 + k r² + k r⁴).
     #[default]
     Camera,
-    /// The distance r from the middle, in units of the largest, becomes r (1 + k r²).
+    /// The distance r from the centre, in units of the largest, becomes r (1 + k r²).
     Fisheye,
 }
 
@@ -46,34 +50,33 @@ pub enum OpticalModel {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OpticalDrawn(pub f32);
 
-/// The most cells a side of [`GridDistortion`] can have.
+/// The largest number of cells along a side of [`GridDistortion`].
 pub const MAX_GRID_STEPS: usize = 31;
 
 /// Stretches and compresses the columns and the rows of a grid of cells.
 ///
-/// Source: Albumentations `GridDistortion(num_steps=5, distort_limit=(-0.3, 0.3), normalized=True,
-/// p=0.5)`: the width of each column is multiplied by 1 + a number drawn uniformly, and likewise the
-/// height of each row. Where a side is not a multiple of `num_steps`, one more, smaller cell stands at
-/// the end; it reaches to the edge even where the original, with more than twice as many cells as the
-/// rest has pixels, leaves some pixels out.
+/// Source: Albumentations `GridDistortion(num_steps=5, distort_limit=(-0.3, 0.3), normalized=True, p=0.5)`: the width
+/// of each column, and likewise the height of each row, is multiplied by 1 + a number drawn uniformly. If a side is not
+/// a multiple of `num_steps`, one more, smaller cell follows at the end. It always extends to the edge; Albumentations
+/// leaves out some pixels if the remainder has fewer than half as many pixels as there are cells.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GridDistortion {
     /// Cells along each side, from 1 to 31 and to the smaller side of the image.
     pub num_steps: usize,
-    /// By how much a cell grows: `[low, high]`, or a number x for `[-x, x]`; from -1 to 1.
+    /// The relative growth of a cell: `[low, high]`, or a number x for `[-x, x]`; from -1 to 1.
     pub distort_limit: Limit,
-    /// Whether the cells are scaled so that together they are as long as the image.
+    /// Whether the cells are scaled so that together they have the size of the image.
     pub normalized: bool,
-    /// What comes in from beyond the edge, where cells are not normalized.
+    /// How the image is continued beyond its edges, which only cells that are not normalized reach.
     pub padding: Padding,
-    /// The value that zero padding brings in, from 0 to 255.
+    /// The value of zero padding, from 0 to 255.
     pub fill: u8,
     /// The probability, from 0 to 1.
     pub p: f32,
 }
 
-/// The factors of the cells' sizes, `num_steps` and one for the smaller cell at the end.
+/// The factors of the sizes of the cells: `num_steps`, and one for the smaller cell at the end.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GridDrawn {
     /// Widths of the columns.
@@ -125,21 +128,20 @@ impl Display for GridDrawn {
     }
 }
 
-impl Transform for OpticalDistortion {
-    type Drawn = OpticalDrawn;
-    const NAME: &'static str = "optical_distortion";
-
+impl Operation for OpticalDistortion {
     fn probability(&self) -> f32 {
         self.p
     }
 
-    fn validate(&self, _shape: ImageShape) -> Result<(), AugmentError> {
-        let check = Check { op: Self::NAME };
-        check.probability(self.p)?;
+    fn check(&self, check: Check, _: ImageShape) -> Result<(), AugmentError> {
         check.span("distort_limit", self.distort_limit.0, -2.0..=2.0)
     }
+}
 
-    fn draw(&self, rng: &mut Stream, _shape: ImageShape) -> OpticalDrawn {
+impl Transform for OpticalDistortion {
+    type Drawn = OpticalDrawn;
+
+    fn draw(&self, rng: &mut Stream, _: ImageShape) -> OpticalDrawn {
         OpticalDrawn(self.distort_limit.0.draw(rng))
     }
 
@@ -148,9 +150,9 @@ impl Transform for OpticalDistortion {
         let (width, height) = (width as f32, height as f32);
         let border = Border { padding: self.padding, fill: self.fill };
         match self.mode {
-            // OpenCV centres the new camera's picture at (side - 1) / 2, the old one's is given as side / 2.
-            OpticalModel::Camera => warp(
-                canvas,
+            // OpenCV puts the centre of the new camera's image at (side - 1) / 2; Albumentations gives side / 2 for the
+            // old.
+            OpticalModel::Camera => canvas.warp(
                 border,
                 Interpolation::Bilinear,
                 #[inline(always)]
@@ -168,8 +170,7 @@ impl Transform for OpticalDistortion {
             OpticalModel::Fisheye => {
                 let (middle_x, middle_y) = (width / 2.0, height / 2.0);
                 let strength = k / (middle_x * middle_x + middle_y * middle_y);
-                warp(
-                    canvas,
+                canvas.warp(
                     border,
                     Interpolation::Bilinear,
                     #[inline(always)]
@@ -188,22 +189,21 @@ impl Transform for OpticalDistortion {
     }
 }
 
-impl Transform for GridDistortion {
-    type Drawn = GridDrawn;
-    const NAME: &'static str = "grid_distortion";
-
+impl Operation for GridDistortion {
     fn probability(&self) -> f32 {
         self.p
     }
 
-    fn validate(&self, shape: ImageShape) -> Result<(), AugmentError> {
-        let check = Check { op: Self::NAME };
-        check.probability(self.p)?;
+    fn check(&self, check: Check, shape: ImageShape) -> Result<(), AugmentError> {
         check.number("num_steps", self.num_steps, 1..=MAX_GRID_STEPS.min(shape.height).min(shape.width))?;
         check.span("distort_limit", self.distort_limit.0, -1.0..=1.0)
     }
+}
 
-    fn draw(&self, rng: &mut Stream, _shape: ImageShape) -> GridDrawn {
+impl Transform for GridDistortion {
+    type Drawn = GridDrawn;
+
+    fn draw(&self, rng: &mut Stream, _: ImageShape) -> GridDrawn {
         let mut factors = || {
             let mut factors = [0.0; MAX_GRID_STEPS + 1];
             factors[..=self.num_steps].fill_with(|| 1.0 + self.distort_limit.0.draw(rng));
@@ -214,7 +214,7 @@ impl Transform for GridDistortion {
 
     fn apply(&self, drawn: &GridDrawn, canvas: &mut Canvas) {
         let ImageShape { height, width, .. } = canvas.shape();
-        // The positions of all columns and rows are found once; they are the same in each row and column.
+        // All rows have the same column positions, and all columns the same row positions.
         let mut positions = std::mem::take(&mut canvas.scratch_mut().positions);
         let groups = width.next_multiple_of(GROUP);
         positions.resize(groups + height, 0.0);
@@ -223,8 +223,7 @@ impl Transform for GridDistortion {
         self.positions(&drawn.y[..=self.num_steps], rows);
         let border = Border { padding: self.padding, fill: self.fill };
         let (columns, rows) = (&*columns, &*rows);
-        warp(
-            canvas,
+        canvas.warp(
             border,
             Interpolation::Bilinear,
             #[inline(always)]
@@ -238,8 +237,8 @@ impl Transform for GridDistortion {
 }
 
 impl GridDistortion {
-    /// Where each column (or row) of the result comes from: the cells stand one after the other, and
-    /// within each the first and last pixels are at its very ends.
+    /// The position that each column (or row) of the result shows: cells follow one another, and the first and last
+    /// pixels of each are at its ends.
     fn positions(&self, factors: &[f32], positions: &mut [f32]) {
         let len = positions.len();
         let cell = len / self.num_steps;
@@ -254,7 +253,7 @@ impl GridDistortion {
         let mut start = 0.0;
         for (index, &factor) in factors.iter().enumerate() {
             let is_last = index == self.num_steps;
-            // Normalizing shortens the last cell; without it the cell is as long as the others and cut off.
+            // Normalizing shortens the last cell; without it the cell is as long as the others and clipped.
             let share = if is_last && self.normalized { rest as f32 / cell as f32 } else { 1.0 };
             let end = start + cell as f32 * factor * share * scale;
             let covered = if is_last { index * cell..len } else { index * cell..(index + 1) * cell };
@@ -270,7 +269,7 @@ impl GridDistortion {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::EpochKey;
+    use crate::stream::EpochKey;
 
     const SHAPE: ImageShape = ImageShape { height: 28, width: 28, channels: 1 };
 

@@ -1,28 +1,31 @@
-//! Elastic deformation: every pixel is displaced by a smooth random field.
+//! Elastic deformation: a smooth random field displaces every pixel.
 
 use std::fmt::{self, Display};
 
 use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
 
-use super::sample::{Border, Interpolation, warp};
-use crate::convolve::{convolve, groups};
-use crate::error::Check;
+use crate::canvas::{Canvas, Scratch};
+use crate::check::Check;
+use crate::convolve::groups;
+use crate::error::AugmentError;
+use crate::operation::{Operation, Transform};
 use crate::parameter::Padding;
+use crate::resample::{Border, Interpolation};
+use crate::shape::ImageShape;
+use crate::stream::Stream;
 use crate::vectors::{GROUP, Group, Vectors};
-use crate::{AugmentError, Canvas, ImageShape, Stream, Transform};
 
-/// Displaces every pixel by `alpha` times a field of noise that is smoothed by a Gaussian of standard
-/// deviation `sigma`, along each axis by a field of its own.
+/// Displaces every pixel along each axis by `alpha` times a field of noise, smoothed with a Gaussian of standard
+/// deviation `sigma`.
 ///
-/// Source: Simard, Steinkraus and Platt, "Best practices for convolutional neural networks applied to
-/// visual document analysis", ICDAR 2003: uniform noise from -1 to 1, sigma 4 and alpha 34 for digits of
-/// about this size. The parameters are those of Albumentations' `ElasticTransform`, and as there the
-/// outermost noise goes on beyond the edges, which makes displacements at the rim up to four times those
-/// in the middle; with alpha 34 garments lose their shape there, so the default is 15: 0.6 pixels
-/// (standard deviation) in the middle. Albumentations' own defaults (alpha 1, sigma 50) suit photographs.
-/// It also smooths both fields as if one stood below the other, so that at their common edge each leaks
-/// into the other; here they are apart.
+/// Source: Simard, Steinkraus and Platt, "Best practices for convolutional neural networks applied to visual document
+/// analysis", ICDAR 2003: uniform noise from -1 to 1, sigma 4 and alpha 34 for digits of about 28 pixels. The
+/// parameters are those of Albumentations' `ElasticTransform`. As there, the outermost noise is repeated beyond the
+/// edges, which makes displacements at the border up to four times as large as in the middle. With alpha 34 garments
+/// lose their shape at the border, so the default is 15: displacements in the middle then have a standard deviation of
+/// 0.6 pixels. Albumentations' own defaults (alpha 1, sigma 50) suit photographs. It smooths both fields in one array,
+/// one above the other, so that each leaks into the other at their common edge; here they are separate.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ElasticTransform {
@@ -30,13 +33,13 @@ pub struct ElasticTransform {
     pub alpha: f32,
     /// The standard deviation of the smoothing, in pixels, from 0.5 to 100.
     pub sigma: f32,
-    /// Whether both axes have the same field, so that all pixels move along the diagonal.
+    /// Whether both axes share one field, so that all pixels move along the diagonal.
     pub same_dxdy: bool,
     /// The noise before smoothing.
     pub noise_distribution: NoiseDistribution,
-    /// What comes in from beyond the edge.
+    /// How the image is continued beyond its edges.
     pub padding: Padding,
-    /// The value that zero padding brings in, from 0 to 255.
+    /// The value of zero padding, from 0 to 255.
     pub fill: u8,
     /// The probability, from 0 to 1.
     pub p: f32,
@@ -49,11 +52,11 @@ pub enum NoiseDistribution {
     /// Uniform from -1 to 1.
     #[default]
     Uniform,
-    /// Normal, then divided by the largest absolute value, as Albumentations does.
+    /// Normal, divided by the largest absolute value, as in Albumentations.
     Gaussian,
 }
 
-/// What the noise is generated from.
+/// The key that the noise is generated from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ElasticDrawn(pub u64);
 
@@ -78,11 +81,11 @@ impl Display for ElasticDrawn {
 }
 
 impl ElasticTransform {
-    /// Deforms the image by given noise before smoothing, one number for each pixel and axis; for a
-    /// common field both are the same.
+    /// Deforms the image by given noise, one number for each pixel and axis, which is smoothed first. For a shared
+    /// field pass the same noise twice.
     ///
     /// # Panics
-    /// Where there are not as many numbers as pixels.
+    /// If the number of noise values is not the number of pixels.
     pub fn apply_noise(&self, noise_x: &[f32], noise_y: &[f32], canvas: &mut Canvas) {
         let field = field_shape(canvas.shape());
         self.deform(canvas, |axis, _, plane| {
@@ -97,25 +100,24 @@ impl ElasticTransform {
         });
     }
 
-    /// Deforms the image by the noise that `noise` writes into a plane for each axis; what it returns is a factor of
-    /// the displacements.
+    /// Deforms the image by the noise that `noise` writes to a plane for each axis. It returns a factor of the
+    /// displacements.
     fn deform(&self, canvas: &mut Canvas, mut noise: impl FnMut(Axis, Vectors, &mut [Group<f32>]) -> f32) {
         let field = field_shape(canvas.shape());
-        let scratch = canvas.scratch_mut();
-        // As far as OpenCV's GaussianBlur reaches for numbers in floating point.
-        scratch.kernel.set_gaussian(self.sigma, (self.sigma * 4.0).round_ties_even() as usize);
+        let Scratch { vectors, convolver, displacements, .. } = canvas.scratch_mut();
+        // The reach of OpenCV's GaussianBlur in floating point.
+        convolver.kernel.set_gaussian(self.sigma, (self.sigma * 4.0).round_ties_even() as usize);
         let mut smoothed = |axis: Axis| {
-            scratch.plane.resize(field.height * groups(field), Group::default());
-            let factor = noise(axis, scratch.vectors, &mut scratch.plane);
-            convolve(scratch, field, Padding::Edge);
-            std::mem::swap(&mut scratch.plane, &mut scratch.second_plane);
+            convolver.plane.resize(field.height * groups(field), Group::default());
+            let factor = noise(axis, *vectors, &mut convolver.plane);
+            convolver.run(*vectors, field, Padding::Edge);
+            std::mem::swap(&mut convolver.plane, displacements);
             self.alpha * factor
         };
         let (alpha_x, alpha_y) = (smoothed(Axis::X), smoothed(Axis::Y));
-        let planes = (std::mem::take(&mut scratch.plane), std::mem::take(&mut scratch.second_plane));
+        let planes = (std::mem::take(&mut convolver.plane), std::mem::take(displacements));
         let (right, down, in_row) = (planes.0.as_slice(), planes.1.as_slice(), groups(field));
-        warp(
-            canvas,
+        canvas.warp(
             Border { padding: self.padding, fill: self.fill },
             Interpolation::Bilinear,
             #[inline(always)]
@@ -128,8 +130,8 @@ impl ElasticTransform {
                 }
             },
         );
-        let scratch = canvas.scratch_mut();
-        (scratch.plane, scratch.second_plane) = planes;
+        let Scratch { convolver, displacements, .. } = canvas.scratch_mut();
+        (convolver.plane, *displacements) = planes;
     }
 }
 
@@ -139,7 +141,7 @@ enum Axis {
     Y,
 }
 
-/// A field has one number for each pixel.
+/// The shape of a field: one number for each pixel.
 fn field_shape(shape: ImageShape) -> ImageShape {
     ImageShape { channels: 1, ..shape }
 }
@@ -156,7 +158,7 @@ fn uniform_noise(noise: &mut Stream, plane: &mut [Group<f32>]) {
     }
 }
 
-/// Fills the plane with normal noise and tells the largest absolute value.
+/// Fills the plane with normal noise and returns the largest absolute value.
 fn normal_noise(noise: &mut Stream, plane: &mut [Group<f32>]) -> f32 {
     let mut largest = 0.0f32;
     for to in plane.iter_mut().flat_map(|group| &mut group.0) {
@@ -166,22 +168,21 @@ fn normal_noise(noise: &mut Stream, plane: &mut [Group<f32>]) -> f32 {
     largest
 }
 
-impl Transform for ElasticTransform {
-    type Drawn = ElasticDrawn;
-    const NAME: &'static str = "elastic_transform";
-
+impl Operation for ElasticTransform {
     fn probability(&self) -> f32 {
         self.p
     }
 
-    fn validate(&self, _shape: ImageShape) -> Result<(), AugmentError> {
-        let check = Check { op: Self::NAME };
-        check.probability(self.p)?;
+    fn check(&self, check: Check, _: ImageShape) -> Result<(), AugmentError> {
         check.number("alpha", self.alpha, 0.0..=10_000.0)?;
         check.number("sigma", self.sigma, 0.5..=100.0)
     }
+}
 
-    fn draw(&self, rng: &mut Stream, _shape: ImageShape) -> ElasticDrawn {
+impl Transform for ElasticTransform {
+    type Drawn = ElasticDrawn;
+
+    fn draw(&self, rng: &mut Stream, _: ImageShape) -> ElasticDrawn {
         ElasticDrawn(rng.bits())
     }
 
@@ -214,13 +215,13 @@ mod tests {
     fn displacements(elastic: ElasticTransform, key: u64) -> Vec<f32> {
         let mut canvas = Canvas::new(SHAPE);
         elastic.apply(&ElasticDrawn(key), &mut canvas);
-        let rows = canvas.scratch_mut().plane.iter();
+        let rows = canvas.scratch_mut().convolver.plane.iter();
         rows.flat_map(|row| row.0[..28].iter().map(|displacement| elastic.alpha * displacement)).collect()
     }
 
     #[test]
-    fn the_middle_is_displaced_by_as_much_as_the_smoothing_leaves() {
-        // Uniform noise has the variance 1/3; a Gaussian keeps 1 / (4 pi sigma²) of it.
+    fn displacements_in_the_middle_have_the_expected_deviation() {
+        // Uniform noise has the variance 1/3; smoothing with a Gaussian leaves 1 / (4 pi sigma²) of it.
         let expected = 15.0 * (1.0f64 / 3.0 / (4.0 * std::f64::consts::PI * 16.0)).sqrt();
         let squares: f64 =
             (0..4000).map(|key| f64::from(displacements(ElasticTransform::default(), key)[14 * 28 + 14]).powi(2)).sum();
@@ -237,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn without_strength_nothing_moves() {
+    fn with_alpha_zero_nothing_moves() {
         let mut canvas = Canvas::new(SHAPE);
         let image: Vec<u8> = (0..784).map(|i| (i % 256) as u8).collect();
         canvas.load(&image);

@@ -1,25 +1,27 @@
-//! RandAugment and TrivialAugment: one list of operations, each with a scale of magnitudes.
+//! RandAugment and TrivialAugment: automatic augmentation with one list of operations, each with a scale of magnitudes.
 
 use std::fmt::{self, Display};
 
 use serde::{Deserialize, Serialize};
 
-use super::Policy;
-use crate::error::Check;
+use crate::canvas::Canvas;
+use crate::check::Check;
+use crate::error::AugmentError;
 use crate::geometric::{Translate, TranslateDrawn};
+use crate::operation::{Applied, DrawnStep, Named, Operation, Policy, Transform};
 use crate::parameter::Padding;
 use crate::photometric::{
-    AutoContrast, Bits, Brightness, Contrast, Equalize, Factor, Posterize, Sharpness, Solarize, Stretched, Threshold,
-    saturate,
+    AutoContrast, Bits, Brightness, Contrast, Equalize, Factor, Posterize, Sharpness, Solarize, Threshold, saturate,
 };
+use crate::shape::ImageShape;
+use crate::stream::Stream;
 use crate::warp::{Border, Interpolation, Rotate, RotateDrawn, Shear, ShearDrawn, ShearX, ShearY};
-use crate::{AugmentError, Canvas, DrawnStep, ImageShape, Stream, Transform};
 
-/// Applies `num_ops` operations, drawn uniformly with repetition, all with the same magnitude.
+/// Applies `num_ops` operations, drawn uniformly with replacement, all with the same magnitude.
 ///
 /// Source: Cubuk et al., "RandAugment: practical automated data augmentation with a reduced search
-/// space", arXiv 1909.13719; torchvision `RandAugment(num_ops=2, magnitude=9, num_magnitude_bins=31)`,
-/// its list of fourteen operations and its scales.
+/// space", arXiv 1909.13719. The list of fourteen operations and their scales are those of torchvision's
+/// `RandAugment(num_ops=2, magnitude=9, num_magnitude_bins=31)`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RandAugment {
@@ -27,11 +29,11 @@ pub struct RandAugment {
     pub num_ops: usize,
     /// The magnitude, from 0 to `num_magnitude_bins - 1`.
     pub magnitude: usize,
-    /// The steps of the scale of magnitudes, from 2 to 1000.
+    /// Steps of the scale of magnitudes, from 2 to 1000.
     pub num_magnitude_bins: usize,
     /// How values between pixels are found.
     pub interpolation: Interpolation,
-    /// The value that comes in from beyond the edge, from 0 to 255.
+    /// The value of pixels from beyond the edge, from 0 to 255.
     pub fill: u8,
     /// The probability, from 0 to 1.
     pub p: f32,
@@ -39,17 +41,17 @@ pub struct RandAugment {
 
 /// Applies one operation, drawn uniformly, with a magnitude drawn uniformly.
 ///
-/// Source: Müller and Hutter, "TrivialAugment: tuning-free yet state-of-the-art data augmentation",
-/// arXiv 2103.10158; torchvision `TrivialAugmentWide(num_magnitude_bins=31)`. Its shifts of up to 32 pixels
-/// are those for larger images: an image of 28 pixels may be shifted away as a whole.
+/// Source: Müller and Hutter, "TrivialAugment: tuning-free yet state-of-the-art data augmentation", arXiv 2103.10158;
+/// torchvision `TrivialAugmentWide(num_magnitude_bins=31)`. Its shifts of up to 32 pixels are meant for larger images:
+/// an image of 28 pixels can be shifted out of sight.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrivialAugment {
-    /// The steps of the scale of magnitudes, from 2 to 1000.
+    /// Steps of the scale of magnitudes, from 2 to 1000.
     pub num_magnitude_bins: usize,
     /// How values between pixels are found.
     pub interpolation: Interpolation,
-    /// The value that comes in from beyond the edge, from 0 to 255.
+    /// The value of pixels from beyond the edge, from 0 to 255.
     pub fill: u8,
     /// The probability, from 0 to 1.
     pub p: f32,
@@ -74,9 +76,9 @@ impl Default for TrivialAugment {
     }
 }
 
-/// An operation with its magnitude.
+/// An operation of the list, with a drawn magnitude.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Operation {
+enum Distortion {
     Identity,
     ShearX(f32),
     ShearY(f32),
@@ -93,7 +95,7 @@ enum Operation {
     Equalize,
 }
 
-/// How far the scales of the two policies reach.
+/// The largest magnitudes of a policy: the ends of its scales.
 #[derive(Clone, Copy)]
 struct Scales {
     shear: f32,
@@ -103,48 +105,48 @@ struct Scales {
     bits: f32,
 }
 
-const OPERATIONS: usize = 14;
+/// Variants of [`Distortion`].
+const DISTORTIONS: usize = 14;
 
-impl Operation {
-    /// The operation of an index below [`OPERATIONS`], `level` (from 0 to 1) along its scale, with a
-    /// drawn sign where it has one.
-    fn draw(level: f32, scales: Scales, rng: &mut Stream) -> Operation {
-        let index = rng.below(OPERATIONS);
+impl Distortion {
+    /// Draws an operation, uniformly, at `level` (from 0 to 1) of its scale, and the sign of magnitudes that have one.
+    fn draw(level: f32, scales: Scales, rng: &mut Stream) -> Distortion {
+        let index = rng.below(DISTORTIONS);
         let signed = if rng.chance(0.5) { -level } else { level };
         match index {
-            1 => Operation::ShearX(signed * scales.shear),
-            2 => Operation::ShearY(signed * scales.shear),
-            3 => Operation::TranslateX((signed * scales.translate[0]) as i32),
-            4 => Operation::TranslateY((signed * scales.translate[1]) as i32),
-            5 => Operation::Rotate(signed * scales.rotate),
-            6 => Operation::Brightness(1.0 + signed * scales.tone),
-            7 => Operation::Color(1.0 + signed * scales.tone),
-            8 => Operation::Contrast(1.0 + signed * scales.tone),
-            9 => Operation::Sharpness(1.0 + signed * scales.tone),
-            10 => Operation::Posterize((8.0 - level * scales.bits).round_ties_even() as u16),
-            11 => Operation::Solarize((255.0 * (1.0 - level)).ceil() as u16),
-            12 => Operation::AutoContrast,
-            13 => Operation::Equalize,
-            _ => Operation::Identity,
+            1 => Distortion::ShearX(signed * scales.shear),
+            2 => Distortion::ShearY(signed * scales.shear),
+            3 => Distortion::TranslateX((signed * scales.translate[0]) as i32),
+            4 => Distortion::TranslateY((signed * scales.translate[1]) as i32),
+            5 => Distortion::Rotate(signed * scales.rotate),
+            6 => Distortion::Brightness(1.0 + signed * scales.tone),
+            7 => Distortion::Color(1.0 + signed * scales.tone),
+            8 => Distortion::Contrast(1.0 + signed * scales.tone),
+            9 => Distortion::Sharpness(1.0 + signed * scales.tone),
+            10 => Distortion::Posterize((8.0 - level * scales.bits).round_ties_even() as u16),
+            11 => Distortion::Solarize((255.0 * (1.0 - level)).ceil() as u16),
+            12 => Distortion::AutoContrast,
+            13 => Distortion::Equalize,
+            _ => Distortion::Identity,
         }
     }
 
     fn name(self) -> &'static str {
         match self {
-            Operation::Identity => "identity",
-            Operation::ShearX(_) => ShearX::NAME,
-            Operation::ShearY(_) => ShearY::NAME,
-            Operation::TranslateX(_) => "translate_x",
-            Operation::TranslateY(_) => "translate_y",
-            Operation::Rotate(_) => Rotate::NAME,
-            Operation::Brightness(_) => Brightness::NAME,
-            Operation::Color(_) => "color",
-            Operation::Contrast(_) => Contrast::NAME,
-            Operation::Sharpness(_) => Sharpness::NAME,
-            Operation::Posterize(_) => Posterize::NAME,
-            Operation::Solarize(_) => Solarize::NAME,
-            Operation::AutoContrast => AutoContrast::NAME,
-            Operation::Equalize => Equalize::NAME,
+            Distortion::Identity => "identity",
+            Distortion::ShearX(_) => ShearX::NAME,
+            Distortion::ShearY(_) => ShearY::NAME,
+            Distortion::TranslateX(_) => "translate_x",
+            Distortion::TranslateY(_) => "translate_y",
+            Distortion::Rotate(_) => Rotate::NAME,
+            Distortion::Brightness(_) => Brightness::NAME,
+            Distortion::Color(_) => "color",
+            Distortion::Contrast(_) => Contrast::NAME,
+            Distortion::Sharpness(_) => Sharpness::NAME,
+            Distortion::Posterize(_) => Posterize::NAME,
+            Distortion::Solarize(_) => Solarize::NAME,
+            Distortion::AutoContrast => AutoContrast::NAME,
+            Distortion::Equalize => Equalize::NAME,
         }
     }
 
@@ -153,23 +155,23 @@ impl Operation {
         let shear = Shear { padding, fill, interpolation, ..Shear::default() };
         let translate = Translate { padding, fill, ..Translate::default() };
         match self {
-            Operation::Identity => {}
-            Operation::ShearX(factor) => ShearX(shear).apply(&ShearDrawn(factor), canvas),
-            Operation::ShearY(factor) => ShearY(shear).apply(&ShearDrawn(factor), canvas),
-            Operation::TranslateX(dx) => translate.apply(&TranslateDrawn { dy: 0, dx }, canvas),
-            Operation::TranslateY(dy) => translate.apply(&TranslateDrawn { dy, dx: 0 }, canvas),
-            Operation::Rotate(angle) => {
+            Distortion::Identity => {}
+            Distortion::ShearX(factor) => ShearX(shear).apply(&ShearDrawn(factor), canvas),
+            Distortion::ShearY(factor) => ShearY(shear).apply(&ShearDrawn(factor), canvas),
+            Distortion::TranslateX(dx) => translate.apply(&TranslateDrawn { dy: 0, dx }, canvas),
+            Distortion::TranslateY(dy) => translate.apply(&TranslateDrawn { dy, dx: 0 }, canvas),
+            Distortion::Rotate(angle) => {
                 let rotate = Rotate { padding, fill, interpolation, ..Rotate::default() };
                 rotate.apply(&RotateDrawn(angle), canvas);
             }
-            Operation::Brightness(factor) => Brightness::default().apply(&Factor(factor), canvas),
-            Operation::Color(factor) => saturate(canvas, factor),
-            Operation::Contrast(factor) => Contrast::default().apply(&Factor(factor), canvas),
-            Operation::Sharpness(factor) => Sharpness::default().apply(&Factor(factor), canvas),
-            Operation::Posterize(bits) => Posterize::default().apply(&Bits(bits), canvas),
-            Operation::Solarize(threshold) => Solarize::default().apply(&Threshold(threshold), canvas),
-            Operation::AutoContrast => AutoContrast::default().apply(&Stretched, canvas),
-            Operation::Equalize => Equalize::default().apply(&Stretched, canvas),
+            Distortion::Brightness(factor) => Brightness::default().apply(&Factor(factor), canvas),
+            Distortion::Color(factor) => saturate(canvas, factor),
+            Distortion::Contrast(factor) => Contrast::default().apply(&Factor(factor), canvas),
+            Distortion::Sharpness(factor) => Sharpness::default().apply(&Factor(factor), canvas),
+            Distortion::Posterize(bits) => Posterize::default().apply(&Bits(bits), canvas),
+            Distortion::Solarize(threshold) => Solarize::default().apply(&Threshold(threshold), canvas),
+            Distortion::AutoContrast => AutoContrast::default().apply(&Applied, canvas),
+            Distortion::Equalize => Equalize::default().apply(&Applied, canvas),
         }
     }
 
@@ -187,66 +189,62 @@ impl Operation {
     }
 }
 
-impl Display for Operation {
+impl Display for Distortion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Operation::Identity | Operation::AutoContrast | Operation::Equalize => f.write_str("applied"),
-            Operation::ShearX(value) | Operation::ShearY(value) => ShearDrawn(*value).fmt(f),
-            Operation::TranslateX(pixels) | Operation::TranslateY(pixels) => write!(f, "{pixels}"),
-            Operation::Rotate(angle) => RotateDrawn(*angle).fmt(f),
-            Operation::Brightness(factor)
-            | Operation::Color(factor)
-            | Operation::Contrast(factor)
-            | Operation::Sharpness(factor) => Factor(*factor).fmt(f),
-            Operation::Posterize(bits) => Bits(*bits).fmt(f),
-            Operation::Solarize(threshold) => Threshold(*threshold).fmt(f),
+            Distortion::Identity | Distortion::AutoContrast | Distortion::Equalize => Applied.fmt(f),
+            Distortion::ShearX(value) | Distortion::ShearY(value) => ShearDrawn(*value).fmt(f),
+            Distortion::TranslateX(pixels) | Distortion::TranslateY(pixels) => write!(f, "{pixels}"),
+            Distortion::Rotate(angle) => RotateDrawn(*angle).fmt(f),
+            Distortion::Brightness(factor)
+            | Distortion::Color(factor)
+            | Distortion::Contrast(factor)
+            | Distortion::Sharpness(factor) => Factor(*factor).fmt(f),
+            Distortion::Posterize(bits) => Bits(*bits).fmt(f),
+            Distortion::Solarize(threshold) => Threshold(*threshold).fmt(f),
         }
     }
 }
 
-impl Policy for RandAugment {
-    const NAME: &'static str = "rand_augment";
-
+impl Operation for RandAugment {
     fn probability(&self) -> f32 {
         self.p
     }
 
-    fn validate(&self, _shape: ImageShape) -> Result<(), AugmentError> {
-        let check = Check { op: Self::NAME };
-        check.probability(self.p)?;
-        check.number("num_ops", self.num_ops, 0..=OPERATIONS)?;
+    fn check(&self, check: Check, _: ImageShape) -> Result<(), AugmentError> {
+        check.number("num_ops", self.num_ops, 0..=DISTORTIONS)?;
         check.number("num_magnitude_bins", self.num_magnitude_bins, 2..=1000)?;
         check.number("magnitude", self.magnitude, 0..=self.num_magnitude_bins - 1)
     }
+}
 
+impl Policy for RandAugment {
     fn run(&self, rng: &mut Stream, canvas: &mut Canvas, record: &mut Option<&mut Vec<DrawnStep>>) {
         let ImageShape { height, width, .. } = canvas.shape();
         let level = self.magnitude as f32 / (self.num_magnitude_bins - 1) as f32;
         let side = |len: usize| 150.0 / 331.0 * len as f32;
         let scales = Scales { shear: 0.3, translate: [side(width), side(height)], rotate: 30.0, tone: 0.9, bits: 4.0 };
         for _ in 0..self.num_ops {
-            Operation::draw(level, scales, rng).run(self.fill, self.interpolation, canvas, record);
+            Distortion::draw(level, scales, rng).run(self.fill, self.interpolation, canvas, record);
         }
     }
 }
 
-impl Policy for TrivialAugment {
-    const NAME: &'static str = "trivial_augment";
-
+impl Operation for TrivialAugment {
     fn probability(&self) -> f32 {
         self.p
     }
 
-    fn validate(&self, _shape: ImageShape) -> Result<(), AugmentError> {
-        let check = Check { op: Self::NAME };
-        check.probability(self.p)?;
+    fn check(&self, check: Check, _: ImageShape) -> Result<(), AugmentError> {
         check.number("num_magnitude_bins", self.num_magnitude_bins, 2..=1000)
     }
+}
 
+impl Policy for TrivialAugment {
     fn run(&self, rng: &mut Stream, canvas: &mut Canvas, record: &mut Option<&mut Vec<DrawnStep>>) {
         let level = rng.below(self.num_magnitude_bins) as f32 / (self.num_magnitude_bins - 1) as f32;
         let scales = Scales { shear: 0.99, translate: [32.0; 2], rotate: 135.0, tone: 0.99, bits: 6.0 };
-        Operation::draw(level, scales, rng).run(self.fill, self.interpolation, canvas, record);
+        Distortion::draw(level, scales, rng).run(self.fill, self.interpolation, canvas, record);
     }
 }
 
@@ -271,7 +269,7 @@ mod tests {
             drawn.iter().for_each(|step| *counts.entry(step.op).or_insert(0) += 1);
         }
         // 1000 of each, standard deviation 30.
-        assert_eq!(counts.len(), OPERATIONS);
+        assert_eq!(counts.len(), DISTORTIONS);
         assert!(counts.values().all(|count| (850..1150).contains(count)), "{counts:?}");
     }
 

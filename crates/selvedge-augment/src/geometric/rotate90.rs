@@ -1,17 +1,20 @@
-//! Quarter turns and transposition, for square images.
+//! Rotations by multiples of 90° and transposition, for square images.
 
 use std::fmt::{self, Display};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Check;
-use crate::{AugmentError, Canvas, ImageShape, Stream, Transform};
+use crate::canvas::Canvas;
+use crate::check::Check;
+use crate::error::AugmentError;
+use crate::operation::{FixedTransform, Operation, Transform};
+use crate::shape::ImageShape;
+use crate::stream::Stream;
 
-/// Turns by a number of quarters, drawn uniformly from 0, 1, 2 and 3.
+/// Rotates by 0°, 90°, 180° or 270°, drawn uniformly.
 ///
-/// Source: Albumentations `RandomRotate90`, `p` = 0.5, turning counter-clockwise as `numpy.rot90` does.
-/// With probability `p` a turn by 0 quarters may be drawn too. Refused for images that are not square,
-/// since all images of a batch have one shape.
+/// Source: Albumentations `RandomRotate90`, `p` = 0.5, counter-clockwise as `numpy.rot90`. Images that are not square
+/// are refused, since all images of a batch have one shape.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RandomRotate90 {
@@ -21,7 +24,7 @@ pub struct RandomRotate90 {
 
 /// Exchanges rows and columns.
 ///
-/// Source: Albumentations `Transpose`, `p` = 0.5. Refused for images that are not square.
+/// Source: Albumentations `Transpose`, `p` = 0.5. Images that are not square are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Transpose {
@@ -29,13 +32,9 @@ pub struct Transpose {
     pub p: f32,
 }
 
-/// How many quarters the image is turned, counter-clockwise: from 0 to 3.
+/// The number of counter-clockwise rotations by 90°, from 0 to 3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct QuarterTurns(pub u8);
-
-/// That rows and columns were exchanged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Transposed;
+pub struct Rotate90Drawn(pub u8);
 
 impl Default for RandomRotate90 {
     fn default() -> Self {
@@ -49,36 +48,30 @@ impl Default for Transpose {
     }
 }
 
-impl Display for QuarterTurns {
+impl Display for Rotate90Drawn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}°", 90 * u32::from(self.0))
     }
 }
 
-impl Display for Transposed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("transposed")
-    }
-}
-
-impl Transform for RandomRotate90 {
-    type Drawn = QuarterTurns;
-    const NAME: &'static str = "random_rotate90";
-
+impl Operation for RandomRotate90 {
     fn probability(&self) -> f32 {
         self.p
     }
 
-    fn validate(&self, shape: ImageShape) -> Result<(), AugmentError> {
-        Check { op: Self::NAME }.probability(self.p)?;
-        shape.require_square(Self::NAME)
+    fn check(&self, check: Check, shape: ImageShape) -> Result<(), AugmentError> {
+        check.square(shape)
+    }
+}
+
+impl Transform for RandomRotate90 {
+    type Drawn = Rotate90Drawn;
+
+    fn draw(&self, rng: &mut Stream, _: ImageShape) -> Rotate90Drawn {
+        Rotate90Drawn(rng.below(4) as u8)
     }
 
-    fn draw(&self, rng: &mut Stream, _shape: ImageShape) -> QuarterTurns {
-        QuarterTurns(rng.below(4) as u8)
-    }
-
-    fn apply(&self, drawn: &QuarterTurns, canvas: &mut Canvas) {
+    fn apply(&self, drawn: &Rotate90Drawn, canvas: &mut Canvas) {
         let last = canvas.shape().width as isize - 1;
         match drawn.0 % 4 {
             0 => {}
@@ -89,33 +82,27 @@ impl Transform for RandomRotate90 {
     }
 }
 
-impl Transform for Transpose {
-    type Drawn = Transposed;
-    const NAME: &'static str = "transpose";
-
+impl Operation for Transpose {
     fn probability(&self) -> f32 {
         self.p
     }
 
-    fn validate(&self, shape: ImageShape) -> Result<(), AugmentError> {
-        Check { op: Self::NAME }.probability(self.p)?;
-        shape.require_square(Self::NAME)
+    fn check(&self, check: Check, shape: ImageShape) -> Result<(), AugmentError> {
+        check.square(shape)
     }
+}
 
-    fn draw(&self, _rng: &mut Stream, _shape: ImageShape) -> Transposed {
-        Transposed
-    }
-
-    fn apply(&self, _drawn: &Transposed, canvas: &mut Canvas) {
+impl FixedTransform for Transpose {
+    fn change(&self, canvas: &mut Canvas) {
         permute(canvas, |y, x| (x, y));
     }
 }
 
-/// Writes at each (row, column) the pixel of the old image that `source` names.
+/// Fills each (row, column) with the pixel of the old image at `source(row, column)`.
 #[inline]
 fn permute(canvas: &mut Canvas, source: impl Fn(isize, isize) -> (isize, isize)) {
     let ImageShape { height, width, channels } = canvas.shape();
-    assert_eq!(height, width, "quarter turns and transposition need square images");
+    assert_eq!(height, width, "rotations by 90° and transposition need square images");
     let pixel = |y: isize, x: isize| {
         let (y, x) = source(y, x);
         y * width as isize + x
@@ -147,22 +134,22 @@ mod tests {
     }
 
     #[test]
-    fn turns_are_counter_clockwise() {
-        let turned = |quarters| {
+    fn rotations_are_counter_clockwise() {
+        let rotated = |quarters| {
             let mut canvas = square();
-            RandomRotate90::default().apply(&QuarterTurns(quarters), &mut canvas);
+            RandomRotate90::default().apply(&Rotate90Drawn(quarters), &mut canvas);
             String::from_utf8(canvas.image().to_vec()).unwrap()
         };
-        assert_eq!(turned(0), "aAbBcCdD");
-        assert_eq!(turned(1), "bBdDaAcC");
-        assert_eq!(turned(2), "dDcCbBaA");
-        assert_eq!(turned(3), "cCaAdDbB");
+        assert_eq!(rotated(0), "aAbBcCdD");
+        assert_eq!(rotated(1), "bBdDaAcC");
+        assert_eq!(rotated(2), "dDcCbBaA");
+        assert_eq!(rotated(3), "cCaAdDbB");
     }
 
     #[test]
     fn transposing_exchanges_rows_and_columns() {
         let mut canvas = square();
-        Transpose::default().apply(&Transposed, &mut canvas);
+        Transpose::default().change(&mut canvas);
         assert_eq!(canvas.image(), b"aAcCbBdD");
     }
 

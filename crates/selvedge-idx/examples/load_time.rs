@@ -1,6 +1,6 @@
-//! How long a data set takes to load: `cargo run --release -p selvedge-idx --example load_time -- DIR`.
+//! Measures how long a data set takes to load: `cargo run --release -p selvedge-idx --example load_time -- DIR`.
 //!
-//! Prints the fastest and the median of several loads in seconds, and on Linux the peak memory.
+//! Prints the first, the fastest and the median of several loads in seconds, and on Linux the peak memory.
 
 use std::env;
 use std::error::Error;

@@ -1,12 +1,11 @@
-//! An array whose element type is known only once the file is open.
+//! An array whose element type is known only when the file is open.
 
 use ndarray::ArrayD;
 
-use crate::element::IdxElement;
 use crate::header::ElementType;
 
-/// The content of an IDX file of any of the six element types, in row-major order, with the
-/// dimensions of the header.
+/// The content of an IDX file of any of the six element types, in row-major order and with the dimensions of the
+/// header.
 ///
 /// ```
 /// use ndarray::arr2;
@@ -57,11 +56,5 @@ impl IdxArray {
             Self::F32(array) => array.shape(),
             Self::F64(array) => array.shape(),
         }
-    }
-}
-
-impl<T: IdxElement> From<ArrayD<T>> for IdxArray {
-    fn from(array: ArrayD<T>) -> Self {
-        T::wrap(array)
     }
 }

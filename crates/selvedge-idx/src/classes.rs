@@ -1,4 +1,4 @@
-//! `classes.txt`: the names of a data set's classes, one a line, the first for label 0.
+//! `classes.txt`: the names of a data set's classes, one per line, the first for label 0.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -7,16 +7,16 @@ use std::path::Path;
 
 use crate::error::{IdxError, Offset, Problem};
 
-/// Name of the file that stands beside the four data files.
+/// The name of the file with the class names, in the folder of the four data files.
 pub const CLASSES_FILE: &str = "classes.txt";
 
-/// Labels are bytes.
+/// The largest number of classes, since labels are bytes.
 pub const MAX_CLASSES: usize = 256;
 
-/// Generous for 256 names; keeps a wrong file from being read whole.
+/// Ample for 256 names; a larger file is not read whole.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Reads `classes.txt` in `dir`; `None` if there is none.
+/// Reads `classes.txt` in `dir`, if there is one.
 pub(crate) fn read_names(dir: &Path) -> Result<Option<Vec<String>>, IdxError> {
     let path = dir.join(CLASSES_FILE);
     let file = match File::open(&path) {
@@ -31,7 +31,7 @@ pub(crate) fn read_names(dir: &Path) -> Result<Option<Vec<String>>, IdxError> {
 
 fn parse(bytes: &[u8], path: &Path) -> Result<Vec<String>, IdxError> {
     let unusable = |offset: usize, expected: String, found: String| {
-        let advice = "write one name a line, in UTF-8, the first for label 0";
+        let advice = "write one name per line, in UTF-8, the first for label 0";
         let at = Offset::File(offset as u64);
         IdxError::invalid(path, Problem::ClassNames, at, expected, found, advice)
     };

@@ -1,5 +1,4 @@
-//! Labelled images for classification: MNIST, Fashion-MNIST and every set that comes in the same
-//! four files.
+//! Labelled images for classification: MNIST, Fashion-MNIST and every data set in the same four files.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,17 +11,17 @@ use crate::error::{IdxError, Offset, Problem};
 use crate::header::Header;
 use crate::read;
 
-/// One of the two parts that a data set is published in.
+/// One of the two parts of a published data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Part {
-    /// The samples to learn from.
+    /// The training set.
     Train,
-    /// The samples to judge by, whose files are called `t10k` whatever their number.
+    /// The test set. Its files are called `t10k`, whatever their number of samples.
     Test,
 }
 
 impl Part {
-    /// File name of the images; with `.gz` appended it is looked for as well.
+    /// The file name of the images. A file with `.gz` appended is accepted too.
     #[must_use]
     pub fn image_file_name(self) -> &'static str {
         match self {
@@ -31,7 +30,7 @@ impl Part {
         }
     }
 
-    /// File name of the labels; with `.gz` appended it is looked for as well.
+    /// The file name of the labels. A file with `.gz` appended is accepted too.
     #[must_use]
     pub fn label_file_name(self) -> &'static str {
         match self {
@@ -43,7 +42,7 @@ impl Part {
     /// The file that the images of this part are read from.
     ///
     /// # Errors
-    /// [`Problem::MissingFile`] if neither spelling exists in `dir`.
+    /// [`Problem::MissingFile`] if `dir` has neither the gzipped nor the plain file.
     pub fn image_file(self, dir: impl AsRef<Path>) -> Result<PathBuf, IdxError> {
         find(dir.as_ref(), self.image_file_name())
     }
@@ -51,7 +50,7 @@ impl Part {
     /// The file that the labels of this part are read from.
     ///
     /// # Errors
-    /// [`Problem::MissingFile`] if neither spelling exists in `dir`.
+    /// [`Problem::MissingFile`] if `dir` has neither the gzipped nor the plain file.
     pub fn label_file(self, dir: impl AsRef<Path>) -> Result<PathBuf, IdxError> {
         find(dir.as_ref(), self.label_file_name())
     }
@@ -60,18 +59,17 @@ impl Part {
 /// Images and their labels, in the order of the files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Split {
-    /// `[N, H, W, C]`, 0 to 255, in standard (row-major) layout. A file of rank 3 gives `C = 1`.
+    /// `[N, H, W, C]`, 0 to 255, in row-major layout. A file of rank 3 gives `C = 1`.
     pub images: Array4<u8>,
     /// `[N]`, the class of each image.
     pub labels: Array1<u8>,
 }
 
 impl Split {
-    /// Loads one part of the data set in `dir`, labels and images at the same time.
+    /// Loads one part of the data set in `dir`, labels and images in parallel.
     ///
-    /// The image file has rank 3 (`[N, H, W]`) or 4 (`[N, H, W, C]`), the label file rank 1, both
-    /// of unsigned bytes. Where a file exists both gzipped and plain, the gzipped one is read: it is the
-    /// one that was published, and whose checksum is known.
+    /// The image file has rank 3 (`[N, H, W]`) or 4 (`[N, H, W, C]`), the label file rank 1, both of unsigned bytes. If
+    /// a file exists both gzipped and plain, the gzipped one is read, since published checksums are for it.
     ///
     /// # Errors
     /// Those of [`read_as`](crate::read_as), and [`Problem::MissingFile`],
@@ -96,7 +94,7 @@ impl Split {
             return Err(IdxError::invalid(
                 &label_file,
                 Problem::CountMismatch,
-                Offset::Data(Header::MAGIC as u64),
+                Offset::Data(Header::MAGIC_LEN as u64),
                 format!("{} labels, one for each of {}", images.dim().0, image_file.display()),
                 labels.len().to_string(),
                 "take both files from the same data set",
@@ -111,7 +109,7 @@ impl Split {
         self.labels.len()
     }
 
-    /// Whether there are no samples; never so after [`Split::load`].
+    /// Whether there are no samples. [`Split::load`] never returns an empty part.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
@@ -125,27 +123,26 @@ impl Split {
     }
 }
 
-/// A training part, a test part that fits it, and the names of their classes.
+/// A training set, a matching test set, and the names of their classes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dataset {
-    /// Name of the folder that it was loaded from.
+    /// The name of the folder that it was loaded from.
     pub name: String,
-    /// The samples to learn from.
+    /// The training set.
     pub train: Split,
-    /// The samples to judge by; their images have the size of those in `train`.
+    /// The test set; its images have the size of those in `train`.
     pub test: Split,
-    /// One name for each class, 256 at most; every label is an index into it. The lines of
-    /// `classes.txt`, or without that file the numbers from 0 to the highest training label.
+    /// One name for each class, at most 256, so that every label is an index: the lines of `classes.txt`, or without
+    /// that file the numbers from 0 to the highest training label.
     pub class_names: Vec<String>,
 }
 
 impl Dataset {
-    /// Loads the four files in `dir` (each plain or gzipped) at the same time, and its
-    /// `classes.txt` if there is one.
+    /// Loads the four files in `dir` (each plain or gzipped) in parallel, and its `classes.txt` if there is one.
     ///
     /// # Errors
-    /// Those of [`Split::load`] and [`class_names`], [`Problem::ImageSize`] if training and test
-    /// images differ, [`Problem::Label`] if a label has no class.
+    /// Those of [`Split::load`] and [`class_names`], [`Problem::ImageSize`] if training and test images differ in size,
+    /// [`Problem::Label`] if a label has no class.
     ///
     /// ```
     /// use selvedge_idx::Dataset;
@@ -179,17 +176,15 @@ impl Dataset {
     }
 }
 
-/// The names of the classes of the data set in `dir`, the first for label 0: the lines of
-/// `classes.txt`, or without that file the numbers from 0 to the highest training label (only the
-/// training labels are read then).
+/// The names of the classes of the data set in `dir`, the first for label 0: the lines of `classes.txt`, or without
+/// that file the numbers from 0 to the highest training label, for which only the training labels are read.
 ///
-/// Spaces around a name are dropped, as are a byte-order mark and empty lines at the end.
+/// White space around a name, a byte-order mark and empty lines at the end are ignored.
 ///
 /// # Errors
-/// [`Problem::ClassNames`] if the file is not UTF-8, holds no name, more than
-/// [`MAX_CLASSES`](crate::MAX_CLASSES) names, an empty line between names, the same name twice or
-/// a control character; [`IdxError::Io`] if it cannot be read; without it, whatever is wrong with
-/// the training labels.
+/// [`Problem::ClassNames`] if the file is not UTF-8 or contains no name, more than [`MAX_CLASSES`](crate::MAX_CLASSES)
+/// names, an empty line between names, the same name twice or a control character; [`IdxError::Io`] if it cannot be
+/// read; without the file, any error of reading the training labels.
 ///
 /// ```
 /// use ndarray::arr1;
@@ -254,7 +249,7 @@ fn read_images(path: &Path) -> Result<Array4<u8>, IdxError> {
         let [n, height, width, channels] = shape;
         return Err(idx.invalid(
             Problem::Empty,
-            Header::MAGIC as u64,
+            Header::MAGIC_LEN as u64,
             "at least one image of at least one pixel",
             format!("{n} of {height}×{width}×{channels}"),
             "fetch or write the file again",
@@ -262,7 +257,7 @@ fn read_images(path: &Path) -> Result<Array4<u8>, IdxError> {
     }
     let images: ArrayD<u8> = idx.into_array()?;
     images.into_shape_with_order(Ix4(shape[0], shape[1], shape[2], shape[3])).map_err(|error| {
-        // Only an added axis of length 1 separates the two shapes.
+        // The shapes differ at most in an added axis of length 1.
         IdxError::io(path, "view the data as images", io::Error::other(error))
     })
 }
@@ -272,7 +267,7 @@ fn read_labels(path: &Path) -> Result<Array1<u8>, IdxError> {
     match *idx.dims() {
         [0] => Err(idx.invalid(
             Problem::Empty,
-            Header::MAGIC as u64,
+            Header::MAGIC_LEN as u64,
             "at least one label",
             "none",
             "fetch or write the file again",
@@ -299,7 +294,7 @@ fn check_image_sizes(train: &Split, test: &Split, dir: &Path) -> Result<(), IdxE
     Err(IdxError::invalid(
         &Part::Test.image_file(dir)?,
         Problem::ImageSize,
-        Offset::Data(Header::MAGIC as u64 + 4),
+        Offset::Data(Header::MAGIC_LEN as u64 + 4),
         format!("images of {} as in the training part", show(train.image_shape())),
         show(test.image_shape()),
         "take all four files from the same data set",
@@ -321,7 +316,7 @@ fn check_labels(split: &Split, part: Part, dir: &Path, classes: usize, named: bo
     Err(IdxError::invalid(
         &part.label_file(dir)?,
         Problem::Label,
-        Offset::Data((Header::MAGIC + 4 + index) as u64),
+        Offset::Data((Header::MAGIC_LEN + 4 + index) as u64),
         format!("a label below {classes} ({reason} {})", classes::CLASSES_FILE),
         format!("{} for image {index}", split.labels[index]),
         advice,
@@ -330,7 +325,7 @@ fn check_labels(split: &Split, part: Part, dir: &Path, classes: usize, named: bo
 
 fn folder_name(dir: &Path) -> String {
     let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
-    // A path such as `.` names no folder until it is made absolute.
+    // A path such as `.` has no file name until it is made absolute.
     name(dir).or_else(|| dir.canonicalize().ok().as_deref().and_then(name)).unwrap_or_else(|| dir.display().to_string())
 }
 

@@ -1,4 +1,4 @@
-//! The Rust types that can be elements, and their big-endian decoding and encoding.
+//! The Rust types that can be elements, and their big-endian encoding.
 
 use byteorder::{BigEndian, ByteOrder};
 use ndarray::ArrayD;
@@ -11,35 +11,35 @@ use crate::header::ElementType;
 ///
 /// The trait is sealed: the format has these six types and no others.
 pub trait IdxElement: sealed::Codec {
-    /// The element type that stands for it in a header.
+    /// The element type in a header.
     const TYPE: ElementType;
 }
 
-/// Elements decoded at once; at most 512 KiB of bytes.
+/// Elements that are decoded at a time, at most 512 KiB.
 const CHUNK: usize = 1 << 16;
 
 pub(crate) mod sealed {
     use super::{ArrayD, CHUNK, IdxArray, IdxElement, IdxError};
 
-    /// What a codec needs of the file that it reads.
+    /// The input that a codec reads from.
     pub trait ByteSource {
         /// An empty vector with room for `count` elements.
         fn reserve<T>(&self, count: usize) -> Result<Vec<T>, IdxError>;
         /// Fills the whole buffer.
         fn read_exact(&mut self, buffer: &mut [u8]) -> Result<(), IdxError>;
-        /// Reads `count` bytes into memory of just that size.
+        /// Reads `count` bytes into a vector of exactly that size.
         fn read_bytes(&mut self, count: usize) -> Result<Vec<u8>, IdxError>;
     }
 
     /// Conversion between elements and the bytes of a file.
     pub trait Codec: Copy + Send + Sync + 'static {
-        /// Appends the elements that `bytes` hold.
+        /// Decodes `bytes` and appends the elements.
         fn decode(bytes: &[u8], values: &mut Vec<Self>);
 
-        /// Writes `values` to `bytes`, which has exactly their size.
+        /// Encodes `values` to `bytes`, which has exactly their size.
         fn encode(values: &[Self], bytes: &mut [u8]);
 
-        /// Puts an array of this type into the enum.
+        /// Wraps an array of this type.
         fn wrap(array: ArrayD<Self>) -> IdxArray;
 
         /// Reads `count` elements.
@@ -62,6 +62,12 @@ pub(crate) mod sealed {
 
 use sealed::{ByteSource, Codec};
 
+impl<T: IdxElement> From<ArrayD<T>> for IdxArray {
+    fn from(array: ArrayD<T>) -> Self {
+        T::wrap(array)
+    }
+}
+
 impl IdxElement for u8 {
     const TYPE: ElementType = ElementType::U8;
 }
@@ -79,7 +85,7 @@ impl Codec for u8 {
         IdxArray::U8(array)
     }
 
-    /// Bytes need no decoding: the file is unpacked into the final memory.
+    /// Bytes need no decoding, so the file is decompressed straight into the array.
     fn read<S: ByteSource>(source: &mut S, count: usize) -> Result<Vec<Self>, IdxError> {
         source.read_bytes(count)
     }
@@ -103,7 +109,7 @@ impl Codec for i8 {
     }
 }
 
-/// The types of several bytes differ only in the names of byteorder's functions.
+/// Types of several bytes differ only in the names of byteorder's functions.
 macro_rules! multi_byte_element {
     ($type:ty, $variant:ident, $read_into:ident, $write_into:ident) => {
         impl IdxElement for $type {

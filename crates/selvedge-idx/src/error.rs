@@ -1,44 +1,42 @@
-//! The one error type of the crate: what went wrong, in which file, at which byte, what was
-//! expected there, what was found, and what to do about it.
+//! The error type of the crate: the problem, the file and byte, what was expected and found there, and what to do.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why a file could not be read as IDX, a folder not be loaded as a data set, or an array not be
-/// written.
+/// Why a file could not be read as IDX, a folder not loaded as a data set, or an array not written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IdxError {
     /// The operating system refused an operation on a file.
     #[error("{}: cannot {action}: {source}; {}", file.display(), advice(source.kind()))]
     Io {
-        /// The file concerned.
+        /// The file.
         file: PathBuf,
-        /// What was being done, as a verb phrase: "open the file".
+        /// The operation, as a verb phrase: "open the file".
         action: &'static str,
-        /// What the operating system answered.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The content of a file is not what it must be. Boxed, to keep every `Result` small.
+    /// The content of a file is invalid. Boxed, to keep every `Result` small.
     #[error("{0}")]
     Invalid(Box<Invalid>),
 }
 
-/// The details of [`IdxError::Invalid`]; its `Display` is one complete sentence for a person.
+/// The details of [`IdxError::Invalid`]. Its `Display` is the whole message for a person.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invalid {
-    /// The file concerned (or the name given for bytes that come from elsewhere).
+    /// The file, or the name given for bytes in memory.
     pub file: PathBuf,
-    /// The kind of fault.
+    /// The kind of problem.
     pub problem: Problem,
-    /// Where it was noticed.
+    /// Where it was found.
     pub offset: Offset,
-    /// What should have been there.
+    /// What was expected there.
     pub expected: String,
-    /// What was there.
+    /// What was found there.
     pub found: String,
-    /// What a person can do about it.
+    /// What a person can do.
     pub advice: String,
 }
 
@@ -49,12 +47,12 @@ impl fmt::Display for Invalid {
     }
 }
 
-/// A position, counted in bytes from zero.
+/// A position in bytes, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Offset {
-    /// In the file as it lies on disk.
+    /// In the file itself.
     File(u64),
-    /// In the IDX data: what a gzip file unpacks to, or a plain file as it is.
+    /// In the IDX data: a gzip file's decompressed content, or a plain file itself.
     Data(u64),
 }
 
@@ -77,41 +75,41 @@ impl fmt::Display for Offset {
     }
 }
 
-/// The kinds of fault, for programs that react to one of them.
+/// The kinds of problems, for programs that handle some of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Problem {
     /// Neither an IDX header nor gzip.
     #[error("not an IDX file")]
     NotIdx,
-    /// The third header byte is none of the six element codes.
+    /// The third byte of the header is not one of the six element codes.
     #[error("unknown element type")]
     UnknownElementType,
-    /// A valid element type, but not the one asked for.
+    /// A valid element type, but not the requested one.
     #[error("wrong element type")]
     WrongElementType,
-    /// A valid rank, but not one that this use allows.
+    /// A valid rank, but not one that images or labels have.
     #[error("wrong number of dimensions")]
     WrongRank,
-    /// The product of the dimensions exceeds the address space, or the array exceeds the format.
+    /// The product of the dimensions exceeds the address space, or the array exceeds the limits of the format.
     #[error("impossible dimensions")]
     Dimensions,
-    /// The data end too early.
-    #[error("file is cut short")]
+    /// The data ends too early.
+    #[error("truncated file")]
     Truncated,
-    /// Bytes follow the data.
+    /// More bytes follow the data.
     #[error("trailing bytes")]
     TrailingBytes,
-    /// The gzip stream is broken or fails its checksum.
-    #[error("broken gzip data")]
+    /// The gzip stream is corrupt or fails its checksum.
+    #[error("corrupt gzip data")]
     Gzip,
     /// A gzip file inside a gzip file.
     #[error("gzipped twice")]
     GzippedTwice,
-    /// A gzip file that would unpack to far more than its size gives reason to expect.
-    #[error("suspicious expansion")]
+    /// A gzip file that would decompress to far more than is plausible for its size.
+    #[error("suspicious compression ratio")]
     Bomb,
-    /// One of the four files of a data set is absent.
+    /// One of the four files of a data set is missing.
     #[error("missing file")]
     MissingFile,
     /// Images and labels of a part differ in number.
@@ -126,13 +124,13 @@ pub enum Problem {
     /// A label that has no class.
     #[error("label out of range")]
     Label,
-    /// `classes.txt` cannot be used.
-    #[error("unusable class names")]
+    /// `classes.txt` is invalid.
+    #[error("invalid class names")]
     ClassNames,
 }
 
 impl IdxError {
-    /// The kind of fault, or `None` for a refusal by the operating system.
+    /// The kind of problem, or `None` for an error of the operating system.
     #[must_use]
     pub fn problem(&self) -> Option<Problem> {
         match self {
@@ -141,7 +139,7 @@ impl IdxError {
         }
     }
 
-    /// The file concerned.
+    /// The file, or the name given for bytes in memory.
     #[must_use]
     pub fn file(&self) -> &Path {
         match self {
@@ -154,7 +152,7 @@ impl IdxError {
         Self::Io { file: file.to_path_buf(), action, source }
     }
 
-    /// A file that could not be put in its place.
+    /// The error for a file that could not be written.
     pub(crate) fn not_written(error: selvedge_atomic_file::Error) -> Self {
         Self::Io { file: error.path, action: error.action, source: error.source }
     }
@@ -183,7 +181,7 @@ fn advice(kind: io::ErrorKind) -> &'static str {
         io::ErrorKind::NotFound => "check the path",
         io::ErrorKind::PermissionDenied => "check the permissions of the file and of its folder",
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space",
-        io::ErrorKind::OutOfMemory => "the data do not fit in this machine's memory",
+        io::ErrorKind::OutOfMemory => "the data does not fit in this machine's memory",
         io::ErrorKind::IsADirectory => "give the path of a file",
         io::ErrorKind::NotADirectory => "give the path of a folder",
         io::ErrorKind::Unsupported => "give a regular file",

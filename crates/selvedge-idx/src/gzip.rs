@@ -1,7 +1,7 @@
-//! Unpacking gzip (RFC 1952) straight into the caller's memory: no intermediate buffer between
-//! the decoder and the array, and a count of the bytes consumed, for error messages.
+//! Decompressing gzip (RFC 1952) straight into the caller's memory, without an intermediate buffer, and counting the
+//! bytes consumed, for error messages.
 //!
-//! A file of several members, as parallel and block compressors write it, is read as one stream.
+//! A file of several members, as parallel and block compressors write, is read as one stream.
 
 use std::io::{self, BufRead};
 use std::path::Path;
@@ -13,15 +13,14 @@ use crate::error::{IdxError, Offset, Problem};
 /// The first byte of every gzip file; an IDX header begins with zero.
 pub(crate) const FIRST_BYTE: u8 = 0x1f;
 
-/// Deflate spends at least two bits on a match of at most 258 bytes, so no byte of input can
-/// become more than 1032 bytes of output.
+/// Deflate spends at least two bits on a match of at most 258 bytes, so a byte of input yields at most 1032 bytes.
 pub(crate) const MAX_EXPANSION: u64 = 1032;
 
-/// What every gzip file may unpack to, however small it is.
+/// Every gzip file may decompress to this many bytes, whatever its size.
 const UNSUSPICIOUS_BYTES: u64 = 32 << 20;
 
-/// Beyond [`UNSUSPICIOUS_BYTES`] a file may unpack to this many times its size. Pictures shrink
-/// to a half or a tenth; only constant data goes near the format's limit.
+/// Beyond [`UNSUSPICIOUS_BYTES`] a file may decompress to this many times its size. Images shrink to a half or a tenth;
+/// only constant data approaches the limit of the format.
 pub(crate) const UNSUSPICIOUS_EXPANSION: u64 = 100;
 
 const WINDOW_BITS: u8 = 15;
@@ -30,9 +29,9 @@ const WINDOW_BITS: u8 = 15;
 pub(crate) struct Inflater<R> {
     reader: R,
     member: Decompress,
-    /// The current member's checksum is verified; another member or the end must follow.
+    /// The checksum of the last member is verified; another member or the end must follow.
     between_members: bool,
-    /// Compressed bytes used so far.
+    /// Compressed bytes consumed so far.
     consumed: u64,
 }
 
@@ -41,7 +40,7 @@ impl<R: BufRead> Inflater<R> {
         Self { reader, member: Decompress::new_gzip(WINDOW_BITS), between_members: false, consumed: 0 }
     }
 
-    /// Fills `buffer` as far as the stream goes and returns how far that is.
+    /// Fills `buffer`, or as much of it as the stream still has, and returns the number of bytes.
     pub(crate) fn read(&mut self, buffer: &mut [u8], file: &Path) -> Result<usize, IdxError> {
         let mut filled = 0;
         while filled < buffer.len() {
@@ -56,7 +55,7 @@ impl<R: BufRead> Inflater<R> {
         Ok(filled)
     }
 
-    /// Fills the spare capacity of `out` as far as the stream goes; never reallocates.
+    /// Fills the spare capacity of `out`, or as much of it as the stream still has; never reallocates.
     pub(crate) fn read_vec(&mut self, out: &mut Vec<u8>, file: &Path) -> Result<(), IdxError> {
         while out.len() < out.capacity() {
             let produced =
@@ -68,8 +67,8 @@ impl<R: BufRead> Inflater<R> {
         Ok(())
     }
 
-    /// Runs the decoder once over the buffered input. Returns the bytes it produced, which can be
-    /// none, or `None` where the file ends after a complete member.
+    /// Runs the decoder once over the buffered input. Returns the number of bytes that it produced, which can be 0, or
+    /// `None` if the file ends after a complete member.
     fn advance(
         &mut self,
         file: &Path,
@@ -102,14 +101,14 @@ impl<R: BufRead> Inflater<R> {
                 at,
                 "more gzip data",
                 "the end of the file",
-                "the file was not written or fetched to its end: fetch it again",
+                "the file was not written or downloaded completely: fetch it again",
             ));
         }
         let (total_in, total_out) = (self.member.total_in(), self.member.total_out());
         let outcome = run(&mut self.member, input);
         let used = self.member.total_in() - total_in;
         let produced = self.member.total_out() - total_out;
-        // The decoder takes no more than the slice that it was given.
+        // At most the length of `input`, so it fits into a usize.
         self.reader.consume(used as usize);
         self.consumed += used;
         match outcome {
@@ -122,7 +121,7 @@ impl<R: BufRead> Inflater<R> {
                     Problem::Gzip,
                     Offset::File(self.consumed),
                     "valid gzip data with a matching checksum",
-                    reason.unwrap_or_else(|| "data that cannot be unpacked".to_owned()),
+                    reason.unwrap_or_else(|| "data that cannot be decompressed".to_owned()),
                     "the file is damaged: fetch or write it again",
                 ));
             }
@@ -131,10 +130,9 @@ impl<R: BufRead> Inflater<R> {
     }
 }
 
-/// The bytes that a buffered reader holds, refilled when there are none; empty at the end only.
+/// The buffered bytes of a reader, refilled if there are none; empty only at the end.
 pub(crate) fn fill<'a, R: BufRead>(reader: &'a mut R, file: &Path) -> Result<&'a [u8], IdxError> {
-    // Asked twice because a loop cannot hand out the borrow: the second call returns the buffer
-    // that the first one filled.
+    // Two calls, since a borrow cannot leave the loop: the second returns the buffer that the first one filled.
     loop {
         match reader.fill_buf() {
             Ok(_) => break,
@@ -145,7 +143,7 @@ pub(crate) fn fill<'a, R: BufRead>(reader: &'a mut R, file: &Path) -> Result<&'a
     reader.fill_buf().map_err(|error| IdxError::io(file, "read the file", error))
 }
 
-/// Whether a gzip file of `len` bytes unpacks to more than real data give reason to expect.
-pub(crate) fn is_suspicious(unpacked: u64, len: u64) -> bool {
-    unpacked > UNSUSPICIOUS_BYTES && unpacked > len.saturating_mul(UNSUSPICIOUS_EXPANSION)
+/// Whether a gzip file of `len` bytes decompresses to more than is plausible for real data.
+pub(crate) fn is_suspicious(decompressed: u64, len: u64) -> bool {
+    decompressed > UNSUSPICIOUS_BYTES && decompressed > len.saturating_mul(UNSUSPICIOUS_EXPANSION)
 }

@@ -1,7 +1,7 @@
-//! The IDX header: two zero bytes, an element code, the rank, then one big-endian `u32` a
-//! dimension. Nothing here allocates more than the rank implies (255 dimensions at most).
+//! The IDX header: two zero bytes, an element code, the rank, then one big-endian `u32` for each dimension. Nothing
+//! here allocates more than the rank implies (at most 255 dimensions).
 //!
-//! Reference: the format's description on Yann LeCun's MNIST page, "The IDX file format".
+//! Reference: "The IDX file format" on Yann LeCun's MNIST page.
 
 use std::fmt;
 use std::path::Path;
@@ -10,7 +10,7 @@ use byteorder::{BigEndian, ByteOrder};
 
 use crate::error::{IdxError, Offset, Problem};
 
-/// The six element types that an IDX file can hold. Multi-byte elements are big-endian.
+/// The six element types of IDX files. Elements of several bytes are big-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum ElementType {
@@ -29,7 +29,7 @@ pub enum ElementType {
 }
 
 impl ElementType {
-    /// Every type, in the order of the codes.
+    /// All types, in the order of their codes.
     pub const ALL: [Self; 6] = [Self::U8, Self::I8, Self::I16, Self::I32, Self::F32, Self::F64];
 
     /// The third byte of the header.
@@ -38,7 +38,7 @@ impl ElementType {
         self as u8
     }
 
-    /// The type with this code, if there is one.
+    /// The type with a code, if there is one.
     ///
     /// ```
     /// use selvedge_idx::ElementType;
@@ -51,7 +51,7 @@ impl ElementType {
         Self::ALL.into_iter().find(|element| element.code() == code)
     }
 
-    /// Bytes of one element.
+    /// The size of an element in bytes.
     #[must_use]
     pub fn size(self) -> usize {
         match self {
@@ -77,7 +77,7 @@ impl fmt::Display for ElementType {
     }
 }
 
-/// A header whose sizes are known to fit the address space.
+/// A header whose sizes fit into the address space.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) element: ElementType,
@@ -85,26 +85,26 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// Length of the two zero bytes, the element code and the rank.
-    pub(crate) const MAGIC: usize = 4;
+    /// Bytes before the dimensions: two zeros, the element code and the rank.
+    pub(crate) const MAGIC_LEN: usize = 4;
 
-    /// Bytes before the first element.
+    /// Length of the header in bytes.
     pub(crate) fn len(&self) -> usize {
-        Self::MAGIC + 4 * self.dims.len()
+        Self::MAGIC_LEN + 4 * self.dims.len()
     }
 
-    /// Number of elements; an array without dimensions is one element.
+    /// Number of elements; an array without dimensions has one.
     pub(crate) fn elements(&self) -> usize {
-        // A zero anywhere makes the array empty, and the other factors were checked together.
+        // Cannot overflow: `decode_dims` checked the product of all factors but zeros.
         self.dims.iter().product()
     }
 
-    /// Bytes of header and data together.
+    /// Length of header and data in bytes.
     pub(crate) fn total(&self) -> u64 {
         self.len() as u64 + self.elements() as u64 * self.element.size() as u64
     }
 
-    /// The dimensions as people write them: `60000×28×28`.
+    /// The dimensions for messages: `60000×28×28`.
     pub(crate) fn shape(&self) -> String {
         if self.dims.is_empty() {
             return "1".to_owned();
@@ -113,9 +113,9 @@ impl Header {
     }
 }
 
-/// Reads the first four bytes: element type and rank.
+/// Decodes the first four bytes: element type and rank.
 pub(crate) fn decode_magic(
-    magic: [u8; Header::MAGIC],
+    magic: [u8; Header::MAGIC_LEN],
     file: &Path,
     at: fn(u64) -> Offset,
 ) -> Result<(ElementType, usize), IdxError> {
@@ -127,7 +127,7 @@ pub(crate) fn decode_magic(
             at(0),
             "two zero bytes",
             format!("{zero0:02x} {zero1:02x}"),
-            "check that this is the file you meant",
+            "check that this is the right file",
         ));
     }
     let element = ElementType::from_code(code).ok_or_else(|| {
@@ -143,7 +143,7 @@ pub(crate) fn decode_magic(
     Ok((element, usize::from(rank)))
 }
 
-/// Reads the dimensions that follow and checks that their product can be addressed.
+/// Decodes the dimensions and checks that an array of them fits into the address space.
 pub(crate) fn decode_dims(
     element: ElementType,
     bytes: &[u8],
@@ -153,7 +153,7 @@ pub(crate) fn decode_dims(
     let mut raw = vec![0_u32; bytes.len() / 4];
     BigEndian::read_u32_into(bytes, &mut raw);
     let dims: Option<Vec<usize>> = raw.iter().map(|&dim| usize::try_from(dim).ok()).collect();
-    // Zero dimensions are left out of the product: ndarray asks that of a shape as well.
+    // Without the zeros, since ndarray requires this of a shape too.
     let addressable = |dims: &Vec<usize>| {
         dims.iter()
             .filter(|&&dim| dim != 0)
@@ -164,7 +164,7 @@ pub(crate) fn decode_dims(
         IdxError::invalid(
             file,
             Problem::Dimensions,
-            at(Header::MAGIC as u64),
+            at(Header::MAGIC_LEN as u64),
             format!("dimensions whose product fits in {} bytes", isize::MAX),
             raw.iter().map(u32::to_string).collect::<Vec<_>>().join("×"),
             "the file is damaged: fetch or write it again",

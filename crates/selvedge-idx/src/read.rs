@@ -1,8 +1,8 @@
-//! Reading IDX: from a file or from bytes, plain or gzip, as the type that the header names or as
-//! one that the caller insists on.
+//! Reading IDX from a file or from bytes, plain or gzip, with the element type of the header or one that the caller
+//! requires.
 //!
-//! The order of the checks is what keeps a hostile file harmless: header, element type, rank,
-//! product of the dimensions, size of the file; only then is memory for the data asked for.
+//! The order of the checks makes hostile files harmless: header, element type, rank, product of the dimensions, size of
+//! the file. Only then is memory for the data allocated.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -17,17 +17,15 @@ use crate::error::{IdxError, Offset, Problem};
 use crate::gzip::{self, Inflater};
 use crate::header::{self, ElementType, Header};
 
-/// Reads from the disk are of this size: large enough to make system calls rare, small enough to
-/// stay in the second-level cache.
+/// Size of the reads from the file: large enough to make system calls rare, small enough to stay in L2.
 const READ_BUFFER: usize = 256 << 10;
 
-/// Reads a file whose element type is not known beforehand.
-///
-/// Whether it is gzipped is seen from its first byte, not from its name.
+/// Reads a file with elements of any type. The first byte, not the name, decides whether it is gzip.
 ///
 /// # Errors
-/// Any [`IdxError`] but those about data sets: the file cannot be read, is not IDX, is cut short,
-/// has trailing bytes, is damaged, or would unpack to suspiciously much (see the crate's page).
+/// [`IdxError::Io`] if the file cannot be read; otherwise [`Problem::NotIdx`], [`Problem::UnknownElementType`],
+/// [`Problem::Dimensions`], [`Problem::Truncated`], [`Problem::TrailingBytes`], [`Problem::Gzip`],
+/// [`Problem::GzippedTwice`] or [`Problem::Bomb`].
 ///
 /// ```
 /// use ndarray::arr1;
@@ -43,10 +41,10 @@ pub fn read(path: impl AsRef<Path>) -> Result<IdxArray, IdxError> {
     open(path.as_ref())?.into_any()
 }
 
-/// Reads a file that must hold elements of type `T`; nothing is converted.
+/// Reads a file whose elements must have the type `T`; nothing is converted.
 ///
 /// # Errors
-/// As [`read`], and [`Problem::WrongElementType`] if the file holds another type.
+/// As [`read`], and [`Problem::WrongElementType`] if the elements have another type.
 ///
 /// ```
 /// use ndarray::{arr2, ArrayD};
@@ -65,9 +63,9 @@ pub fn read_as<T: IdxElement>(path: impl AsRef<Path>) -> Result<ArrayD<T>, IdxEr
     open(path.as_ref())?.into_array()
 }
 
-/// Reads from bytes in memory, plain or gzip. `name` is what error messages call them.
+/// Reads bytes in memory, plain or gzip. Error messages call them `name`.
 ///
-/// To read from a stream, collect it first, with whatever limit suits its origin.
+/// To read a stream, collect it first, with a limit that suits its origin.
 ///
 /// # Errors
 /// As [`read`].
@@ -80,8 +78,8 @@ pub fn read_as<T: IdxElement>(path: impl AsRef<Path>) -> Result<ArrayD<T>, IdxEr
 /// let error = selvedge_idx::read_from(&bytes[..9], "two signed bytes").unwrap_err();
 /// assert_eq!(
 ///     error.to_string(),
-///     "two signed bytes: file is cut short at byte 9: expected 10 bytes for 2 elements of type \
-///      i8 (code 0x09), found 9; the file was not written or fetched to its end: fetch it again",
+///     "two signed bytes: truncated file at byte 9: expected 10 bytes for 2 elements of type \
+///      i8 (code 0x09), found 9; the file was not written or downloaded completely: fetch it again",
 /// );
 /// # Ok::<(), selvedge_idx::IdxError>(())
 /// ```
@@ -94,7 +92,7 @@ pub(crate) fn open(path: &Path) -> Result<Idx<BufReader<File>>, IdxError> {
     let file = File::open(path).map_err(|e| IdxError::io(path, "open the file", e))?;
     let metadata = file.metadata().map_err(|e| IdxError::io(path, "examine the file", e))?;
     if !metadata.is_file() {
-        // The size of a pipe or device is unknown, and with it how much memory is reasonable.
+        // The size of a pipe or device is unknown, so there is no limit for the memory.
         let kind = if metadata.is_dir() {
             io::Error::from(io::ErrorKind::IsADirectory)
         } else {
@@ -105,7 +103,7 @@ pub(crate) fn open(path: &Path) -> Result<Idx<BufReader<File>>, IdxError> {
     Idx::new(BufReader::with_capacity(READ_BUFFER, file), metadata.len(), path)
 }
 
-/// An input of known size whose header has been read and whose data have not.
+/// An input of known size whose header has been read, but not its data.
 pub(crate) struct Idx<R> {
     header: Header,
     source: Source<R>,
@@ -114,7 +112,7 @@ pub(crate) struct Idx<R> {
 impl<R: BufRead> Idx<R> {
     fn new(reader: R, len: u64, name: &Path) -> Result<Self, IdxError> {
         let mut source = Source::new(reader, len, name)?;
-        let mut magic = [0; Header::MAGIC];
+        let mut magic = [0; Header::MAGIC_LEN];
         source.read_header(&mut magic)?;
         if source.gzip && magic[0] == gzip::FIRST_BYTE {
             return Err(IdxError::invalid(
@@ -123,7 +121,7 @@ impl<R: BufRead> Idx<R> {
                 Offset::Data(0),
                 "an IDX header",
                 "a second gzip header",
-                "unpack it once (gunzip) and use the result",
+                "decompress it once with gunzip and use the result",
             ));
         }
         let (element, rank) = header::decode_magic(magic, name, source.at())?;
@@ -137,7 +135,7 @@ impl<R: BufRead> Idx<R> {
         &self.header.dims
     }
 
-    /// An error about something that stands `offset` bytes into the (unpacked) file.
+    /// An error at byte `offset` of the decompressed input.
     pub(crate) fn invalid(
         &self,
         problem: Problem,
@@ -158,7 +156,7 @@ impl<R: BufRead> Idx<R> {
                 2,
                 format!("elements of type {}", T::TYPE),
                 self.header.element.to_string(),
-                "use the file that holds this type, or read it as the type it has",
+                "use a file of this type, or read the file as its own type",
             ));
         }
         self.check_size()?;
@@ -168,7 +166,7 @@ impl<R: BufRead> Idx<R> {
         ArrayD::from_shape_vec(shape, values).map_err(|error| {
             self.invalid(
                 Problem::Dimensions,
-                Header::MAGIC as u64,
+                Header::MAGIC_LEN as u64,
                 "dimensions that an array can have",
                 format!("{} ({error})", self.header.shape()),
                 "the file is damaged: fetch or write it again",
@@ -187,7 +185,7 @@ impl<R: BufRead> Idx<R> {
         })
     }
 
-    /// Compares what the header announces with what the file can hold, before memory is asked for.
+    /// Compares the size that the header announces with the file's, before memory is allocated.
     fn check_size(&self) -> Result<(), IdxError> {
         let announced = self.header.total();
         let len = self.source.len;
@@ -197,7 +195,7 @@ impl<R: BufRead> Idx<R> {
         };
         if !self.source.gzip {
             return if len < announced {
-                Err(self.source.cut_short(len, what(), len.to_string()))
+                Err(self.source.truncated(len, what(), len.to_string()))
             } else if len > announced {
                 Err(self.source.trailing(announced, what(), len.to_string()))
             } else {
@@ -206,29 +204,29 @@ impl<R: BufRead> Idx<R> {
         }
         let possible = len.saturating_mul(gzip::MAX_EXPANSION);
         if announced > possible {
-            let found = format!("{len} bytes of gzip, which unpack to {possible} at most");
-            return Err(self.source.cut_short(Header::MAGIC as u64, what(), found));
+            let found = format!("{len} bytes of gzip, which decompress to at most {possible}");
+            return Err(self.source.truncated(Header::MAGIC_LEN as u64, what(), found));
         }
         if gzip::is_suspicious(announced, len) {
             return Err(self.invalid(
                 Problem::Bomb,
-                Header::MAGIC as u64,
+                Header::MAGIC_LEN as u64,
                 format!("at most {} times the {len} bytes of the file", gzip::UNSUSPICIOUS_EXPANSION),
                 what(),
-                "if you trust the file, unpack it (gunzip) and use the result",
+                "if you trust the file, decompress it with gunzip and use the result",
             ));
         }
         Ok(())
     }
 }
 
-/// The bytes of a file, unpacked if need be.
+/// The bytes of an input, decompressed if they are gzip.
 struct Source<R> {
     input: Input<R>,
-    /// Length of the input itself, packed or not.
+    /// Length of the input itself, before decompression.
     len: u64,
     gzip: bool,
-    /// Unpacked bytes read so far.
+    /// Decompressed bytes read so far.
     position: u64,
     name: PathBuf,
 }
@@ -245,13 +243,13 @@ impl<R: BufRead> Source<R> {
         Ok(Self { input, len, gzip, position: 0, name: name.to_path_buf() })
     }
 
-    /// How positions of this file are named.
+    /// The kind of offset for positions in the decompressed input.
     fn at(&self) -> fn(u64) -> Offset {
         if self.gzip { Offset::Data } else { Offset::File }
     }
 
-    fn cut_short(&self, offset: u64, expected: String, found: String) -> IdxError {
-        let advice = "the file was not written or fetched to its end: fetch it again";
+    fn truncated(&self, offset: u64, expected: String, found: String) -> IdxError {
+        let advice = "the file was not written or downloaded completely: fetch it again";
         IdxError::invalid(&self.name, Problem::Truncated, self.at()(offset), expected, found, advice)
     }
 
@@ -261,7 +259,7 @@ impl<R: BufRead> Source<R> {
         IdxError::invalid(&self.name, Problem::TrailingBytes, at, expected, found, advice)
     }
 
-    /// Fills `buffer` as far as the data go.
+    /// Fills `buffer`, or as much of it as there is data for, and returns the number of bytes.
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, IdxError> {
         let filled = match &mut self.input {
             Input::Gzip(inflater) => inflater.read(buffer, &self.name)?,
@@ -288,12 +286,12 @@ impl<R: BufRead> Source<R> {
         let end = self.position + buffer.len() as u64;
         if self.read(buffer)? < buffer.len() {
             let expected = format!("a header of {end} bytes or more");
-            return Err(self.cut_short(self.position, expected, "the end of the data".to_owned()));
+            return Err(self.truncated(self.position, expected, "the end of the data".to_owned()));
         }
         Ok(())
     }
 
-    /// Confirms that nothing follows; for gzip, that the checksum holds.
+    /// Checks that nothing follows, and for gzip the checksum.
     fn finish(&mut self) -> Result<(), IdxError> {
         let end = self.position;
         match self.read(&mut [0])? {
@@ -317,7 +315,7 @@ impl<R: BufRead> ByteSource for Source<R> {
         let end = self.position + buffer.len() as u64;
         if self.read(buffer)? < buffer.len() {
             let expected = format!("data up to byte {end} at least");
-            return Err(self.cut_short(self.position, expected, "their end".to_owned()));
+            return Err(self.truncated(self.position, expected, "the end".to_owned()));
         }
         Ok(())
     }
@@ -337,9 +335,9 @@ impl<R: BufRead> ByteSource for Source<R> {
         self.position += bytes.len() as u64;
         if bytes.len() < count {
             let expected = format!("data up to byte {end}");
-            return Err(self.cut_short(self.position, expected, "their end".to_owned()));
+            return Err(self.truncated(self.position, expected, "the end".to_owned()));
         }
-        // An allocator may give more room than was asked for, and unpacking fills what there is.
+        // An allocator may give more room than requested, and decompression fills all of it.
         if bytes.len() > count {
             return Err(self.trailing(end, format!("{end} bytes"), "more".to_owned()));
         }

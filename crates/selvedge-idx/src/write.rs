@@ -1,4 +1,4 @@
-//! Writing IDX, plain or gzip: to memory, or to a file that appears only when it is complete.
+//! Writing IDX, plain or gzip, to memory or to a file.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -13,28 +13,27 @@ use crate::error::{IdxError, Offset, Problem};
 use crate::gzip;
 use crate::header::Header;
 
-/// How a file is stored.
+/// The compression of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Compression {
-    /// As it is.
+    /// Plain.
     #[default]
     None,
-    /// Gzip at its usual level, without name or time: equal arrays give equal files.
+    /// Gzip at its default level, without name or time, so that equal arrays give equal files.
     Gzip,
 }
 
-/// Elements encoded at once.
+/// Elements that are encoded at a time.
 const CHUNK: usize = 1 << 14;
 
 /// Writes an array of any rank and layout as an IDX file, in row-major order.
 ///
-/// An older file at `path` is replaced whole or not at all, and a failure leaves nothing behind: see
-/// [`selvedge_atomic_file`].
+/// The file is written whole or not at all, in place of an older one: see [`selvedge_atomic_file`].
 ///
 /// # Errors
-/// [`IdxError::Io`] if the file cannot be written; [`Problem::Dimensions`] if the array has more
-/// than 255 dimensions or one above `u32::MAX`; [`Problem::Bomb`] if gzip shrinks it so much that
-/// [`read`](crate::read) would refuse it (store such an array plain).
+/// [`IdxError::Io`] if the file cannot be written; [`Problem::Dimensions`] if the array has more than 255 dimensions or
+/// one above `u32::MAX`; [`Problem::Bomb`] if gzip shrinks it so much that [`read`](crate::read) would refuse it (write
+/// such an array plain).
 ///
 /// ```
 /// use ndarray::Array3;
@@ -62,10 +61,10 @@ pub fn write<T: IdxElement, D: Dimension>(
     file.commit().map_err(IdxError::not_written)
 }
 
-/// The bytes that [`write()`] would put into a file; `name` is what error messages call them.
+/// Encodes an array as the bytes of a file. Error messages call them `name`.
 ///
 /// # Errors
-/// As [`write()`].
+/// As [`write()`], except those of the file.
 ///
 /// ```
 /// use ndarray::arr1;
@@ -101,7 +100,7 @@ fn encode_header<T: IdxElement, D: Dimension>(array: &ArrayRef<T, D>, name: &Pat
     let mut header = vec![0, 0, T::TYPE.code(), rank];
     for (axis, &dim) in array.shape().iter().enumerate() {
         let dim = u32::try_from(dim).map_err(|_| {
-            let offset = Header::MAGIC + 4 * axis;
+            let offset = Header::MAGIC_LEN + 4 * axis;
             impossible(offset as u64, format!("{} at most along axis {axis}", u32::MAX), dim.to_string())
         })?;
         let mut bytes = [0; 4];
@@ -111,24 +110,24 @@ fn encode_header<T: IdxElement, D: Dimension>(array: &ArrayRef<T, D>, name: &Pat
     Ok(header)
 }
 
-/// Refuses what the reader would refuse.
+/// Refuses a file that the reader would refuse.
 fn check_expansion<T: IdxElement, D: Dimension>(
     header: &[u8],
     array: &ArrayRef<T, D>,
-    packed: u64,
+    compressed: u64,
     name: &Path,
 ) -> Result<(), IdxError> {
     let plain = header.len() as u64 + array.len() as u64 * T::TYPE.size() as u64;
-    if !gzip::is_suspicious(plain, packed) {
+    if !gzip::is_suspicious(plain, compressed) {
         return Ok(());
     }
     Err(IdxError::invalid(
         name,
         Problem::Bomb,
-        Offset::File(packed),
+        Offset::File(compressed),
         format!("{} bytes of gzip or more", plain / gzip::UNSUSPICIOUS_EXPANSION),
-        format!("{packed}, for an array of {plain} bytes"),
-        "write it without compression: no reader could tell it from a gzip bomb",
+        format!("{compressed}, for an array of {plain} bytes"),
+        "write it without compression: readers would take it for a gzip bomb",
     ))
 }
 

@@ -1,5 +1,5 @@
-//! Gzip bombs of 10 GB, complete and with a true checksum. They are refused, and the whole process
-//! stays under 64 MiB: this file is a test program of its own, so that nothing else counts.
+//! Gzip bombs of 10 GB, complete and with a valid checksum, are refused in less than 64 MiB. This test has its own
+//! program, since it measures the peak memory of the whole process.
 
 use std::fs;
 use std::io::Write;
@@ -8,27 +8,27 @@ use std::path::Path;
 use flate2::{Compress, Crc, FlushCompress, write::GzEncoder};
 use selvedge_idx::{Dataset, Problem, read, read_as, read_from};
 
-const PIECE: usize = 1 << 20;
-const PIECES: usize = 10_000;
+const CHUNK: usize = 1 << 20;
+const CHUNKS: usize = 10_000;
 
-/// A gzip file of `start` followed by ten thousand times 1 MiB of zeros. The pieces are packed
-/// once: after a full flush a piece of deflate data refers to nothing before it.
+/// A gzip file of `start` followed by ten thousand times 1 MiB of zeros. The chunk of zeros is compressed once and
+/// repeated: after a full flush, deflate data refers to nothing before it.
 fn bomb(start: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
     bytes.extend(flushed(start));
-    let zeros = vec![0; PIECE];
-    bytes.extend(flushed(&zeros).repeat(PIECES));
+    let zeros = vec![0; CHUNK];
+    bytes.extend(flushed(&zeros).repeat(CHUNKS));
     bytes.extend([1, 0, 0, 0xff, 0xff]);
 
     let mut crc = Crc::new();
     crc.update(start);
     let mut zero_crc = Crc::new();
     zero_crc.update(&zeros);
-    for _ in 0..PIECES {
+    for _ in 0..CHUNKS {
         crc.combine(&zero_crc);
     }
     bytes.extend(crc.sum().to_le_bytes());
-    bytes.extend(((start.len() + PIECE * PIECES) as u32).to_le_bytes());
+    bytes.extend(((start.len() + CHUNK * CHUNKS) as u32).to_le_bytes());
     bytes
 }
 
@@ -67,21 +67,21 @@ fn bombs_are_refused_in_little_memory() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("train-images-idx3-ubyte.gz");
 
-    // The piece-wise file is sound: at a hundredth of the size it is unpacked and believed.
-    let small = header(&[4, PIECE as u32]);
+    // A small file made in the same way is valid.
+    let small = header(&[4, CHUNK as u32]);
     let mut sound = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
     sound.extend(flushed(&small));
-    sound.extend(flushed(&vec![0; PIECE]).repeat(4));
+    sound.extend(flushed(&vec![0; CHUNK]).repeat(4));
     sound.extend([1, 0, 0, 0xff, 0xff]);
     let mut crc = Crc::new();
     crc.update(&small);
-    crc.update(&vec![0; 4 * PIECE]);
+    crc.update(&vec![0; 4 * CHUNK]);
     sound.extend(crc.sum().to_le_bytes());
-    sound.extend(((small.len() + 4 * PIECE) as u32).to_le_bytes());
-    assert_eq!(read_from(&sound, "sound").unwrap().shape(), [4, PIECE]);
+    sound.extend(((small.len() + 4 * CHUNK) as u32).to_le_bytes());
+    assert_eq!(read_from(&sound, "sound").unwrap().shape(), [4, CHUNK]);
 
-    // An honest header: 10,000 images of 1024 x 1024.
-    fs::write(&path, bomb(&header(&[PIECES as u32, 1024, 1024]))).unwrap();
+    // A header with the true size: 10,000 images of 1024 x 1024.
+    fs::write(&path, bomb(&header(&[CHUNKS as u32, 1024, 1024]))).unwrap();
     assert!(fs::metadata(&path).unwrap().len() < 11 << 20);
     assert_eq!(problem(&path), Some(Problem::Bomb));
     assert_eq!(read(&path).unwrap_err().problem(), Some(Problem::Bomb));
@@ -96,7 +96,7 @@ fn bombs_are_refused_in_little_memory() {
     }
     assert_eq!(Dataset::load(folder.path()).unwrap_err().problem(), Some(Problem::Bomb));
 
-    // A header that announces one small image, and 10 GB behind it.
+    // A header that announces one small image, followed by 10 GB.
     fs::write(&path, bomb(&header(&[1, 28, 28]))).unwrap();
     assert_eq!(problem(&path), Some(Problem::TrailingBytes));
 
@@ -111,7 +111,7 @@ fn bombs_are_refused_in_little_memory() {
     assert_eq!(problem(&path), Some(Problem::UnknownElementType));
 
     // Plain files whose header announces 10 GB.
-    let plain = header(&[PIECES as u32, 1024, 1024]);
+    let plain = header(&[CHUNKS as u32, 1024, 1024]);
     assert_eq!(read_from(&plain, "plain").unwrap_err().problem(), Some(Problem::Truncated));
 
     #[cfg(target_os = "linux")]

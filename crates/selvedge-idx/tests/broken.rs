@@ -1,5 +1,5 @@
-//! Broken files by the ten thousand: each must be refused with an error that names the file, or
-//! mean exactly what a second, naive reader says that it means. No case may panic.
+//! Tens of thousands of broken files: each must be refused with an error that names the file, or give exactly the
+//! result of a second, naive reader. None may panic.
 
 use flate2::write::GzEncoder;
 use ndarray::{ArrayD, ArrayRef, Dimension, IxDyn, arr1, arr2, arr3};
@@ -27,7 +27,7 @@ fn naive(bytes: &[u8]) -> Option<(u8, Vec<usize>, &[u8])> {
     (data.len() as u128 == expected).then(|| (bytes[2], dims.iter().map(|&dim| dim as usize).collect(), data))
 }
 
-/// Panics unless `bytes` are refused with a useful message, or accepted for what they are.
+/// Requires that `bytes` are refused with a useful message, or accepted with the naive reader's result.
 fn check(bytes: &[u8]) -> Option<Problem> {
     match (read_from(bytes, NAME), naive(bytes)) {
         (Ok(array), Some((code, dims, data))) => {
@@ -119,7 +119,7 @@ fn ten_thousand_broken_files() {
             bytes[bit / 8] ^= 1 << (bit % 8);
             run(&bytes);
         }
-        // Every value of every byte of the header, and of its rank and first dimensions above all.
+        // Every value of every byte of the header.
         for position in 0..sample.len().min(20) {
             for value in 0..=255 {
                 let mut bytes = sample.clone();
@@ -147,10 +147,9 @@ fn ten_thousand_broken_files() {
     assert!(refused >= 20_000, "{refused} of {cases}");
 }
 
-/// Whatever happens to a gzip file, it is refused or still holds the very same array: its checksum
-/// sees to that.
+/// A damaged gzip file is refused or still contains the same array, thanks to its checksum.
 #[test]
-fn broken_gzip_is_refused_or_means_the_same() {
+fn broken_gzip_is_refused_or_gives_the_same_array() {
     let (mut cases, mut accepted) = (0, 0);
     for sample in samples() {
         let original = read_from(&sample, NAME).unwrap();
@@ -166,8 +165,8 @@ fn broken_gzip_is_refused_or_means_the_same() {
                 let mut bytes = packed.clone();
                 bytes[position] ^= 1 << bit;
                 match read_from(&bytes, NAME) {
-                    // Gzip's time and system fields mean nothing to the data, nor do the bits that
-                    // pad the last byte of a deflate stream.
+                    // The time and system fields of gzip do not affect the data, nor do the bits that pad the last byte
+                    // of a deflate stream.
                     Ok(array) => {
                         accepted += 1;
                         assert_eq!(array, original, "byte {position} bit {bit}");
@@ -187,7 +186,7 @@ fn broken_gzip_is_refused_or_means_the_same() {
     assert!(accepted <= 80 * samples().len(), "{accepted}");
 }
 
-/// Broken inside, yet packed with a valid checksum.
+/// The content is broken, but its checksum is valid.
 #[test]
 fn broken_files_inside_sound_gzip() {
     for sample in samples() {
@@ -209,10 +208,10 @@ fn broken_files_inside_sound_gzip() {
 }
 
 #[test]
-fn members_of_one_gzip_file_are_one_stream() {
+fn the_members_of_a_gzip_file_are_one_stream() {
     for sample in samples() {
-        for cut in 0..=sample.len() {
-            let bytes = [gzip(&sample[..cut]), gzip(b""), gzip(&sample[cut..])].concat();
+        for split in 0..=sample.len() {
+            let bytes = [gzip(&sample[..split]), gzip(b""), gzip(&sample[split..])].concat();
             assert_eq!(read_from(&bytes, NAME).unwrap(), read_from(&sample, NAME).unwrap());
         }
     }
@@ -236,14 +235,14 @@ fn dimensions_that_overflow() {
         bytes.extend(dims.iter().flat_map(|dim| dim.to_be_bytes()));
         assert_eq!(check(&bytes), Some(Problem::Dimensions));
     }
-    // A zero makes the product small but not the shape possible.
+    // A zero makes the product small, but the shape remains impossible.
     let mut hidden = vec![0, 0, 8, 4, 0, 0, 0, 0];
     hidden.resize(4 + 4 * 4, 0xff);
     assert_eq!(check(&hidden), Some(Problem::Dimensions));
 }
 
 #[test]
-fn more_than_gzip_can_hold_is_refused_from_the_header() {
+fn a_header_that_announces_more_than_gzip_can_hold_is_refused() {
     let mut bytes = vec![0, 0, 8, 1];
     bytes.extend(1_000_000_u32.to_be_bytes());
     let error = read_from(&gzip(&bytes), NAME).unwrap_err();
@@ -271,7 +270,7 @@ fn other_files_are_not_idx() {
 }
 
 #[test]
-fn what_is_no_file_is_refused() {
+fn folders_devices_and_missing_files_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let message = read_as::<u8>(folder.path()).unwrap_err().to_string();
     assert!(message.contains("give the path of a file"), "{message}");

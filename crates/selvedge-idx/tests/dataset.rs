@@ -1,4 +1,4 @@
-//! Data sets of generated files: every form that is accepted, and every fault that is refused.
+//! Data sets of generated files: every accepted form, and every fault.
 
 use std::fs;
 use std::path::Path;
@@ -42,7 +42,7 @@ impl Folder {
         self
     }
 
-    /// Loading fails with this problem, and the message has all of `parts`.
+    /// Requires that loading fails with a problem and a message that contains all of `parts`.
     fn fails(&self, problem: Problem, parts: &[&str]) {
         let error = Dataset::load(self.path()).unwrap_err();
         assert_eq!(error.problem(), Some(problem), "{error}");
@@ -89,14 +89,14 @@ fn colour_images_have_four_dimensions() {
 }
 
 #[test]
-fn content_and_not_the_name_tells_gzip() {
+fn the_content_and_not_the_name_decides_about_gzip() {
     let folder = Folder::new();
     folder.pack(TRAIN_IMAGES, &images(6, 3, 5)).put(&format!("{TRAIN_LABELS}.gz"), &labels(6));
     assert_eq!(Dataset::load(folder.path()).unwrap().train.labels, labels(6));
 }
 
 #[test]
-fn the_gzipped_file_is_read_where_both_exist() {
+fn the_gzipped_file_is_read_if_both_exist() {
     let folder = Folder::new();
     folder.put(TRAIN_LABELS, &Array1::from_elem(6, 2_u8));
     assert_eq!(Dataset::load(folder.path()).unwrap().train.labels, labels(6));
@@ -113,7 +113,7 @@ fn all_256_classes() {
 }
 
 #[test]
-fn class_names_of_a_file() {
+fn class_names_from_a_file() {
     let folder = Folder::new();
     folder.classes("\u{feff}chat noir\r\n  dog \r\nβ\r\nunused\r\n\r\n");
     let names = ["chat noir", "dog", "β", "unused"];
@@ -122,7 +122,7 @@ fn class_names_of_a_file() {
 }
 
 #[test]
-fn class_names_that_cannot_be_used() {
+fn invalid_class_names() {
     let folder = Folder::new();
     let many: String = (0..257).map(|n| format!("class {n}\n")).collect();
     for (text, expected) in [
@@ -135,7 +135,7 @@ fn class_names_that_cannot_be_used() {
         (many.as_bytes(), "256 names at most"),
         (&vec![b'a'; (1 << 20) + 1], "1048576 bytes at most"),
     ] {
-        folder.classes(text).fails(Problem::ClassNames, &["classes.txt", expected, "one name a line"]);
+        folder.classes(text).fails(Problem::ClassNames, &["classes.txt", expected, "one name per line"]);
     }
 }
 
@@ -215,7 +215,7 @@ fn image_sizes_that_differ() {
 }
 
 #[test]
-fn a_file_cut_short() {
+fn a_truncated_file() {
     let folder = Folder::new();
     let path = folder.path().join(TRAIN_IMAGES);
     let bytes = fs::read(&path).unwrap();

@@ -1,5 +1,5 @@
-//! The data set in this repository, against values computed from the unpacked files with Python's
-//! gzip module alone:
+//! The data set in this repository, against values computed from the decompressed files with Python's gzip module
+//! alone:
 //!
 //! ```python
 //! b = gzip.open("train-images-idx3-ubyte.gz").read(); sum(b[16:]), list(b[16 + 14 * 28:16 + 15 * 28])

@@ -1,5 +1,5 @@
-//! What is written is what is read: every element type, rank, layout and compression; and writing
-//! leaves either the whole new file or the old one.
+//! Every element type, rank, layout and compression survives writing and reading, and a failed write keeps the old
+//! file.
 
 use std::fmt::Debug;
 use std::fs;
@@ -18,7 +18,7 @@ fn array<T: IdxElement + Arbitrary + Debug>() -> impl Strategy<Value = ArrayD<T>
     })
 }
 
-/// Compares encoded bytes, so that a NaN equals itself bit for bit.
+/// Compares encoded bytes, so that a NaN equals itself.
 fn round_trip<T: IdxElement + Debug>(array: &ArrayD<T>) -> Result<(), TestCaseError>
 where
     IdxArray: From<ArrayD<T>>,
@@ -28,7 +28,7 @@ where
     prop_assert_eq!(plain[2], T::TYPE.code());
     prop_assert_eq!(plain.len(), 4 + 4 * array.ndim() + array.len() * T::TYPE.size());
     for compression in [Compression::None, Compression::Gzip] {
-        // The name says nothing about the content.
+        // The name does not matter.
         let path = folder.path().join("array.idx.gz");
         write(&path, array, compression).unwrap();
         prop_assert_eq!(fs::read(&path).unwrap(), to_bytes(array, compression, "array").unwrap());
@@ -68,9 +68,9 @@ proptest! {
     }
 }
 
-/// Larger than the pieces in which elements are encoded and decoded.
+/// Larger than the chunks in which elements are encoded and decoded.
 #[test]
-fn arrays_of_many_pieces() {
+fn arrays_of_many_chunks() {
     fn check<T: IdxElement + PartialEq + Debug>(value: impl Fn(usize) -> T) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("large");
@@ -88,7 +88,7 @@ fn arrays_of_many_pieces() {
     check(|i| i as f64 * -0.37);
 }
 
-/// Bytes written down by hand from the format's description.
+/// Bytes written by hand from the description of the format.
 #[test]
 fn golden_bytes() {
     let golden = |code: u8, data: &[u8]| [&[0, 0, code, 1, 0, 0, 0, 2], data].concat();
@@ -133,7 +133,7 @@ fn strided_views_are_written_in_logical_order() {
 }
 
 #[test]
-fn what_the_format_cannot_hold_is_refused() {
+fn arrays_beyond_the_format_are_refused() {
     let deep = ArrayD::from_elem(IxDyn(&[1; 256]), 0_u8);
     let error = to_bytes(&deep, Compression::None, "deep").unwrap_err();
     assert_eq!(error.problem(), Some(Problem::Dimensions));
@@ -148,7 +148,7 @@ fn what_the_format_cannot_hold_is_refused() {
 }
 
 #[test]
-fn what_the_reader_would_take_for_a_bomb_is_not_written() {
+fn a_file_that_the_reader_would_refuse_is_not_written() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("zeros");
     let zeros = Array2::<u8>::zeros((33 << 10, 1 << 10));
@@ -172,7 +172,7 @@ fn a_file_is_replaced_whole_and_nothing_is_left_beside_it() {
         assert_eq!(read_as::<u8>(&path).unwrap(), labels);
         assert_eq!(entries(folder.path()), ["labels"]);
     }
-    // A folder in the way: the rename fails, and the temporary file goes.
+    // A folder at the path: the rename fails, and the temporary file is removed.
     let taken = folder.path().join("taken");
     fs::create_dir(&taken).unwrap();
     fs::write(taken.join("content"), "").unwrap();

@@ -1,101 +1,124 @@
-//! [`forward`] and [`add`]: the products of the layer next to the input, whose A are windows of 4x4 pixels.
+//! [`forward`] and [`add`]: the products of the first layer, whose A tiles are 4×4 patches of the image.
 //!
-//! Four tiles of B share one of A: those of a window's four pixels.
+//! A patch covers the four pixels that one pooling window takes the maximum of, so four tiles of B share each tile of A.
 
 use half::bf16;
 
+#[cfg(target_arch = "x86_64")]
+use super::{Depth, ROW_BYTES, Registers, TILE_BYTES};
 use super::{ROWS, Tiles};
 
-/// Pixels that are pooled into one, each with a tile of B and of C.
+/// Pixels of a pooling window, each with a tile of B and of C.
 pub(crate) const PIXELS: usize = 4;
 /// Elements of a C tile.
 pub(crate) const TILE: usize = ROWS * ROWS;
+/// Bytes of a row of an A tile of [`Depth::Sixteen`].
+#[cfg(target_arch = "x86_64")]
+const HALF_ROW_BYTES: usize = ROW_BYTES / 2;
 
-/// `C(pixel) = A · B(pixel)` for four pixels and `halves` times 16 images: A is one window, 16 numbers of one image after the
-/// other, B four tiles of 8 pairs of these numbers × 16 channels, C `[half][pixel]`, tiles of images × 16 channels. All lie in
-/// one piece.
+// The assembly unrolls a window's pixels.
+const _: () = assert!(PIXELS == 4 && TILE * size_of::<f32>() == super::TILE_BYTES);
+
+/// `C(pixel) = A · B(pixel)` for four pixels and `halves` times 16 images: A is one patch, 16 numbers of each image, B four
+/// tiles of 8 pairs of these numbers × 16 channels, C `[half][pixel]`, tiles of images × 16 channels. All three are
+/// contiguous.
 ///
-/// To keep B in registers takes a tenth less than to load it for each half: what tiles cost here is the number of instructions.
+/// B stays in registers, which takes a tenth less time than loading it for each half: the number of tile instructions
+/// limits this kernel.
 ///
 /// # Safety
-/// `halves`, at least one, times 16 rows of A and the four tiles of B must be readable, C writable. The tiles are configured with
-/// a depth of 16 steps in tmm3 as A and tmm4 to tmm7 as B.
+/// `halves` must not be zero. 16 rows of A for each half and the four tiles of B must be readable, C writable. The tiles
+/// must be configured as [`Registers::Patches`] with [`Depth::Sixteen`].
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-pub(crate) unsafe fn forward(_: &Tiles, halves: usize, a: *const bf16, b: *const bf16, c: *mut f32) {
+pub(crate) unsafe fn forward(tiles: &Tiles, halves: usize, a: *const bf16, b: *const bf16, c: *mut f32) {
+    tiles.debug_assert_configured(&[Depth::Sixteen], Registers::Patches, 1);
     debug_assert!(halves > 0);
-    // SAFETY: the caller's promise; `Tiles` proves that AMX is there and its tiles are configured.
+    debug_assert!((c as usize).is_multiple_of(ROW_BYTES), "C at {c:?}");
+    // SAFETY: the caller's promise; `Tiles` proves that AMX is there and its tiles are configured; registers that are
+    // written are outputs or clobbers.
     unsafe {
         std::arch::asm!(
-            "tileloadd tmm4, [{b} + {s64}]",
-            "tileloadd tmm5, [{b} + {s64} + 512]",
-            "tileloadd tmm6, [{b} + {s64} + 1024]",
-            "tileloadd tmm7, [{b} + {s64} + 1536]",
+            "tileloadd tmm4, [{b} + {row}]",
+            "tileloadd tmm5, [{b} + {row} + {B_TILE}]",
+            "tileloadd tmm6, [{b} + {row} + 2 * {B_TILE}]",
+            "tileloadd tmm7, [{b} + {row} + 3 * {B_TILE}]",
             "2:",
-            "tileloadd tmm3, [{a} + {s32}]",
+            "tileloadd tmm3, [{a} + {a_row}]",
             "tilezero tmm0",
             "tdpbf16ps tmm0, tmm3, tmm4",
             "tilezero tmm1",
             "tdpbf16ps tmm1, tmm3, tmm5",
             "tilezero tmm2",
             "tdpbf16ps tmm2, tmm3, tmm6",
-            "tilestored [{c} + {s64}], tmm0",
+            "tilestored [{c} + {row}], tmm0",
             "tilezero tmm0",
             "tdpbf16ps tmm0, tmm3, tmm7",
-            "tilestored [{c} + {s64} + 1024], tmm1",
-            "tilestored [{c} + {s64} + 2048], tmm2",
-            "tilestored [{c} + {s64} + 3072], tmm0",
-            "add {a}, 512",
-            "add {c}, 4096",
+            "tilestored [{c} + {row} + {C_TILE}], tmm1",
+            "tilestored [{c} + {row} + 2 * {C_TILE}], tmm2",
+            "tilestored [{c} + {row} + 3 * {C_TILE}], tmm0",
+            "add {a}, {A_TILE}",
+            "add {c}, 4 * {C_TILE}",
             "dec {n}",
             "jnz 2b",
             a = inout(reg) a => _, c = inout(reg) c => _, n = inout(reg) halves => _, b = in(reg) b,
-            s32 = in(reg) 32usize, s64 = in(reg) 64usize,
+            a_row = in(reg) HALF_ROW_BYTES, row = in(reg) ROW_BYTES,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            A_TILE = const ROWS * HALF_ROW_BYTES,
+            B_TILE = const ROWS / 2 * ROW_BYTES,
+            C_TILE = const TILE_BYTES,
             options(nostack),
         );
     }
 }
 
-/// `C(pixel) += Σ A · B(pixel)` over `windows` windows: A has the 16 numbers of a window × 32 images, B for each of the
-/// window's four pixels 16 pairs of images × 16 channels. Both lie in one piece, as do the four tiles of C.
+/// `C(pixel) += Σ A · B(pixel)` over `patches` patches: A has the 16 numbers of a patch × 32 images, B for each of the
+/// window's four pixels 16 pairs of images × 16 channels. Both are contiguous, as are the four tiles of C.
 ///
 /// # Safety
-/// `windows`, at least one, tiles of A and four times as many of B must be readable, and C writable. The tiles are configured
-/// with a depth of 32 steps.
+/// `patches` must not be zero. As many tiles of A and four times as many of B must be readable, and C writable. The tiles
+/// must be configured as [`Registers::Square`] with [`Depth::ThirtyTwo`].
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-pub(crate) unsafe fn add(_: &Tiles, windows: usize, a: *const bf16, b: *const bf16, c: *mut f32) {
-    debug_assert!(windows > 0);
-    // SAFETY: the caller's promise; `Tiles` proves that AMX is there and its tiles are configured.
+pub(crate) unsafe fn add(tiles: &Tiles, patches: usize, a: *const bf16, b: *const bf16, c: *mut f32) {
+    tiles.debug_assert_configured(&[Depth::ThirtyTwo], Registers::Square, ROWS);
+    debug_assert!(patches > 0);
+    debug_assert!(
+        [a as usize, b as usize, c as usize].iter().all(|at| at.is_multiple_of(ROW_BYTES)),
+        "{a:?} {b:?} {c:?}"
+    );
+    // SAFETY: the caller's promise; `Tiles` proves that AMX is there and its tiles are configured; registers that are
+    // written are outputs or clobbers.
     unsafe {
         std::arch::asm!(
-            "tileloadd tmm0, [{c} + {s64}]",
-            "tileloadd tmm1, [{c} + {s64} + 1024]",
-            "tileloadd tmm2, [{c} + {s64} + 2048]",
-            "tileloadd tmm3, [{c} + {s64} + 3072]",
+            "tileloadd tmm0, [{c} + {row}]",
+            "tileloadd tmm1, [{c} + {row} + {TILE}]",
+            "tileloadd tmm2, [{c} + {row} + 2 * {TILE}]",
+            "tileloadd tmm3, [{c} + {row} + 3 * {TILE}]",
             "2:",
-            "tileloadd tmm4, [{a} + {s64}]",
-            "tileloadd tmm6, [{b} + {s64}]",
+            "tileloadd tmm4, [{a} + {row}]",
+            "tileloadd tmm6, [{b} + {row}]",
             "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloadd tmm7, [{b} + {s64} + 1024]",
+            "tileloadd tmm7, [{b} + {row} + {TILE}]",
             "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm6, [{b} + {s64} + 2048]",
+            "tileloadd tmm6, [{b} + {row} + 2 * {TILE}]",
             "tdpbf16ps tmm2, tmm4, tmm6",
-            "tileloadd tmm7, [{b} + {s64} + 3072]",
+            "tileloadd tmm7, [{b} + {row} + 3 * {TILE}]",
             "tdpbf16ps tmm3, tmm4, tmm7",
-            "add {a}, 1024",
-            "add {b}, 4096",
+            "add {a}, {TILE}",
+            "add {b}, 4 * {TILE}",
             "dec {n}",
             "jnz 2b",
-            "tilestored [{c} + {s64}], tmm0",
-            "tilestored [{c} + {s64} + 1024], tmm1",
-            "tilestored [{c} + {s64} + 2048], tmm2",
-            "tilestored [{c} + {s64} + 3072], tmm3",
-            a = inout(reg) a => _, b = inout(reg) b => _, n = inout(reg) windows => _, c = in(reg) c, s64 = in(reg) 64usize,
+            "tilestored [{c} + {row}], tmm0",
+            "tilestored [{c} + {row} + {TILE}], tmm1",
+            "tilestored [{c} + {row} + 2 * {TILE}], tmm2",
+            "tilestored [{c} + {row} + 3 * {TILE}], tmm3",
+            a = inout(reg) a => _, b = inout(reg) b => _, n = inout(reg) patches => _, c = in(reg) c,
+            row = in(reg) ROW_BYTES,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            TILE = const TILE_BYTES,
             options(nostack),
         );
     }

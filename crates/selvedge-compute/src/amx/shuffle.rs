@@ -1,8 +1,8 @@
-//! The shuffles that bring rows into the form of tiles: pairs of rows side by side, and transposes of 16 × 16 pairs.
+//! Shuffles that repack rows as tiles: they interleave pairs of rows and transpose 16 × 16 pairs.
 
 use std::arch::x86_64::*;
 
-/// Word k of the first operand before word k of the second.
+/// Word k of the lower half, then word k of the upper half.
 const INTERLEAVE: [u16; 32] = {
     let mut index = [0; 32];
     let mut i = 0;
@@ -13,7 +13,7 @@ const INTERLEAVE: [u16; 32] = {
     index
 };
 
-/// Of 32 words, each of the first half before its counterpart of the second.
+/// Interleaves the lower and the upper half of 32 words.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(crate) fn interleave(halves: __m512i) -> __m512i {
@@ -44,7 +44,7 @@ pub(crate) fn pair_words(even: __m256i, odd: __m256i) -> __m512i {
     interleave(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(even), odd))
 }
 
-/// Row r, lane c becomes row c, lane r: lanes are exchanged within quarters, then quarters.
+/// Transposes 16 × 16 lanes, first within the 128-bit quarters of the rows, then across them.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(crate) fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {

@@ -1,14 +1,15 @@
-//! [`SlidingGemm`]: a row of output pixels and the sum that goes into it, for kernels of three taps in a row.
+//! [`SlidingGemm`]: the sums of up to four adjacent output pixels, for kernels with three taps in a row.
 
 use half::bf16;
 
-use super::Tiles;
+use super::{Depth, ROW_BYTES, Registers, Tiles, keep_alignment};
 
-/// The sums of up to 4 adjacent pixels, 16 images × 16 channels each: `C(x) += Σ A(x + tap) · B(tap)` over three taps, rows
+/// The sums of up to 4 adjacent pixels, 16 images × 16 channels each: `C(x) = Σ A(x + tap) · B(tap)` over three taps, rows
 /// of taps and planes. Distances are in bytes.
 ///
-/// Of 12 products for 4 pixels, 3 tiles of B and 6 of A are loaded, where 2 × 2 tiles take 12; and what a sum reads, 3 × 6
-/// pixels of 16 images and one panel, is half of what they read and fits into the first cache up to 64 channels.
+/// For the 12 products of 4 pixels and 3 taps it loads 3 tiles of B and 6 of A, where blocks of 2 × 2 tiles load 12. A sum
+/// reads 3 × 6 pixels of 16 images and one panel of weights: half of what those blocks read, and small enough for L1 up to
+/// 64 channels.
 ///
 /// ```text
 ///              A(x−1) A(x) A(x+1) A(x+2) A(x+3) A(x+4)      three of them in tmm4 to tmm6 at a time,
@@ -17,10 +18,10 @@ use super::Tiles;
 /// tap 2                      C0     C1     C2     C3
 /// ```
 ///
-/// Vectors have nothing to do while tiles multiply. So between the products, the sums of the slide before are finished
-/// ([`Finish`]), and the source's later rows are asked for, a few lines at a time.
+/// The vector units are idle while tiles multiply. So between the products the kernel applies the epilogue to the sums of
+/// the call before ([`DeferredEpilogue`]) and prefetches later rows of the source, a few lines at a time.
 ///
-/// The fields are read by the assembly below, at the offsets of their order.
+/// The assembly below reads the fields.
 #[repr(C)]
 #[derive(Clone, Debug)]
 pub(crate) struct SlidingGemm {
@@ -28,17 +29,17 @@ pub(crate) struct SlidingGemm {
     pub a: *const bf16,
     /// The B tile of the first tap.
     pub b: *const bf16,
-    /// The first pixel's tile of C. Whatever it holds is overwritten.
+    /// The first pixel's tile of C, which is overwritten.
     pub c: *mut f32,
-    /// From a row of A to the next.
+    /// From one row of A to the next.
     pub a_row: usize,
-    /// From a row of C to the next.
+    /// From one row of C to the next.
     pub c_row: usize,
     /// From pixel to pixel of A.
     pub a_pixel: usize,
     /// From pixel to pixel of C.
     pub c_pixel: usize,
-    /// From tap to tap of B. Rows of B lie 64 bytes apart.
+    /// From tap to tap of B. Rows of B are [`ROW_BYTES`] apart.
     pub b_tap: isize,
     /// Rows of taps, and planes, none of them zero.
     pub count: [usize; 2],
@@ -49,170 +50,223 @@ pub(crate) struct SlidingGemm {
     /// [`LEFT`] if the first A tile lies left of the image, [`RIGHT`] if the last one lies right of it; the sum leaves them
     /// out.
     pub outside: usize,
-    /// Rows of taps and planes that are left, which the assembly keeps here.
-    pub left: [usize; 2],
-    /// What is finished on the way.
-    pub finish: Finish,
-    /// Where the memory that later slides read begins, and how many lines of 64 bytes are asked for with each plane.
-    pub ahead: *const u8,
-    pub lines: usize,
-    /// Whether tiles of A are loaded past the first cache (`tileloaddt1`), which is left to B.
-    pub stream: bool,
+    /// Scratch of the assembly: the rows of taps and the planes that remain.
+    pub remaining: [usize; 2],
+    /// The epilogue of earlier sums.
+    pub epilogue: DeferredEpilogue,
+    /// Where prefetching begins.
+    pub prefetch: *const u8,
+    /// Cache lines to prefetch with each plane.
+    pub prefetch_lines: usize,
+    /// Whether loads of A bypass L1 (`tileloaddt1`), which leaves it to B.
+    pub stream_a: bool,
 }
 
-/// Sums of up to 4 pixels, `[pixel][16 images][16]`, that get bias and ReLU and are rounded.
+/// Adds bias, applies ReLU and rounds to bf16 the sums of up to 4 pixels, `[pixel][16 images][16]`. Distances are in bytes.
 #[repr(C)]
 #[derive(Clone, Debug)]
-pub(crate) struct Finish {
-    /// How many pixels, or none. The assembly counts them down.
+pub(crate) struct DeferredEpilogue {
+    /// How many pixels, or zero for nothing to do. The assembly counts them down.
     pub pixels: usize,
     pub sums: *const f32,
     pub target: *mut bf16,
-    /// Images of each pixel, at least 1.
+    /// Images of each pixel, at least 1 if there are pixels.
     pub images: usize,
     /// From image to image of the target.
     pub target_row: usize,
-    /// From behind the last image of the target to the first of the next pixel.
+    /// From the end of the target's last image to the first image of the next pixel.
     pub target_skip: usize,
-    /// From behind the last image of the sums to the first of the next pixel.
+    /// From the end of the last image's sums to the first image's of the next pixel.
     pub sums_skip: usize,
     /// 16 numbers.
     pub bias: *const f32,
-    /// A bit for each channel of which negative sums become zero: all or none.
+    /// A bit for each channel with ReLU: all 16 or none.
     pub relu: usize,
 }
+
+/// Bits of [`DeferredEpilogue::relu`].
+const ALL_CHANNELS: usize = 0xffff;
 
 /// The first pixel's first tap falls on the padding.
 pub(crate) const LEFT: usize = 1;
 /// The last pixel's last tap falls on the padding.
 pub(crate) const RIGHT: usize = 2;
 
-/// Which of the columns `first` and `last` of a tensor of some `width` lie outside of it.
+/// Which of the columns `first` and `last` lie outside a tensor of width `width`: [`LEFT`], [`RIGHT`], both or none.
 pub(crate) fn outside(first: isize, last: isize, width: usize) -> usize {
     let left = if first < 0 { LEFT } else { 0 };
     let right = if last >= width as isize { RIGHT } else { 0 };
     left | right
 }
 
-/// The most pixels of a slide.
+/// Pixels of a [`SlidingGemm`], at most.
 pub(crate) const PIXELS: usize = 4;
 
 impl SlidingGemm {
-    /// Runs the sum for `pixels`, from 2 to [`PIXELS`].
+    /// Computes the sums of `pixels` pixels, from 2 to [`PIXELS`].
     ///
     /// # Safety
-    /// All elements that the fields name must be readable, and those of C and of the target that is finished writable. C
-    /// must not be the sums that are finished.
+    /// All elements that the fields describe must be readable, and those of C and of the epilogue's target writable. C must
+    /// not overlap the sums of the epilogue.
     #[inline(always)]
-    pub(crate) unsafe fn run(&mut self, pixels: usize, _: &Tiles) {
+    pub(crate) unsafe fn run(&mut self, pixels: usize, tiles: &Tiles) {
+        tiles.debug_assert_configured(&[Depth::Sixteen, Depth::ThirtyTwo], Registers::SlidingGemm, 1);
+        debug_assert!(self.count.iter().all(|&count| count > 0), "a loop without products: {self:?}");
+        debug_assert!(self.outside & !(LEFT | RIGHT) == 0, "sides {:#b}", self.outside);
+        debug_assert!(keep_alignment(ROW_BYTES / 2, &[self.a_row]), "rows of A: {self:?}");
+        let strides = [self.a_pixel, self.b_tap as usize, self.c_row, self.c_pixel];
+        debug_assert!(keep_alignment(ROW_BYTES, &strides), "strides of A, B and C: {self:?}");
+        debug_assert!((self.epilogue.sums as usize).is_multiple_of(ROW_BYTES), "sums at {:?}", self.epilogue.sums);
+        debug_assert!(self.epilogue.pixels <= PIXELS && [0, ALL_CHANNELS].contains(&self.epilogue.relu));
+        debug_assert!(self.epilogue.pixels == 0 || self.epilogue.images > 0);
+        debug_assert!(
+            self.epilogue.pixels == 0 || !std::ptr::eq(self.c, self.epilogue.sums),
+            "C is the epilogue's sums"
+        );
         // SAFETY: the caller's promise; `Tiles` proves that AMX is there, and AVX-512 with bf16 beside it
         // (`cpu::detect`), and that its tiles are configured.
         unsafe {
-            match (pixels, self.stream) {
-                (4, false) => slide_4(self),
-                (3, false) => slide_3(self),
-                (2, false) => slide_2(self),
+            match (pixels, self.stream_a) {
+                (4, false) => sliding_4(self),
+                (3, false) => sliding_3(self),
+                (2, false) => sliding_2(self),
                 (4, true) => streamed_4(self),
                 (3, true) => streamed_3(self),
                 (2, true) => streamed_2(self),
-                _ => unreachable!("a slide of {pixels} pixels"),
+                _ => unreachable!("a sliding product of {pixels} pixels"),
             }
         }
     }
 }
 
-/// Bias, ReLU and rounding of a pixel's images.
-macro_rules! finish_pixel {
+/// Applies the epilogue to the images of one pixel: bias, ReLU, rounding.
+#[cfg(target_arch = "x86_64")]
+macro_rules! epilogue_of_pixel {
     () => {
-        "mov {n}, [{slide} + 160]
+        "mov {n}, [{gemm} + {IMAGES}]
         6:
         vaddps zmm0, zmm1, [{sums}]
         vmaxps zmm0 {{k1}}, zmm0, zmm2
         vcvtneps2bf16 ymm0, zmm0
         vmovdqu [{target}], ymm0
-        add {sums}, 64
-        add {target}, [{slide} + 168]
+        add {sums}, {ROW_BYTES}
+        add {target}, [{gemm} + {TARGET_ROW}]
         dec {n}
         jnz 6b
-        add {target}, [{slide} + 176]
-        add {sums}, [{slide} + 184]
-        dec qword ptr [{slide} + 136]"
+        add {target}, [{gemm} + {TARGET_SKIP}]
+        add {sums}, [{gemm} + {SUMS_SKIP}]
+        dec qword ptr [{gemm} + {EPILOGUE_PIXELS}]"
     };
 }
 
-/// Defines the sum for a number of pixels: C at zero, the products of a row of taps in a plane, and the stores of C.
-macro_rules! slide {
+/// Defines the sum for a number of pixels: how C is zeroed, the products of a row of taps in a plane, and how C is stored.
+macro_rules! sliding_gemm {
     ($name:ident, [$($zero:literal),*], [$($product:expr),*], [$($store:literal),*]) => {
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
         #[inline(never)]
-        unsafe fn $name(slide: &mut SlidingGemm) {
-            // SAFETY: the caller of `SlidingGemm::run` promises that everything the slide names may be accessed, and `Tiles`
-            // that tiles are configured; the registers used are outputs or clobbers.
+        unsafe fn $name(gemm: &mut SlidingGemm) {
+            use std::mem::offset_of;
+
+            use super::element;
+
+            // SAFETY: the caller of `SlidingGemm::run` promises that everything the fields describe may be accessed, and
+            // `Tiles` that tiles are configured; registers that are written are outputs or clobbers.
             unsafe {
                 std::arch::asm!(
                     $($zero,)*
-                    "mov {a}, [{slide}]",
-                    "mov {b}, [{slide} + 8]",
-                    "mov {row}, [{slide} + 24]",
-                    "mov {s64}, 64",
-                    "mov {n}, [{slide} + 64]",
-                    "mov [{slide} + 120], {n}",
-                    "mov {n}, [{slide} + 192]",
+                    "mov {a}, [{gemm} + {A}]",
+                    "mov {b}, [{gemm} + {B}]",
+                    "mov {row}, [{gemm} + {A_ROW}]",
+                    "mov {b_row}, {ROW_BYTES}",
+                    "mov {n}, [{gemm} + {TAP_ROWS}]",
+                    "mov [{gemm} + {TAP_ROWS_REMAINING}], {n}",
+                    "mov {n}, [{gemm} + {BIAS}]",
                     "vmovups zmm1, [{n}]",
                     "vpxord zmm2, zmm2, zmm2",
-                    "mov {n}, [{slide} + 200]",
+                    "mov {n}, [{gemm} + {RELU}]",
                     "kmovd k1, {n:e}",
-                    "mov {sums}, [{slide} + 144]",
-                    "mov {target}, [{slide} + 152]",
-                    "mov {ahead}, [{slide} + 208]",
+                    "mov {sums}, [{gemm} + {SUMS}]",
+                    "mov {target}, [{gemm} + {TARGET}]",
+                    "mov {prefetch}, [{gemm} + {PREFETCH}]",
                     "2:",
-                    "mov {n}, [{slide} + 72]",
-                    "mov [{slide} + 128], {n}",
+                    "mov {n}, [{gemm} + {PLANES}]",
+                    "mov [{gemm} + {PLANES_REMAINING}], {n}",
                     "3:",
                     "mov {at}, {a}",
                     "mov {bt}, {b}",
-                    "tileloadd tmm7, [{bt} + {s64}]",
+                    "tileloadd tmm7, [{bt} + {b_row}]",
                     $($product,)*
-                    "add {a}, [{slide} + 80]",
-                    "add {b}, [{slide} + 96]",
-                    // Some lines ahead.
-                    "mov {n}, [{slide} + 216]",
+                    "add {a}, [{gemm} + {A_PLANE}]",
+                    "add {b}, [{gemm} + {B_PLANE}]",
+                    // Prefetches.
+                    "mov {n}, [{gemm} + {PREFETCH_LINES}]",
                     "test {n}, {n}",
                     "jz 5f",
                     "4:",
-                    "prefetcht1 [{ahead}]",
-                    "add {ahead}, 64",
+                    "prefetcht1 [{prefetch}]",
+                    "add {prefetch}, {ROW_BYTES}",
                     "dec {n}",
                     "jnz 4b",
                     "5:",
-                    // A pixel of the slide before.
-                    "cmp qword ptr [{slide} + 136], 0",
+                    // The epilogue of one pixel.
+                    "cmp qword ptr [{gemm} + {EPILOGUE_PIXELS}], 0",
                     "je 7f",
-                    finish_pixel!(),
+                    epilogue_of_pixel!(),
                     "7:",
-                    "dec qword ptr [{slide} + 128]",
+                    "dec qword ptr [{gemm} + {PLANES_REMAINING}]",
                     "jnz 3b",
-                    "add {a}, [{slide} + 88]",
-                    "add {b}, [{slide} + 104]",
-                    "dec qword ptr [{slide} + 120]",
+                    "add {a}, [{gemm} + {A_TAP_ROW}]",
+                    "add {b}, [{gemm} + {B_TAP_ROW}]",
+                    "dec qword ptr [{gemm} + {TAP_ROWS_REMAINING}]",
                     "jnz 2b",
-                    // What is left of the slide before, if it had more pixels than this has planes.
+                    // The rest of the epilogue, if it has more pixels than this sum has planes.
                     "8:",
-                    "cmp qword ptr [{slide} + 136], 0",
+                    "cmp qword ptr [{gemm} + {EPILOGUE_PIXELS}], 0",
                     "je 9f",
-                    finish_pixel!(),
+                    epilogue_of_pixel!(),
                     "jmp 8b",
                     "9:",
-                    "mov {at}, [{slide} + 16]",
-                    "mov {row}, [{slide} + 32]",
+                    "mov {at}, [{gemm} + {C}]",
+                    "mov {row}, [{gemm} + {C_ROW}]",
                     $($store,)*
-                    slide = in(reg) std::ptr::from_mut(slide),
-                    a = out(reg) _, b = out(reg) _, at = out(reg) _, bt = out(reg) _, row = out(reg) _, s64 = out(reg) _,
-                    n = out(reg) _, sums = out(reg) _, target = out(reg) _, ahead = out(reg) _,
+                    gemm = in(reg) std::ptr::from_mut(gemm),
+                    a = out(reg) _, b = out(reg) _, at = out(reg) _, bt = out(reg) _, row = out(reg) _,
+                    b_row = out(reg) _, n = out(reg) _, sums = out(reg) _, target = out(reg) _, prefetch = out(reg) _,
                     out("zmm0") _, out("zmm1") _, out("zmm2") _, out("k1") _,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    ROW_BYTES = const ROW_BYTES,
+                    LEFT = const LEFT,
+                    RIGHT = const RIGHT,
+                    A = const offset_of!(SlidingGemm, a),
+                    B = const offset_of!(SlidingGemm, b),
+                    C = const offset_of!(SlidingGemm, c),
+                    A_ROW = const offset_of!(SlidingGemm, a_row),
+                    C_ROW = const offset_of!(SlidingGemm, c_row),
+                    A_PIXEL = const offset_of!(SlidingGemm, a_pixel),
+                    C_PIXEL = const offset_of!(SlidingGemm, c_pixel),
+                    B_TAP = const offset_of!(SlidingGemm, b_tap),
+                    TAP_ROWS = const element(offset_of!(SlidingGemm, count), 0),
+                    PLANES = const element(offset_of!(SlidingGemm, count), 1),
+                    A_PLANE = const element(offset_of!(SlidingGemm, a_step), 0),
+                    A_TAP_ROW = const element(offset_of!(SlidingGemm, a_step), 1),
+                    B_PLANE = const element(offset_of!(SlidingGemm, b_step), 0),
+                    B_TAP_ROW = const element(offset_of!(SlidingGemm, b_step), 1),
+                    OUTSIDE = const offset_of!(SlidingGemm, outside),
+                    TAP_ROWS_REMAINING = const element(offset_of!(SlidingGemm, remaining), 0),
+                    PLANES_REMAINING = const element(offset_of!(SlidingGemm, remaining), 1),
+                    EPILOGUE_PIXELS = const offset_of!(SlidingGemm, epilogue.pixels),
+                    SUMS = const offset_of!(SlidingGemm, epilogue.sums),
+                    TARGET = const offset_of!(SlidingGemm, epilogue.target),
+                    IMAGES = const offset_of!(SlidingGemm, epilogue.images),
+                    TARGET_ROW = const offset_of!(SlidingGemm, epilogue.target_row),
+                    TARGET_SKIP = const offset_of!(SlidingGemm, epilogue.target_skip),
+                    SUMS_SKIP = const offset_of!(SlidingGemm, epilogue.sums_skip),
+                    BIAS = const offset_of!(SlidingGemm, epilogue.bias),
+                    RELU = const offset_of!(SlidingGemm, epilogue.relu),
+                    PREFETCH = const offset_of!(SlidingGemm, prefetch),
+                    PREFETCH_LINES = const offset_of!(SlidingGemm, prefetch_lines),
                     options(nostack),
                 );
             }
@@ -229,7 +283,7 @@ macro_rules! slide {
 #[cfg(target_arch = "x86_64")]
 macro_rules! next_a {
     ($load:literal, $a:literal) => {
-        concat!("add {at}, [{slide} + 40]\n", $load, " ", $a, ", [{at} + {row}]")
+        concat!("add {at}, [{gemm} + {A_PIXEL}]\n", $load, " ", $a, ", [{at} + {row}]")
     };
 }
 
@@ -238,7 +292,7 @@ macro_rules! next_a {
 macro_rules! first_a {
     ($load:literal, $a:literal, $c:literal) => {
         concat!(
-            "test byte ptr [{slide} + 112], 1\njnz 4f\n",
+            "test byte ptr [{gemm} + {OUTSIDE}], {LEFT}\njnz 4f\n",
             $load,
             " ",
             $a,
@@ -257,7 +311,7 @@ macro_rules! first_a {
 macro_rules! last_a {
     ($load:literal, $a:literal, $c:literal) => {
         concat!(
-            "test byte ptr [{slide} + 112], 2\njnz 4f\n",
+            "test byte ptr [{gemm} + {OUTSIDE}], {RIGHT}\njnz 4f\n",
             next_a!($load, $a),
             "\ntdpbf16ps ",
             $c,
@@ -272,15 +326,15 @@ macro_rules! last_a {
 #[cfg(target_arch = "x86_64")]
 macro_rules! next_b {
     () => {
-        "add {bt}, [{slide} + 56]
-        tileloadd tmm7, [{bt} + {s64}]"
+        "add {bt}, [{gemm} + {B_TAP}]
+        tileloadd tmm7, [{bt} + {b_row}]"
     };
 }
 
-/// Defines the sums of 4, 3 and 2 pixels, whose tiles of A are loaded by the instruction `$load`.
-macro_rules! slides {
+/// Defines the sums of 4, 3 and 2 pixels that load tiles of A with the instruction `$load`.
+macro_rules! sliding_gemms {
     ($load:literal, $four:ident, $three:ident, $two:ident) => {
-        slide!(
+        sliding_gemm!(
             $four,
             ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3"],
             [
@@ -305,16 +359,16 @@ macro_rules! slides {
             ],
             [
                 "tilestored [{at} + {row}], tmm0",
-                "add {at}, [{slide} + 48]",
+                "add {at}, [{gemm} + {C_PIXEL}]",
                 "tilestored [{at} + {row}], tmm1",
-                "add {at}, [{slide} + 48]",
+                "add {at}, [{gemm} + {C_PIXEL}]",
                 "tilestored [{at} + {row}], tmm2",
-                "add {at}, [{slide} + 48]",
+                "add {at}, [{gemm} + {C_PIXEL}]",
                 "tilestored [{at} + {row}], tmm3"
             ]
         );
 
-        slide!(
+        sliding_gemm!(
             $three,
             ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2"],
             [
@@ -335,14 +389,14 @@ macro_rules! slides {
             ],
             [
                 "tilestored [{at} + {row}], tmm0",
-                "add {at}, [{slide} + 48]",
+                "add {at}, [{gemm} + {C_PIXEL}]",
                 "tilestored [{at} + {row}], tmm1",
-                "add {at}, [{slide} + 48]",
+                "add {at}, [{gemm} + {C_PIXEL}]",
                 "tilestored [{at} + {row}], tmm2"
             ]
         );
 
-        slide!(
+        sliding_gemm!(
             $two,
             ["tilezero tmm0", "tilezero tmm1"],
             [
@@ -357,10 +411,10 @@ macro_rules! slides {
                 "tdpbf16ps tmm0, tmm6, tmm7",
                 last_a!($load, "tmm4", "tmm1")
             ],
-            ["tilestored [{at} + {row}], tmm0", "add {at}, [{slide} + 48]", "tilestored [{at} + {row}], tmm1"]
+            ["tilestored [{at} + {row}], tmm0", "add {at}, [{gemm} + {C_PIXEL}]", "tilestored [{at} + {row}], tmm1"]
         );
     };
 }
 
-slides!("tileloadd", slide_4, slide_3, slide_2);
-slides!("tileloaddt1", streamed_4, streamed_3, streamed_2);
+sliding_gemms!("tileloadd", sliding_4, sliding_3, sliding_2);
+sliding_gemms!("tileloaddt1", streamed_4, streamed_3, streamed_2);

@@ -101,12 +101,12 @@ impl Place<'_> {
         self.ys.tap * self.kernel[1] + self.xs.tap
     }
 
-    /// TapRowGemm from one tap to the next, vertically and horizontally.
+    /// Taps from one tap to the next, vertically and horizontally.
     pub(super) fn tap_steps(&self) -> [usize; 2] {
         [self.ys.tap_step * self.kernel[1], self.xs.tap_step]
     }
 
-    /// TapRowGemm that take part, vertically and horizontally.
+    /// Taps that take part, vertically and horizontally.
     pub(super) fn count(&self) -> [usize; 2] {
         [self.ys.count, self.xs.count]
     }

@@ -104,7 +104,7 @@ impl Conv2dShape {
         self.output.height * self.output.width * self.taps() * self.input.channels * self.output.channels
     }
 
-    /// TapRowGemm of all output pixels of an image that fall on the input and not on the padding.
+    /// Taps of all output pixels of an image that fall on the input and not on the padding.
     pub fn taps_on_image(&self) -> usize {
         let rows: usize = (0..self.output.height).map(|y| self.rows_of(y).count).sum();
         let columns: usize = (0..self.output.width).map(|x| self.columns_of(x).count).sum();

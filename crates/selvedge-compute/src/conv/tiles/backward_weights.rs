@@ -149,7 +149,7 @@ impl TapSum for TileSum<'_> {
         let two_panels = panel + 2 <= self.panels.end;
         // SAFETY: the caller's promise; the tiles' channels and panels lie below the strides and the panels asked for.
         unsafe {
-            let mut job = TileGemm {
+            let mut gemm = TileGemm {
                 a: x.blocks.data.as_ptr().add(x_at),
                 b: dy.blocks.data.as_ptr().add(dy_at),
                 c: self.dweights.as_mut_ptr().add(weight),
@@ -164,16 +164,16 @@ impl TapSum for TileSum<'_> {
                 a_step: [0; 3],
                 b_step: [0; 3],
             };
-            job.set_runs(
+            gemm.set_runs(
                 [1, x.blocks.count, columns.len()],
                 [0, x.blocks.stride as isize * BYTES, (stride * TILE) as isize * BYTES],
                 [0, dy.blocks.stride as isize * BYTES, TILE as isize * BYTES],
             );
             match (two_rows, two_panels) {
-                (true, true) => job.run::<2, 2>(self.tiles),
-                (true, false) => job.run::<2, 1>(self.tiles),
-                (false, true) => job.run::<1, 2>(self.tiles),
-                (false, false) => job.run::<1, 1>(self.tiles),
+                (true, true) => gemm.run::<2, 2>(self.tiles),
+                (true, false) => gemm.run::<2, 1>(self.tiles),
+                (false, true) => gemm.run::<1, 2>(self.tiles),
+                (false, false) => gemm.run::<1, 1>(self.tiles),
             }
         }
     }
@@ -198,7 +198,7 @@ impl TapSum for TileSum<'_> {
             let block_step = |of: &Rows<'_, bf16>| bytes(of.blocks.stride) - count as isize * bytes(of.row);
             let a = x.offset(x_row, 0, channel / PANEL) as isize + first * TILE as isize;
             let count = [x.blocks.count, count, shape.output.width];
-            let (ahead, lines) = ahead.next(TapRowGemm::points(count, outside));
+            let (prefetch, prefetch_lines) = ahead.next(TapRowGemm::prefetch_points(count, outside));
             let mut taps = TapRowGemm {
                 a: x.blocks.data.as_ptr().wrapping_offset(a),
                 b: dy.blocks.data.as_ptr().wrapping_add(dy.offset(y, 0, panel)),
@@ -209,10 +209,10 @@ impl TapSum for TileSum<'_> {
                 b_step: [bytes(dy.row), block_step(&dy)],
                 outside,
                 next_c: self.dweights.as_ptr().wrapping_add(weight(next)),
-                ahead,
-                lines,
+                prefetch,
+                prefetch_lines,
                 add: usize::from(self.add || !first_sum || y > rows.start),
-                left: 0,
+                remaining: 0,
             };
             // SAFETY: the caller's promise; of the columns' taps at most one falls on the padding on either side
             // (`SlidingRows::fit`), and that is left out. The gradient has the three taps of a panel.

@@ -109,7 +109,7 @@ impl ImplicitGemm<'_, TileProduct<'_>> {
         };
         for first in (0..shape.output.width).step_by(rows) {
             let first = first.min(shape.output.width - rows);
-            let mut job = TileGemm {
+            let mut gemm = TileGemm {
                 a: padded[(y * width + first) * shape.stride * plane..].as_ptr(),
                 b: product.weights[panel * shape.panel_len()..].as_ptr(),
                 c: sums.wrapping_add(first * PANEL),
@@ -124,13 +124,13 @@ impl ImplicitGemm<'_, TileProduct<'_>> {
                 a_step: [0; 3],
                 b_step: [0; 3],
             };
-            job.set_runs(count, [bytes(width * plane), a[0], a[1]], [bytes(kx * tap), b[0], b[1]]);
+            gemm.set_runs(count, [bytes(width * plane), a[0], a[1]], [bytes(kx * tap), b[0], b[1]]);
             // SAFETY: the pixels lie in the padded image, whose size has room for every tap of every output pixel, the
             // panels in the weights, and the caller promises room for the sums.
             unsafe {
                 match panels {
-                    2 => job.run::<1, 2>(product.tiles),
-                    _ => job.run::<1, 1>(product.tiles),
+                    2 => gemm.run::<1, 2>(product.tiles),
+                    _ => gemm.run::<1, 1>(product.tiles),
                 }
             }
         }

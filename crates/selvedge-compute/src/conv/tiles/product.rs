@@ -86,7 +86,7 @@ impl TileProduct<'_> {
         // SAFETY: the caller promises that the lengths fit the shapes and the taps' pixels lie on the source; the tiles
         // are the place's images, up to BLOCK = 2 · ROWS, and `depth` is the channels of a plane (`Depth::of`).
         unsafe {
-            let mut job = TileGemm {
+            let mut gemm = TileGemm {
                 a: self.source.as_ptr().add(place.first()),
                 b: self.weights.as_ptr().add(panel * panel_len + place.tap() * tap),
                 c: target.first,
@@ -104,16 +104,16 @@ impl TileProduct<'_> {
             let bytes = |elements: isize| elements * BYTES as isize;
             let [a_outer, a_middle] = place.pixel_steps();
             let [b_outer, b_middle] = place.tap_steps().map(|taps| (taps * tap) as isize);
-            job.set_runs(
+            gemm.set_runs(
                 [place.ys.count, place.xs.count, channels / depth],
                 [bytes(a_outer), bytes(a_middle), bytes(place.from.plane_len() as isize)],
                 [bytes(b_outer), bytes(b_middle), bytes((depth * PANEL) as isize)],
             );
             match (place.images > ROWS, panels) {
-                (true, 2) => job.run::<2, 2>(self.tiles),
-                (true, _) => job.run::<2, 1>(self.tiles),
-                (false, 2) => job.run::<1, 2>(self.tiles),
-                (false, _) => job.run::<1, 1>(self.tiles),
+                (true, 2) => gemm.run::<2, 2>(self.tiles),
+                (true, _) => gemm.run::<2, 1>(self.tiles),
+                (false, 2) => gemm.run::<1, 2>(self.tiles),
+                (false, _) => gemm.run::<1, 1>(self.tiles),
             }
         }
     }

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use half::bf16;
 
-use crate::amx::{Finish, PIXELS, ROWS, SlidingGemm, outside};
+use crate::amx::{DeferredEpilogue, PIXELS, ROWS, SlidingGemm, outside};
 use crate::conv::implicit_gemm::{Direction, ImplicitGemm, PIXELS_AT_ONCE};
 use crate::conv::prefetcher::{Piece, Prefetcher};
 use crate::conv::shape::TapSpan;
@@ -17,7 +17,7 @@ use crate::conv::tiles::product::TileProduct;
 use crate::conv::{Conv2dShape, PANEL};
 use crate::simd::{Element, Kernel, Simd};
 
-/// TapRowGemm in a row.
+/// Taps in a row.
 const TAPS: usize = 3;
 /// From so many channels on, the rows that a panel meets do not stay in the first cache until the next panel meets them. They
 /// are loaded past it then, and the panel stays there: 3 to 13 % faster. With 16 channels they do stay, and it is an eighth
@@ -121,20 +121,27 @@ impl ImplicitGemm<'_, TileProduct<'_>> {
             a_step: [a_plane, a_row - planes as isize * a_plane],
             b_step: [b_plane, b_row - planes as isize * b_plane],
             outside: outside(first, last, from.width),
-            left: [0; 2],
-            finish: Finish::NONE,
-            ahead: std::ptr::null(),
-            lines: 0,
-            stream: from.channel_stride >= STREAMED_FROM,
+            remaining: [0; 2],
+            epilogue: DeferredEpilogue::NONE,
+            prefetch: std::ptr::null(),
+            prefetch_lines: 0,
+            stream_a: from.channel_stride >= STREAMED_FROM,
         }
     }
 
-    /// What makes bf16 of the sums of `panel` at `pixels` pixels.
+    /// The epilogue that turns the sums of `panel` at `pixels` pixels into bf16.
     #[inline(always)]
-    fn finish(&self, pixels: usize, sums: *const f32, target: *mut bf16, images: usize, panel: usize) -> Finish {
+    fn deferred_epilogue(
+        &self,
+        pixels: usize,
+        sums: *const f32,
+        target: *mut bf16,
+        images: usize,
+        panel: usize,
+    ) -> DeferredEpilogue {
         let row = self.to().plane();
         let bias = self.epilogue.bias.map_or(NO_BIAS.as_ptr(), |bias| bias[panel * PANEL..][..PANEL].as_ptr());
-        Finish {
+        DeferredEpilogue {
             pixels,
             sums,
             target,
@@ -148,7 +155,7 @@ impl ImplicitGemm<'_, TileProduct<'_>> {
     }
 }
 
-impl Finish {
+impl DeferredEpilogue {
     /// Nothing.
     const NONE: Self = Self {
         pixels: 0,
@@ -162,7 +169,7 @@ impl Finish {
         relu: 0,
     };
 
-    /// Does alone what a slide does on its way.
+    /// Runs the epilogue by itself: that of the last sums, which no later ones follow.
     ///
     /// # Safety
     /// The sums and the bias must be readable and the target writable.
@@ -219,7 +226,7 @@ impl<Y: Element> Kernel for SlidingRows<'_, Y> {
         let (panels, slides) = (to.channel_stride / PANEL, to.width.div_ceil(PIXELS));
         let mut sums = [const { MaybeUninit::<Sums>::uninit() }; 2];
         let sums = sums.each_mut().map(|sums| sums.as_mut_ptr().cast::<f32>());
-        let (mut pending, mut turn) = (Finish::NONE, 0);
+        let (mut pending, mut turn) = (DeferredEpilogue::NONE, 0);
         let rows_at_once = (PIXELS_AT_ONCE / to.width).max(1);
         let panels_ahead = if size_of_val(gather.product.weights) > LARGE { 1 } else { panels };
         for start in rows.clone().step_by(rows_at_once) {
@@ -234,7 +241,7 @@ impl<Y: Element> Kernel for SlidingRows<'_, Y> {
                     for y in part.clone() {
                         let ys = gather.rows_of(y);
                         for number in 0..slides {
-                            // SlidingRows of a row differ by a pixel at most: none has less than two.
+                            // Slides of a row differ by a pixel at most: none has less than two.
                             let x = number * to.width / slides;
                             let pixels = (number + 1) * to.width / slides - x;
                             let at =
@@ -243,10 +250,11 @@ impl<Y: Element> Kernel for SlidingRows<'_, Y> {
                             // SAFETY: `new` saw the target hold the rows, of which this is a pixel.
                             let first = unsafe { target.add(at) };
                             let mut slide = gather.slide([x, pixels], &ys, first_image, panel);
-                            (slide.ahead, slide.lines) = ahead.next(slide.count[0] * slide.count[1]);
+                            (slide.prefetch, slide.prefetch_lines) = ahead.next(slide.count[0] * slide.count[1]);
                             if Y::IS_BF16 {
-                                let finish = gather.finish(pixels, sums[turn], first.cast(), images, panel);
-                                slide.finish = std::mem::replace(&mut pending, finish);
+                                let epilogue =
+                                    gather.deferred_epilogue(pixels, sums[turn], first.cast(), images, panel);
+                                slide.epilogue = std::mem::replace(&mut pending, epilogue);
                                 slide.c = sums[turn];
                                 turn = 1 - turn;
                             } else {

@@ -268,7 +268,7 @@ pub(in crate::conv) unsafe fn add_blocks<K: TapSum>(
 /// How often sums by rows of 16 channels ask for memory, for so many rows of so many blocks.
 fn points<K: TapSum>(sum: &K, blocks: usize, rows: usize) -> usize {
     let shape = sum.shape();
-    shape.kernel[0] * sum.panels().len() * TapRowGemm::points([blocks, rows, shape.output.width], 0)
+    shape.kernel[0] * sum.panels().len() * TapRowGemm::prefetch_points([blocks, rows, shape.output.width], 0)
 }
 
 /// Adds what one block brings, whose rows are repacked in the buffers on the way.

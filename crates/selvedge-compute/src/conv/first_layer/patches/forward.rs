@@ -39,7 +39,7 @@ pub fn forward<Y: Element>(
     assert_eq!(weights.len(), packed_len(layer), "the weights' length and that of {layer:?}");
     let pooled = pooled_shape(layer, WINDOW);
     check(&pooled, &rows, bias, y, &training);
-    with_tiles(cpu, Depth::Sixteen, Registers::Windows, images, |tiles| {
+    with_tiles(cpu, Depth::Sixteen, Registers::Patches, images, |tiles| {
         dispatch(cpu, Forward { tiles, pooled, x, weights, bias, rows, images, y, training });
     });
 }

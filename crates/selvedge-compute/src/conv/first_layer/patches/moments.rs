@@ -106,7 +106,7 @@ mod x86 {
             }
             let mut sums = Sums([[0.0; SEEN]; SEEN]);
             const BYTES: usize = size_of::<bf16>();
-            let mut job = TileGemm {
+            let mut gemm = TileGemm {
                 a,
                 b: a.wrapping_add(2 * TILE),
                 c: sums.0.as_mut_ptr().cast(),
@@ -122,11 +122,11 @@ mod x86 {
                 b_step: [0; 3],
             };
             let step = [0, 0, (4 * TILE * BYTES) as isize];
-            job.set_runs([1, 1, windows], step, step);
+            gemm.set_runs([1, 1, windows], step, step);
             let mut of_numbers = [0.0f32; SEEN];
             // SAFETY: the loop above wrote the tiles of `windows` windows; C is 16 rows of 16 numbers, as are those of a vector.
             unsafe {
-                job.run::<1, 1>(tiles);
+                gemm.run::<1, 1>(tiles);
                 _mm512_storeu_ps(of_numbers.as_mut_ptr(), first);
             }
             for (sum, &part) in seen.first.iter_mut().zip(&of_numbers) {

@@ -40,7 +40,7 @@ pub fn forward_unpooled(
         assert_eq!(bias.len(), output.channel_stride, "the bias's length and the channel stride");
     }
     let pass = Forward { output, x, weights, epilogue, rows, images, y };
-    with_tiles(cpu, Depth::Sixteen, Registers::Windows, images, |tiles| {
+    with_tiles(cpu, Depth::Sixteen, Registers::Patches, images, |tiles| {
         // SAFETY: the assertions above compared every length with the layer; AMX, which `with_tiles` asserted, is reported only
         // beside AVX-512 with bf16 (`cpu::detect`).
         unsafe { x86::forward(tiles, pass) };

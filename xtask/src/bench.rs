@@ -17,7 +17,7 @@ usage: cargo xtask bench [-p CRATE] [FILTER] [CRITERION OPTIONS]
   --quick                 fewer samples
 
 Figures repeat within a few per cent only on an otherwise idle machine.
-SELVEDGE_ISA caps the instruction set: portable, avx2, avx512 or amx.
+SELVEDGE_ISA caps the instruction set; `selvedge --help` names them all.
 ";
 
 pub(crate) fn run(args: &[OsString]) -> ExitCode {

@@ -5,7 +5,7 @@ use crate::simd::Simd;
 
 /// Asks for the memory of `data` without waiting for it: for what lies scattered, so that the processor cannot foresee it.
 ///
-/// Nothing but time depends on it. Processors other than x86-64 are not asked.
+/// Nothing but time depends on it. Processors other than x86-64 and aarch64 are not asked.
 ///
 /// ```
 /// let images = vec![0u8; 10 * 784];
@@ -15,18 +15,32 @@ use crate::simd::Simd;
 /// ```
 #[inline]
 pub fn prefetch<T>(data: &[T]) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let first = data.as_ptr().cast::<i8>();
-        for line in (0..size_of_val(data)).step_by(ALIGNMENT) {
-            // SAFETY: every x86-64 processor has the instruction, and it accesses no memory that a program could tell.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(line)) }
-        }
+    let first = data.as_ptr().cast::<i8>();
+    for line in (0..size_of_val(data)).step_by(ALIGNMENT) {
+        prefetch_line(first.wrapping_add(line));
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = data;
 }
+
+/// Asks for the line of `at` in L1.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn prefetch_line(at: *const i8) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    // SAFETY: every x86-64 processor has the instruction, and it accesses no memory that a program could tell.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(at) }
+}
+
+/// Asks for the line of `at` in L1.
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+fn prefetch_line(at: *const i8) {
+    // SAFETY: every aarch64 processor has the instruction, and it accesses no memory that a program could tell.
+    unsafe { std::arch::asm!("prfm pldl1keep, [{0}]", in(reg) at, options(nomem, nostack, preserves_flags)) }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[inline(always)]
+fn prefetch_line(_: *const i8) {}
 
 /// Has the second cache fetch what lies two pages of bf16 behind element `at`, if a line begins there: for passes over tensors
 /// larger than that cache, since the processor's own prefetching stops at the end of each page.

@@ -43,7 +43,7 @@ pub struct Summary {
     pub seed: u64,
     /// What was computed in: `f32` or `bf16`.
     pub precision: String,
-    /// The instruction set: `portable`, `avx2`, `avx512` or `amx`.
+    /// The name of the instruction set: see [`selvedge_compute::Isa`].
     pub isa: String,
     /// Worker threads.
     pub threads: usize,

@@ -4,22 +4,22 @@ use std::time::Duration;
 
 use criterion::Criterion;
 use selvedge_compute::simd::Element;
-use selvedge_compute::{AlignedVec, Cpu, Isa};
+use selvedge_compute::{AlignedVec, Cpu};
 
 /// Every instruction set of this machine, up to the one that `SELVEDGE_ISA` names.
 fn cpus() -> Vec<Cpu> {
     let most = Cpu::detect().unwrap_or_else(|error| panic!("{error}"));
-    Cpu::all().into_iter().filter(|cpu| cpu.isa() <= most.isa()).collect()
+    Cpu::all().into_iter().filter(|cpu| most.isa().includes(cpu.isa())).collect()
 }
 
 /// Those of [`cpus`] that have code of their own for vectors: with AMX it is that of AVX-512.
 pub(crate) fn vector_cpus() -> Vec<Cpu> {
-    cpus().into_iter().filter(|cpu| cpu.isa() < Isa::Amx).collect()
+    cpus().into_iter().filter(|cpu| cpu.isa() == cpu.isa().vectors()).collect()
 }
 
 /// AMX, if it is one of [`cpus`].
 pub(crate) fn amx() -> Option<Cpu> {
-    cpus().into_iter().find(|cpu| cpu.isa() == Isa::Amx)
+    cpus().into_iter().find(|cpu| cpu.isa().has_tiles())
 }
 
 /// `len` elements between −1 and 1, each a whole number of thousandths before rounding.

@@ -44,7 +44,7 @@ use std::mem::offset_of;
 use half::bf16;
 
 use crate::aligned::ALIGNMENT;
-use crate::cpu::{Cpu, Isa};
+use crate::cpu::Cpu;
 
 /// Rows of a tile.
 pub(crate) const ROWS: usize = 16;
@@ -161,7 +161,7 @@ pub(crate) fn with_tiles<R>(
     rows: usize,
     f: impl FnOnce(&Tiles) -> R,
 ) -> R {
-    assert!(cpu.isa() >= Isa::Amx, "bf16 kernels need amx, and this is {}", cpu.isa());
+    assert!(cpu.isa().has_tiles(), "bf16 kernels need amx, and this is {}", cpu.isa());
     let a_bytes = (depth.steps() * size_of::<bf16>()) as u16;
     let b_rows = (depth.steps() / 2) as u8;
     let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };

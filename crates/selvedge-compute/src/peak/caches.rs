@@ -18,9 +18,9 @@ impl Caches {
     /// What is assumed of a processor that does not tell: 32 KiB and 512 KiB, which nearly every core has.
     pub const ASSUMED: Caches = Caches { first: 32 << 10, second: 512 << 10 };
 
-    /// As CPUID tells, or [`Caches::ASSUMED`].
+    /// As CPUID tells on x86-64, and the system on other Linux machines, or [`Caches::ASSUMED`].
     pub fn detect() -> Self {
-        let [first, second] = cpuid_sizes();
+        let [first, second] = sizes();
         match (first, second) {
             (Some(first), Some(second)) if first < second => Self { first, second },
             _ => Self::ASSUMED,
@@ -30,7 +30,7 @@ impl Caches {
 
 /// Sizes by level from CPUID's list of caches: leaf 4 (Intel) or, in the same form, 8000_001D (AMD).
 #[cfg(target_arch = "x86_64")]
-fn cpuid_sizes() -> [Option<usize>; 2] {
+fn sizes() -> [Option<usize>; 2] {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
     const DATA: u32 = 1;
     const UNIFIED: u32 = 3;
@@ -59,7 +59,28 @@ fn cpuid_sizes() -> [Option<usize>; 2] {
     sizes
 }
 
-#[cfg(not(target_arch = "x86_64"))]
-fn cpuid_sizes() -> [Option<usize>; 2] {
+/// Sizes by level from the first processor's folder of caches.
+#[cfg(all(not(target_arch = "x86_64"), target_os = "linux"))]
+fn sizes() -> [Option<usize>; 2] {
+    let mut sizes = [None; 2];
+    // One folder a cache; no processor has more than a handful.
+    for number in 0..8 {
+        let value = |name: &str| {
+            std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu0/cache/index{number}/{name}")).ok()
+        };
+        let (Some(kind), Some(level), Some(size)) = (value("type"), value("level"), value("size")) else { break };
+        let level = match (kind.trim(), level.trim()) {
+            ("Data" | "Unified", "1") => 0,
+            ("Data" | "Unified", "2") => 1,
+            _ => continue,
+        };
+        // "64K"
+        sizes[level] = size.trim().strip_suffix('K').and_then(|size| size.parse().ok()).map(|size: usize| size << 10);
+    }
+    sizes
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_os = "linux")))]
+fn sizes() -> [Option<usize>; 2] {
     [None; 2]
 }

@@ -16,9 +16,12 @@ use crate::amx::{Depth, ROWS, Registers, Tiles, with_tiles};
 use crate::cpu::Cpu;
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
 
-/// Sums that wait for nothing but themselves: more than two ports times the latency of 4 cycles, and with both factors
-/// they fit into 16 registers.
+/// Sums that wait for nothing but themselves: more than two ports times the latency of 4 cycles, and with the factor they fit
+/// into 16 registers.
 const CHAINS: usize = 12;
+
+/// The same where there are 32 registers, since some processors with NEON have four ports.
+const MORE_CHAINS: usize = 24;
 
 /// Vectors that [`read`] loads and [`copy`] moves at a time: enough to keep every load under way.
 const UNROLL: usize = 8;
@@ -105,19 +108,28 @@ impl Kernel for MultiplyAdds {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> u64 {
-        // Through memory, before and after, so that plain Rust becomes vectors, too.
-        let mut numbers = black_box([[0.5; MAX_LANES]; CHAINS + 2]);
+        if S::REGISTERS >= 32 { self.in_chains::<S, MORE_CHAINS>(s) } else { self.in_chains::<S, CHAINS>(s) }
+    }
+}
+
+impl MultiplyAdds {
+    #[inline(always)]
+    fn in_chains<S: Simd, const CHAINS: usize>(self, s: S) -> u64 {
+        // Through memory, before and after, so that plain Rust becomes vectors, too. The factor leaves the sums as they are.
+        let mut numbers = black_box([[0.5; MAX_LANES]; CHAINS]);
+        let factor = black_box([f32::EPSILON / 8.0; MAX_LANES]);
         let mut chains = [s.zero(); CHAINS];
-        // SAFETY: every row of `numbers` has MAX_LANES elements, room for the widest vector.
-        let (factor, term) = unsafe {
+        // SAFETY: `factor` and every row of `numbers` have MAX_LANES elements, room for the widest vector.
+        let factor = unsafe {
             for (chain, row) in chains.iter_mut().zip(&numbers) {
                 *chain = s.load(row.as_ptr());
             }
-            (s.load(numbers[CHAINS].as_ptr()), s.load(numbers[CHAINS + 1].as_ptr()))
+            s.load(factor.as_ptr())
         };
         for _ in 0..self.rounds {
             for chain in &mut chains {
-                *chain = s.mul_add(*chain, factor, term);
+                // Added to itself: NEON's instruction leaves the sum in the register of what it adds to.
+                *chain = s.mul_add(*chain, factor, *chain);
             }
         }
         for (chain, row) in chains.into_iter().zip(&mut numbers) {
@@ -202,18 +214,25 @@ fn multiply_tiles(_: &Tiles, _: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{AlignedVec, Isa};
+    use crate::AlignedVec;
+
+    struct Lanes;
+
+    impl Kernel for Lanes {
+        type Output = [usize; 2];
+        #[inline(always)]
+        fn run<S: Simd>(self, _: S) -> [usize; 2] {
+            [S::LANES, S::REGISTERS]
+        }
+    }
 
     #[test]
     fn operations_are_counted_by_lanes() {
         for cpu in crate::test_support::cpus() {
-            let lanes = match cpu.isa() {
-                Isa::Portable => 4,
-                Isa::Avx2 => 8,
-                Isa::Avx512 | Isa::Amx => 16,
-            };
-            assert_eq!(multiply_adds(cpu, 7), 7 * 2 * lanes * CHAINS as u64, "{}", cpu.isa());
-            if cpu.isa() == Isa::Amx {
+            let [lanes, registers] = dispatch(cpu, Lanes);
+            let chains = if registers < 32 { 12 } else { 24 };
+            assert_eq!(multiply_adds(cpu, 7), (7 * 2 * lanes * chains) as u64, "{}", cpu.isa());
+            if cpu.isa().has_tiles() {
                 assert_eq!(tile_products(cpu, 5), 5 * 65_536);
             }
         }

@@ -4,7 +4,7 @@ use super::Pool2dShape;
 #[cfg(target_arch = "x86_64")]
 mod words;
 
-use crate::cpu::{Cpu, Isa};
+use crate::cpu::Cpu;
 use crate::layout::{BLOCK, PLANE};
 use crate::simd::{Element, Kernel, Simd, dispatch};
 
@@ -36,7 +36,7 @@ pub fn scatter<E: Element>(
         assert_eq!(dbias.len(), channels, "the length of dbias and the channel stride");
     }
     let spread = Spread { shape, dy, indices, scale, dx, dbias };
-    if E::IS_BF16 && cpu.isa() >= Isa::Amx && size == [2, 2] && channels.is_multiple_of(PLANE) {
+    if E::IS_BF16 && cpu.isa().has_tiles() && size == [2, 2] && channels.is_multiple_of(PLANE) {
         // SAFETY: the condition; AMX is reported only beside AVX-512 with bf16 (`cpu::detect`); the assertions above are `Spread`'s.
         return unsafe { words::spread(spread) };
     }

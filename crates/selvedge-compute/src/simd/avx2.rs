@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::bf16;
 
-use super::{Kernel, Simd};
+use super::{Kernel, Simd, Tile, TileKernel};
 
 /// Proof that AVX2 and FMA are there: made only by [`enter`].
 #[derive(Clone, Copy)]
@@ -41,11 +41,18 @@ impl Simd for Avx2 {
     type U = __m256i;
     type M = __m256;
     const LANES: usize = 8;
+    const REGISTERS: usize = 16;
+    const TILE_PANELS: usize = 1;
 
     #[inline(never)]
     fn outlined<K: Kernel>(self, kernel: K) -> K::Output {
         // SAFETY: `self` proves AVX2 and FMA.
         unsafe { enter(kernel) }
+    }
+    #[inline(always)]
+    fn in_tile<K: TileKernel>(self, _: usize, kernel: K) -> K::Output {
+        // Two vectors are a panel: 8 sums, with 2 loads and 4 broadcasts for 8 multiply-adds.
+        self.outlined(Tile::<K, 4, 2>(kernel))
     }
     #[inline(always)]
     fn zero(self) -> Self::V {

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::bf16;
 
-use super::{Kernel, Simd};
+use super::{Kernel, Simd, Tile, TileKernel};
 
 /// Proof that AVX-512 is there, and with `BF16` also AVX512_BF16: made only by [`enter`] and [`enter_bf16`].
 #[derive(Clone, Copy)]
@@ -55,11 +55,21 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     type U = __m512i;
     type M = __mmask16;
     const LANES: usize = 16;
+    const REGISTERS: usize = 32;
+    const TILE_PANELS: usize = 2;
 
     #[inline(never)]
     fn outlined<K: Kernel>(self, kernel: K) -> K::Output {
         // SAFETY: `self` proves AVX-512, and if it says so AVX512_BF16.
         unsafe { if BF16 { enter_bf16(kernel) } else { enter(kernel) } }
+    }
+    #[inline(always)]
+    fn in_tile<K: TileKernel>(self, panels: usize, kernel: K) -> K::Output {
+        // 16 sums, twice what hides a latency of 4 cycles on two ports; of two panels, with 10 loads for 16 multiply-adds.
+        match panels {
+            2 => self.outlined(Tile::<K, 8, 2>(kernel)),
+            _ => self.outlined(Tile::<K, 16, 1>(kernel)),
+        }
     }
     #[inline(always)]
     fn zero(self) -> Self::V {

@@ -11,6 +11,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 
 use half::bf16;
@@ -35,10 +37,21 @@ pub trait Simd: Copy + Send + Sync {
     type M: Copy;
     /// Lanes of a vector: 16, 8 or 4, a divisor of [`MAX_LANES`].
     const LANES: usize;
+    /// Vector registers.
+    const REGISTERS: usize;
+    /// The most panels of [`MAX_LANES`] columns that a register tile spans: 1 or 2.
+    const TILE_PANELS: usize;
 
     /// Runs `kernel` in a function of its own, which has all registers for itself: for a loop that needs them, inside of
     /// code that would have the compiler keep other things there.
     fn outlined<K: Kernel>(self, kernel: K) -> K::Output;
+
+    /// Runs `kernel` in a function of its own, with the register tile for `panels` panels, from 1 to
+    /// [`Simd::TILE_PANELS`].
+    ///
+    /// A tile has a sum for each of its rows and columns, ROWS × VECTORS vectors: as many as registers hold beside the
+    /// operands, and no fewer than hide the latency of a multiply-add. ROWS divides [`MAX_LANES`].
+    fn in_tile<K: TileKernel>(self, panels: usize, kernel: K) -> K::Output;
 
     /// All lanes zero.
     fn zero(self) -> Self::V;
@@ -219,12 +232,34 @@ pub trait Kernel {
     fn run<S: Simd>(self, s: S) -> Self::Output;
 }
 
+/// A [`Kernel`] whose sums are a tile of registers, of the shape that suits the instruction set ([`Simd::in_tile`]).
+pub trait TileKernel {
+    /// What it returns.
+    type Output;
+    /// Runs it with ROWS × VECTORS sums; mark the implementation `#[inline(always)]`.
+    fn run<S: Simd, const ROWS: usize, const VECTORS: usize>(self, s: S) -> Self::Output;
+}
+
+/// A [`TileKernel`] in a tile of a known shape.
+struct Tile<K, const ROWS: usize, const VECTORS: usize>(K);
+
+impl<K: TileKernel, const ROWS: usize, const VECTORS: usize> Kernel for Tile<K, ROWS, VECTORS> {
+    type Output = K::Output;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> K::Output {
+        self.0.run::<S, ROWS, VECTORS>(s)
+    }
+}
+
 /// Runs `kernel` on the instruction set that `cpu` proves.
 #[inline]
 pub fn dispatch<K: Kernel>(cpu: Cpu, kernel: K) -> K::Output {
     match cpu.isa() {
         Isa::Portable => kernel.run(Portable),
         // SAFETY: a `Cpu` exists only for an instruction set that was detected (`Cpu::with`).
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => unsafe { neon::enter(kernel) },
+        // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { avx2::enter(kernel) },
         // SAFETY: as above.
@@ -233,8 +268,7 @@ pub fn dispatch<K: Kernel>(cpu: Cpu, kernel: K) -> K::Output {
         // SAFETY: as above; AMX is reported only beside AVX-512 with bf16 (`cpu::detect`).
         #[cfg(target_arch = "x86_64")]
         Isa::Amx => unsafe { avx512::enter_bf16(kernel) },
-        #[cfg(not(target_arch = "x86_64"))]
-        _ => unreachable!("no Cpu proves an x86-64 instruction set elsewhere"),
+        foreign => unreachable!("no Cpu of this processor proves {foreign}"),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::{Kernel, Simd};
+use super::{Kernel, Simd, Tile, TileKernel};
 
 const LANES: usize = 4;
 
@@ -24,10 +24,17 @@ impl Simd for Portable {
     type U = [u32; LANES];
     type M = [bool; LANES];
     const LANES: usize = LANES;
+    const REGISTERS: usize = 16;
+    const TILE_PANELS: usize = 1;
 
     #[inline(never)]
     fn outlined<K: Kernel>(self, kernel: K) -> K::Output {
         kernel.run(self)
+    }
+    #[inline(always)]
+    fn in_tile<K: TileKernel>(self, _: usize, kernel: K) -> K::Output {
+        // Four vectors are a panel: 8 sums.
+        self.outlined(Tile::<K, 2, 4>(kernel))
     }
     #[inline(always)]
     fn zero(self) -> Self::V {

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Parser, Subcommand};
+use selvedge_compute::Isa;
 
 use crate::download;
 
@@ -24,14 +25,21 @@ use crate::download;
 #[command(
     name = "selvedge",
     version,
-    after_help = "\
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 and 143 interrupted.
-Environment: SELVEDGE_ISA (portable, avx2, avx512, amx) caps the instruction set; RAYON_NUM_THREADS sets the
-threads; SELVEDGE_DATA is the folder of the data sets; NO_COLOR is honoured."
+    after_help = after_help()
 )]
 struct Cli {
     #[command(subcommand)]
     command: Command,
+}
+
+fn after_help() -> String {
+    format!(
+        "\
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 and 143 interrupted.
+Environment: SELVEDGE_ISA ({}) caps the instruction set; RAYON_NUM_THREADS sets
+the threads; SELVEDGE_DATA is the folder of the data sets; NO_COLOR is honoured.",
+        Isa::ALL.map(Isa::name).join(", ")
+    )
 }
 
 #[derive(Debug, Subcommand)]

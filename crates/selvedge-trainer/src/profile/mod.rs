@@ -41,7 +41,7 @@ pub struct Report {
     pub version: String,
     /// The processor's name.
     pub cpu: String,
-    /// The instruction set in use: `portable`, `avx2`, `avx512` or `amx`.
+    /// The name of the instruction set in use: see [`selvedge_compute::Isa`].
     pub isa: String,
     /// Threads that operations and steps ran on.
     pub threads: usize,

@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use selvedge_compute::peak::{self, Caches, STEP};
-use selvedge_compute::{AlignedVec, Cpu, Isa, Precision, Threads};
+use selvedge_compute::{AlignedVec, Cpu, Precision, Threads};
 use serde::{Deserialize, Serialize};
 
 /// The time of one measurement; the best of a few counts.
@@ -124,7 +124,7 @@ fn limits(cpu: Cpu, threads: usize) -> Limits {
     Limits {
         threads,
         f32_flops: rate(threads, || (), |()| peak::multiply_adds(cpu, 20_000)),
-        bf16_flops: (cpu.isa() >= Isa::Amx).then(|| rate(threads, || (), |()| peak::tile_products(cpu, 4_000))),
+        bf16_flops: cpu.isa().has_tiles().then(|| rate(threads, || (), |()| peak::tile_products(cpu, 4_000))),
         read: bandwidths(read),
         copy: bandwidths(copy),
     }

@@ -17,7 +17,7 @@ use crate::conv::weight_gradient::{
 use crate::conv::{Accumulate, Blocks, Conv2dShape, PANEL};
 use crate::cpu::Cpu;
 use crate::layout::BLOCK;
-use crate::simd::{Element, Kernel, Simd, dispatch};
+use crate::simd::{Element, Kernel, Simd, TileKernel, dispatch};
 
 /// The gradient of panels `panels` over all blocks: `xᵀ ∗ dy`, added to `dweights` or in its place.
 ///
@@ -132,8 +132,7 @@ impl<S: Simd> TapSum for VectorSum<'_, S> {
 
     #[inline(always)]
     fn panels_at_once(&self, panel: usize) -> usize {
-        // Two panels fill AVX-512's registers; the others take one, of several vectors.
-        if S::LANES == 16 { 2.min(self.gradient.panels.end - panel) } else { 1 }
+        if panel + S::TILE_PANELS <= self.gradient.panels.end { S::TILE_PANELS } else { 1 }
     }
 
     #[inline(always)]
@@ -141,12 +140,7 @@ impl<S: Simd> TapSum for VectorSum<'_, S> {
         let panels = self.panels_at_once(tap.panel);
         let gradient = &mut self.gradient;
         // What the loads and stores of `Channels` rest on is the caller's promise.
-        match (S::LANES, panels) {
-            (16, 2) => self.s.outlined(Channels::<8, 2> { gradient, x, dy, tap }),
-            (16, _) => self.s.outlined(Channels::<16, 1> { gradient, x, dy, tap }),
-            (8, _) => self.s.outlined(Channels::<4, 2> { gradient, x, dy, tap }),
-            _ => self.s.outlined(Channels::<2, 4> { gradient, x, dy, tap }),
-        }
+        self.s.in_tile(panels, Channels { gradient, x, dy, tap });
     }
 
     unsafe fn add_row(&mut self, _: Rows<'_, f32>, _: Rows<'_, f32>, _: &TapRow, _: &mut Prefetcher) {
@@ -166,20 +160,20 @@ impl<S: Simd, E: Element> Repack<E> for VectorSum<'_, S> {
     }
 }
 
-/// One tap of 16 input channels, the rows of the tile, in steps of ROWS.
+/// One tap of 16 input channels, the rows of the tiles.
 ///
 /// It is made only by [`TapSum::add`], whose caller promises what its loads and stores rest on.
-struct Channels<'a, 'g, const ROWS: usize, const VECTORS: usize> {
+struct Channels<'a, 'g> {
     gradient: &'a mut GradientTile<'g>,
     x: Rows<'a, f32>,
     dy: Rows<'a, f32>,
     tap: &'a Tap,
 }
 
-impl<const ROWS: usize, const VECTORS: usize> Kernel for Channels<'_, '_, ROWS, VECTORS> {
+impl TileKernel for Channels<'_, '_> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
+    fn run<S: Simd, const ROWS: usize, const VECTORS: usize>(self, s: S) {
         let Channels { gradient, x, dy, tap } = self;
         let Conv2dShape { input, kernel, stride, padding, .. } = *gradient.shape;
         let &Tap { y, ref columns, ky, kx, panel, channel } = tap;

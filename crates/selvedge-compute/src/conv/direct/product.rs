@@ -4,7 +4,7 @@ use crate::conv::PANEL;
 use crate::conv::direct::microkernel::{Walk, accumulate};
 use crate::conv::implicit_gemm::{Place, Product, Target};
 use crate::conv::panel::column;
-use crate::simd::{Element, Kernel, Simd};
+use crate::simd::{Element, Simd, TileKernel};
 
 /// f32 source and weights, `[to channels/16][ky][kx][from channels][16]`.
 pub(in crate::conv) struct Vectors<'a> {
@@ -15,8 +15,7 @@ pub(in crate::conv) struct Vectors<'a> {
 impl Product for Vectors<'_> {
     #[inline(always)]
     fn panels_at_once<S: Simd>(&self, panel: usize, panels: usize) -> usize {
-        // Two panels fill AVX-512's registers; the others take one, of several vectors.
-        if S::LANES == 16 && panel + 2 <= panels { 2 } else { 1 }
+        if panel + S::TILE_PANELS <= panels { S::TILE_PANELS } else { 1 }
     }
 
     fn lens(&self) -> [usize; 2] {
@@ -33,29 +32,24 @@ impl Product for Vectors<'_> {
         target: Target<Y>,
     ) {
         // What the loads and stores of a `Pixel` rest on is the caller's promise.
-        match (S::LANES, panels) {
-            (16, 2) => s.outlined(Pixel::<Y, 8, 2> { product: self, place, panel, target }),
-            (16, _) => s.outlined(Pixel::<Y, 16, 1> { product: self, place, panel, target }),
-            (8, _) => s.outlined(Pixel::<Y, 4, 2> { product: self, place, panel, target }),
-            _ => s.outlined(Pixel::<Y, 2, 4> { product: self, place, panel, target }),
-        }
+        s.in_tile(panels, Pixel { product: self, place, panel, target });
     }
 }
 
-/// One pixel: the place's images, the columns of the panels from `panel` on that VECTORS vectors span.
+/// One pixel: the place's images, the columns of the panels from `panel` on that a tile spans.
 ///
 /// It is made only by [`Product::columns`], whose caller promises what its loads and stores rest on.
-struct Pixel<'a, Y, const ROWS: usize, const VECTORS: usize> {
+struct Pixel<'a, Y> {
     product: &'a Vectors<'a>,
     place: &'a Place<'a>,
     panel: usize,
     target: Target<Y>,
 }
 
-impl<Y: Element, const ROWS: usize, const VECTORS: usize> Kernel for Pixel<'_, Y, ROWS, VECTORS> {
+impl<Y: Element> TileKernel for Pixel<'_, Y> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
+    fn run<S: Simd, const ROWS: usize, const VECTORS: usize>(self, s: S) {
         let Pixel { product, place, panel, target } = self;
         let (tap, plane) = (place.from.channel_stride * PANEL, place.from.plane());
         let ([rows, columns], [row_step, column_step]) = (place.count(), place.pixel_steps());

@@ -51,32 +51,32 @@ impl<E: Element> Kernel for InputSum<'_, E> {
     fn run<S: Simd>(mut self, s: S) {
         let panels = self.gradient.panels.clone();
         for y in 0..self.gradient.shape.output.height {
-            let mut panel = panels.start;
-            while panel < panels.end {
-                let wide = S::LANES == 16 && panel + 2 <= panels.end;
-                match (S::LANES, wide) {
-                    (16, true) => self.taps::<S, 2>(s, y, panel),
-                    (16, false) => self.taps::<S, 1>(s, y, panel),
-                    (8, _) => self.taps::<S, 2>(s, y, panel),
-                    _ => self.taps::<S, 4>(s, y, panel),
+            let (mut filter, end) = (panels.start * PANEL, panels.end * PANEL);
+            while filter < end {
+                if S::LANES < PANEL || filter + 2 * S::LANES <= end {
+                    self.taps::<S, 2>(s, y, filter);
+                    filter += 2 * S::LANES;
+                } else {
+                    self.taps::<S, 1>(s, y, filter);
+                    filter += S::LANES;
                 }
-                panel += if wide { 2 } else { 1 };
             }
         }
     }
 }
 
 impl<E: Element> InputSum<'_, E> {
-    /// All taps and channels for the panels that VECTORS vectors span, over one row of pixels.
+    /// All taps and channels for VECTORS vectors of filters from `filter` on, over one row of pixels. Nine rows of two vectors
+    /// are a kernel of 3 × 3 taps, and 18 sums.
     #[inline(always)]
-    fn taps<S: Simd, const VECTORS: usize>(&mut self, s: S, y: usize, panel: usize) {
+    fn taps<S: Simd, const VECTORS: usize>(&mut self, s: S, y: usize, filter: usize) {
         let rows = self.gradient.shape.taps() * self.gradient.shape.input.channels;
         let mut row = 0;
         while row < rows {
             match rows - row {
-                9.. => row += self.tap_rows::<S, 9, VECTORS>(s, y, panel, row),
-                4.. => row += self.tap_rows::<S, 4, VECTORS>(s, y, panel, row),
-                _ => row += self.tap_rows::<S, 1, VECTORS>(s, y, panel, row),
+                9.. => row += self.tap_rows::<S, 9, VECTORS>(s, y, filter, row),
+                4.. => row += self.tap_rows::<S, 4, VECTORS>(s, y, filter, row),
+                _ => row += self.tap_rows::<S, 1, VECTORS>(s, y, filter, row),
             }
         }
     }
@@ -86,12 +86,13 @@ impl<E: Element> InputSum<'_, E> {
         &mut self,
         s: S,
         y: usize,
-        panel: usize,
+        filter: usize,
         row: usize,
     ) -> usize {
         let Conv2dShape { input, output, kernel, stride, padding } = *self.gradient.shape;
         let channels = input.channels;
-        let at = ((panel - self.gradient.panels.start) * self.gradient.shape.taps() * channels + row) * PANEL;
+        let panel = filter / PANEL - self.gradient.panels.start;
+        let at = (panel * self.gradient.shape.taps() * channels + row) * PANEL + filter % PANEL;
         let taps: [[usize; 3]; ROWS] = std::array::from_fn(|r| {
             let (tap, channel) = ((row + r) / channels, (row + r) % channels);
             [tap / kernel[1], tap % kernel[1], channel]
@@ -110,7 +111,7 @@ impl<E: Element> InputSum<'_, E> {
                         ZEROS.as_ptr()
                     }
                 });
-                let dy = self.dy.as_ptr().add(output.offset(y, column) + output.channel(panel * PANEL));
+                let dy = self.dy.as_ptr().add(output.offset(y, column) + output.channel(filter));
                 accumulate_rows(s, a, channels, dy, [output.plane(), output.channel(PANEL)], BLOCK, &mut acc);
             }
             self.gradient.store(s, at, &acc);

@@ -13,7 +13,7 @@ use crate::conv::direct::microkernel::{Walk, accumulate};
 use crate::conv::panel::column;
 use crate::conv::weight_gradient::check_blocks;
 use crate::layout::BLOCK;
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Kernel, Simd, TileKernel};
 
 /// Products at a point, of input and output channels, whose sums are kept at a time. Half as many, twice as many, or the rows
 /// of two tiles at a time are as fast or slower.
@@ -101,7 +101,17 @@ impl<'a, T: Transform<M, N>, const M: usize, const N: usize> GradientPass<'a, T,
                 source(&self.x, input).transform::<S, T::Input, N, N>(s, before, kept.channels.clone(), to_v);
                 source(&self.dy, output).transform::<S, T::OutputGradient, M, N>(s, [y, x], channels, to_z);
             }
-            OuterProducts::<N> { v, z, sums, of_x, of_dy, is_first: number == 0 }.add(s);
+            let mut add = |at_once: usize, panels: Range<usize>| {
+                s.in_tile(
+                    at_once,
+                    OuterProducts::<N> { v, z, sums: &mut *sums, of_x, of_dy, panels, is_first: number == 0 },
+                );
+            };
+            let whole = of_dy.panels / S::TILE_PANELS * S::TILE_PANELS;
+            add(S::TILE_PANELS, 0..whole);
+            if whole < of_dy.panels {
+                add(1, whole..of_dy.panels);
+            }
         }
     }
 
@@ -165,77 +175,51 @@ impl<T: Transform<M, N>, const M: usize, const N: usize> Kernel for GradientPass
     }
 }
 
-/// The outer products of V's and Z's rows at each of N × N points, added to the sums or, of the first tile, in their place.
+/// The outer products of V's and Z's rows at each of N × N points, added to the sums or, of the first tile, in their place:
+/// for all input channels, the rows of the tiles, and the output channels of `panels`.
 struct OuterProducts<'a, const N: usize> {
     v: &'a [f32],
     z: &'a [f32],
     sums: &'a mut [f32],
     of_x: Matrices,
     of_dy: Matrices,
+    panels: Range<usize>,
     is_first: bool,
 }
 
-impl<const N: usize> OuterProducts<'_, N> {
-    #[inline(always)]
-    fn add<S: Simd>(self, s: S) {
-        match S::LANES {
-            16 => s.outlined(Sums::<8, 2, N>(self)),
-            8 => s.outlined(Sums::<4, 2, N>(self)),
-            _ => s.outlined(Sums::<2, 4, N>(self)),
-        }
-    }
-}
-
-/// [`OuterProducts`] in tiles of HEIGHT input channels and VECTORS vectors of output channels.
-struct Sums<'a, const HEIGHT: usize, const VECTORS: usize, const N: usize>(OuterProducts<'a, N>);
-
-impl<const HEIGHT: usize, const VECTORS: usize, const N: usize> Kernel for Sums<'_, HEIGHT, VECTORS, N> {
+impl<const N: usize> TileKernel for OuterProducts<'_, N> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(mut self, s: S) {
-        let at_once = (VECTORS * S::LANES / PANEL).max(1);
-        for point in 0..N * N {
-            let mut panel = 0;
-            while panel + at_once <= self.0.of_dy.panels {
-                self.add::<S, HEIGHT, VECTORS>(s, point, panel);
-                panel += at_once;
-            }
-            // A last single panel of AVX-512.
-            if panel < self.0.of_dy.panels {
-                self.add::<S, 16, 1>(s, point, panel);
-            }
-        }
-    }
-}
-
-impl<const HEIGHT: usize, const VECTORS: usize, const N: usize> Sums<'_, HEIGHT, VECTORS, N> {
-    /// All input channels for the output channels of COLUMNS vectors from `panel` on.
-    #[inline(always)]
-    fn add<S: Simd, const LINES: usize, const COLUMNS: usize>(&mut self, s: S, point: usize, panel: usize) {
-        let OuterProducts { v, z, sums, of_x, of_dy, is_first } = &mut self.0;
+    fn run<S: Simd, const HEIGHT: usize, const VECTORS: usize>(self, s: S) {
+        let OuterProducts { v, z, sums, of_x, of_dy, panels, is_first } = self;
         let channels = of_x.panels * PANEL;
         let step = N * N * channels * PANEL;
         let walk =
             Walk { count: [1; 3], a_step: [0; 3], b_step: [0; 3], depth: BLOCK, a_row: 1, b_panel: of_dy.panel() };
-        for channel in (0..channels).step_by(LINES) {
-            // SAFETY: `GradientPass::new` made room for V, Z and the sums of all points, panels and channels; LINES divides 16.
-            unsafe {
-                let a = v.as_ptr().add(point * of_x.point() + channel / PANEL * of_x.panel() + channel % PANEL);
-                let b = z.as_ptr().add(point * of_dy.point() + panel * of_dy.panel());
-                let to = sums.as_mut_ptr().add(((panel * N * N + point) * channels + channel) * PANEL);
-                let at = |row: usize, v: usize| to.add(row * PANEL + column::<S>(v, step));
-                let mut acc = [[s.zero(); COLUMNS]; LINES];
-                if !*is_first {
-                    for (row, acc) in acc.iter_mut().enumerate() {
-                        for (v, sum) in acc.iter_mut().enumerate() {
-                            *sum = s.load(at(row, v));
+        for point in 0..N * N {
+            for panel in panels.clone().step_by(VECTORS * S::LANES / PANEL) {
+                for channel in (0..channels).step_by(HEIGHT) {
+                    // SAFETY: `GradientPass::new` made room for V, Z and the sums of all points, panels and channels; HEIGHT
+                    // divides 16.
+                    unsafe {
+                        let a = v.as_ptr().add(point * of_x.point() + channel / PANEL * of_x.panel() + channel % PANEL);
+                        let b = z.as_ptr().add(point * of_dy.point() + panel * of_dy.panel());
+                        let to = sums.as_mut_ptr().add(((panel * N * N + point) * channels + channel) * PANEL);
+                        let at = |row: usize, v: usize| to.add(row * PANEL + column::<S>(v, step));
+                        let mut acc = [[s.zero(); VECTORS]; HEIGHT];
+                        if !is_first {
+                            for (row, acc) in acc.iter_mut().enumerate() {
+                                for (v, sum) in acc.iter_mut().enumerate() {
+                                    *sum = s.load(at(row, v));
+                                }
+                            }
                         }
-                    }
-                }
-                accumulate::<S, f32, true, LINES, COLUMNS>(s, &walk, a, b, &mut acc);
-                for (row, acc) in acc.into_iter().enumerate() {
-                    for (v, sum) in acc.into_iter().enumerate() {
-                        s.store(at(row, v), sum);
+                        accumulate::<S, f32, true, HEIGHT, VECTORS>(s, &walk, a, b, &mut acc);
+                        for (row, acc) in acc.into_iter().enumerate() {
+                            for (v, sum) in acc.into_iter().enumerate() {
+                                s.store(at(row, v), sum);
+                            }
+                        }
                     }
                 }
             }

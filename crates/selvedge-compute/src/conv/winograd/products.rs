@@ -16,7 +16,7 @@ use super::transform::{Strided, Transform};
 use crate::conv::direct::microkernel::{Walk, accumulate};
 use crate::conv::panel::column;
 use crate::layout::{BLOCK, BlockShape};
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Kernel, Simd, TileKernel};
 
 /// Elements of V that do not stay in the second cache beside the weights of two panels: then it is read for eight at once,
 /// whose products take more. On one core 7x7 pixels of 256 channels went from 393 to 425 nominal GFLOP/s, 3x3 of 512 from 403
@@ -147,14 +147,10 @@ impl<O, T, const M: usize, const N: usize> TilePass<'_, O, T, M, N> {
             columns,
             rows,
         };
-        match S::LANES {
-            16 => {
-                let pairs = panels.len() / 2 * 2;
-                s.outlined(Columns::<8, 2, N>(product(0..pairs)));
-                s.outlined(Columns::<16, 1, N>(product(pairs..panels.len())));
-            }
-            8 => s.outlined(Columns::<4, 2, N>(product(0..panels.len()))),
-            _ => s.outlined(Columns::<2, 4, N>(product(0..panels.len()))),
+        let whole = panels.len() / S::TILE_PANELS * S::TILE_PANELS;
+        s.in_tile(S::TILE_PANELS, product(0..whole));
+        if whole < panels.len() {
+            s.in_tile(1, product(whole..panels.len()));
         }
     }
 }
@@ -173,14 +169,11 @@ struct Products<const N: usize> {
     rows: usize,
 }
 
-/// [`Products`] in tiles of HEIGHT rows and VECTORS vectors.
-struct Columns<const HEIGHT: usize, const VECTORS: usize, const N: usize>(Products<N>);
-
-impl<const HEIGHT: usize, const VECTORS: usize, const N: usize> Kernel for Columns<HEIGHT, VECTORS, N> {
+impl<const N: usize> TileKernel for Products<N> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let Products { a, b, to, transformed, products, first, columns, rows } = self.0;
+    fn run<S: Simd, const HEIGHT: usize, const VECTORS: usize>(self, s: S) {
+        let Products { a, b, to, transformed, products, first, columns, rows } = self;
         let matrix = transformed.panels * PANEL * PANEL;
         let walk = Walk {
             count: [1, 1, transformed.panels],

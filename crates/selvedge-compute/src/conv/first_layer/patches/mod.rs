@@ -33,7 +33,7 @@ use crate::conv::first_layer::is_first_layer;
 use crate::conv::first_layer::pooled::WINDOW;
 use crate::conv::pooled::pooled_shape;
 use crate::conv::{Conv2dShape, PANEL};
-use crate::cpu::{Cpu, Isa};
+use crate::cpu::Cpu;
 use crate::layout::BlockShape;
 
 pub use backward::backward;
@@ -99,5 +99,5 @@ fn tap(pixel: usize, seen: usize) -> Option<usize> {
 }
 
 fn assert_amx(cpu: Cpu) {
-    assert!(cpu.isa() >= Isa::Amx, "windows need amx, and this is {}", cpu.isa());
+    assert!(cpu.isa().has_tiles(), "windows need amx, and this is {}", cpu.isa());
 }

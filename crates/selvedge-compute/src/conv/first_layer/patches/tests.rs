@@ -1,6 +1,7 @@
 //! The passes over windows against the naive convolution in f64 of what the kernels round to bf16.
 
 use super::*;
+use crate::Isa;
 use crate::conv::first_layer::batch_norm::{self, PATCH_SUMS};
 use crate::conv::reference::for_each_product;
 use crate::conv::{Epilogue, NO_ARGMAX, Part, Training, pack as panels};

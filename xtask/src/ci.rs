@@ -7,15 +7,17 @@ use std::fs;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::arm;
 use crate::workspace::{USAGE, cargo, complain, root, say};
 
 const HELP: &str = "\
 Run what continuous integration runs.
 
-usage: cargo xtask ci [--without-tests | --msrv]
+usage: cargo xtask ci [--without-tests | --msrv | --arm]
 
   --without-tests   leave the tests to a caller that runs `cargo test --workspace` itself
   --msrv            only build with the minimum Rust version; fail if that toolchain is missing
+  --arm             only build and test for 64-bit ARM, under emulation, with a cross compiler and qemu
 
   format            cargo fmt --check
   lints             cargo clippy, warnings are errors
@@ -30,11 +32,14 @@ so are the kernels of instruction sets that the CPU lacks.
 ";
 
 /// What became of a step.
-enum Outcome {
+pub(crate) enum Outcome {
     Passed,
     Failed,
     Skipped(String),
 }
+
+/// What a step does.
+pub(crate) type Work = Box<dyn FnOnce() -> Outcome>;
 
 struct Step {
     name: &'static str,
@@ -44,7 +49,7 @@ struct Step {
 }
 
 /// A program that may be missing.
-struct Tool {
+pub(crate) struct Tool {
     /// Succeeds where the tool is installed.
     probe: Command,
     /// What is missing, and how to install it.
@@ -52,7 +57,7 @@ struct Tool {
 }
 
 pub(crate) fn run(args: &[OsString]) -> ExitCode {
-    let (mut tests, mut only_msrv) = (true, false);
+    let (mut tests, mut only_msrv, mut only_arm) = (true, false, false);
     for arg in args {
         match arg.to_str() {
             Some("--help" | "-h") => {
@@ -61,29 +66,42 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
             }
             Some("--without-tests") => tests = false,
             Some("--msrv") => only_msrv = true,
+            Some("--arm") => only_arm = true,
             _ => {
                 complain(&format!("error: unknown option {}\n\n{HELP}", arg.display()));
                 return ExitCode::from(USAGE);
             }
         }
     }
+    if only_arm {
+        return run_all(arm::steps(), false);
+    }
     let steps = if only_msrv { vec![msrv()] } else { steps(tests) };
-    let mut results = Vec::new();
-    for step in steps {
-        say(&format!("\n== {} ==\n", step.name));
-        let began = Instant::now();
-        let outcome = match execute(step.command, step.needs) {
+    let work = |step: Step| -> (&'static str, Work) {
+        let work = move || match execute(step.command, step.needs) {
             Outcome::Skipped(reason) if only_msrv => {
                 complain(&format!("error: {reason}\n"));
                 Outcome::Failed
             }
             outcome => outcome,
         };
+        (step.name, Box::new(work))
+    };
+    run_all(steps.into_iter().map(work).collect(), !only_msrv)
+}
+
+/// Runs the steps one after the other and prints a summary. `tests`: also which kernels no test on this machine can run.
+fn run_all(steps: Vec<(&'static str, Work)>, tests: bool) -> ExitCode {
+    let mut results = Vec::new();
+    for (name, work) in steps {
+        say(&format!("\n== {name} ==\n"));
+        let began = Instant::now();
+        let outcome = work();
         let elapsed = began.elapsed();
-        say(&format!("== {}: {} ({}) ==\n", step.name, outcome.word(), seconds(elapsed)));
-        results.push((step.name, outcome, elapsed));
+        say(&format!("== {name}: {} ({}) ==\n", outcome.word(), seconds(elapsed)));
+        results.push((name, outcome, elapsed));
     }
-    summarise(&results, !only_msrv);
+    summarise(&results, tests);
     match results.iter().any(|(_, outcome, _)| matches!(outcome, Outcome::Failed)) {
         true => ExitCode::FAILURE,
         false => ExitCode::SUCCESS,
@@ -165,7 +183,7 @@ fn succeeds(command: &mut Command) -> bool {
     command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
-fn execute(mut command: Command, needs: Option<Tool>) -> Outcome {
+pub(crate) fn execute(mut command: Command, needs: Option<Tool>) -> Outcome {
     if let Some(mut tool) = needs
         && !succeeds(&mut tool.probe)
     {
@@ -204,9 +222,8 @@ fn summarise(results: &[(&str, Outcome, Duration)], tests: bool) {
             Outcome::Passed | Outcome::Failed => None,
         })
         .collect();
-    let missing = missing_instruction_sets();
-    if tests && !missing.is_empty() {
-        skipped.push(format!("kernels for {}: this CPU lacks these instruction sets", missing.join(", ")));
+    if tests {
+        skipped.extend(untested_kernels());
     }
     if let Ok(cap) = env::var("SELVEDGE_ISA")
         && tests
@@ -225,27 +242,15 @@ fn seconds(elapsed: Duration) -> String {
     format!("{:.1} s", elapsed.as_secs_f64())
 }
 
-/// The instruction sets that have their own kernels and that this CPU lacks.
-#[cfg(target_arch = "x86_64")]
-fn missing_instruction_sets() -> Vec<&'static str> {
-    let avx512 = is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("avx512dq");
-    // Stable Rust does not detect AMX; Linux lists it.
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let amx = cpuinfo.split_ascii_whitespace().any(|flag| flag == "amx_bf16");
-    [
-        ("AVX2 with FMA", is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")),
-        ("AVX-512", avx512),
-        ("AMX", amx),
-    ]
-    .into_iter()
-    .filter_map(|(name, present)| (!present).then_some(name))
-    .collect()
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn missing_instruction_sets() -> Vec<&'static str> {
-    vec!["AVX2 with FMA", "AVX-512", "AMX"]
+/// The instruction sets whose kernels no test here can run; the compute crate detects them.
+fn untested_kernels() -> Option<String> {
+    let mut command = cargo("run");
+    command.args(["--quiet", "--locked", "--package", "selvedge-compute", "--example", "instruction_sets"]);
+    let output = command.stderr(Stdio::null()).output().ok().filter(|output| output.status.success());
+    let Some(output) = output else {
+        return Some("kernels: the example `instruction_sets`, which lists those this CPU can run, failed".to_owned());
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    let missing: Vec<&str> = text.lines().filter_map(|line| line.strip_suffix(" no")).map(str::trim).collect();
+    (!missing.is_empty()).then(|| format!("kernels for {}: this CPU lacks these instruction sets", missing.join(", ")))
 }

@@ -4,6 +4,7 @@
 //! trainer's source. Only the standard library is used, so that the first `cargo xtask` builds in a second or two.
 #![forbid(unsafe_code)]
 
+mod arm;
 mod bench;
 mod ci;
 mod selvedge;

@@ -128,8 +128,3 @@ pub(crate) unsafe fn add(tiles: &Tiles, patches: usize, a: *const bf16, b: *cons
 pub(crate) unsafe fn forward(_: &Tiles, _: usize, _: *const bf16, _: *const bf16, _: *mut f32) {
     unreachable!("no Tiles exist without AMX")
 }
-
-#[cfg(not(target_arch = "x86_64"))]
-pub(crate) unsafe fn add(_: &Tiles, _: usize, _: *const bf16, _: *const bf16, _: *mut f32) {
-    unreachable!("no Tiles exist without AMX")
-}

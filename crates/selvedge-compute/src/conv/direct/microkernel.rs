@@ -1,8 +1,6 @@
 //! The f32 microkernel: a tile of the output held in registers while everything that adds to it is read once.
 //!
-//! AVX-512 keeps 8 rows × 2 vectors (or 16 × 1 for a last single panel): 16 chains of fused multiply-adds, twice what
-//! hides their latency of 4 cycles on two ports, with 10 loads for 16 of them. AVX2 has half the registers: 4 × 2
-//! vectors of half a panel. Portable code has 2 × 4.
+//! Each instruction set has a tile that suits its registers ([`Simd::in_tile`]).
 
 use crate::simd::{Element, Simd};
 

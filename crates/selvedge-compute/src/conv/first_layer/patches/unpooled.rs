@@ -47,6 +47,7 @@ pub fn forward_unpooled(
     });
 }
 
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only code for AMX reads them"))]
 struct Forward<'a> {
     output: &'a BlockShape,
     x: &'a [bf16],
@@ -93,6 +94,7 @@ pub fn backward_unpooled(
 }
 
 /// The gradients of a plane of channels.
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only code for AMX reads them"))]
 struct Backward<'a> {
     output: &'a BlockShape,
     /// Where the plane begins in a pixel.

@@ -35,7 +35,7 @@ fn prefetch_line(at: *const i8) {
 #[inline(always)]
 fn prefetch_line(at: *const i8) {
     // SAFETY: every aarch64 processor has the instruction, and it accesses no memory that a program could tell.
-    unsafe { std::arch::asm!("prfm pldl1keep, [{0}]", in(reg) at, options(nomem, nostack, preserves_flags)) }
+    unsafe { std::arch::asm!("prfm pldl1keep, [{0}]", in(reg) at.addr(), options(nomem, nostack, preserves_flags)) }
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]

@@ -85,7 +85,7 @@ impl Simd for Neon {
     fn prefetch<T>(self, from: *const T) {
         // SAFETY: every aarch64 processor has the instruction, which accesses no memory that a program could tell.
         unsafe {
-            std::arch::asm!("prfm pldl2keep, [{0}]", in(reg) from, options(nomem, nostack, preserves_flags));
+            std::arch::asm!("prfm pldl2keep, [{0}]", in(reg) from.addr(), options(nomem, nostack, preserves_flags));
         }
     }
     #[inline(always)]

@@ -9,7 +9,7 @@ use half::bf16;
 
 use crate::conv::{Conv2dShape, PANEL};
 use crate::cpu::Cpu;
-use crate::layout::{BLOCK, BlockShape};
+use crate::layout::BlockShape;
 
 /// Rounds weights in panels to bf16, `[out/16][ky][kx][in/2][16][2]`: what [`crate::conv::tiles::forward`] reads.
 ///
@@ -90,9 +90,10 @@ mod x86 {
 
     use half::bf16;
 
-    use super::{BLOCK, BlockShape, Conv2dShape, PANEL};
+    use super::{BlockShape, Conv2dShape, PANEL};
     use crate::amx::shuffle::{pair_words, round_pairs, round_row, transpose};
     use crate::conv::weight_gradient::TILE;
+    use crate::layout::BLOCK;
 
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub(in crate::conv) fn round_all(panels: &[f32], packed: &mut [bf16]) {

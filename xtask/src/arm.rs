@@ -35,18 +35,17 @@ pub(crate) fn steps() -> Vec<(&'static str, Work)> {
         Ok(variables) => variables,
         Err(missing) => return vec![("arm", Box::new(move || Outcome::Skipped(missing)))],
     };
-    let command = |subcommand: &str, packages: &[&str]| {
+    let command = |subcommand: &str, args: &[&str]| {
         let mut command = cargo(subcommand);
-        command.args(["--locked", "--target", TARGET]).args(packages.iter().flat_map(|package| ["--package", package]));
+        command.args(["--locked", "--target", TARGET]).args(args);
         command.envs(variables.iter().map(|(name, value)| (name, value)));
         command
     };
-    let mut build = command("build", &["selvedge-trainer"]);
-    build.arg("--release");
-    let mut kernels = command("test", &["selvedge-compute"]);
-    kernels.arg("--no-fail-fast").env("SELVEDGE_REQUIRE_ISA", "neon");
-    let mut tests = command("test", &["selvedge-idx", "selvedge-augment", "selvedge-model", "selvedge-trainer"]);
-    tests.arg("--no-fail-fast");
+    let build = command("build", &["--release", "--package", "selvedge-trainer"]);
+    let mut kernels = command("test", &["--package", "selvedge-compute", "--no-fail-fast"]);
+    kernels.env("SELVEDGE_REQUIRE_ISA", "neon");
+    let others = ["--workspace", "--exclude", "selvedge-compute", "--exclude", "xtask", "--no-fail-fast"];
+    let tests = command("test", &others);
     vec![
         ("build", Box::new(|| execute(build, None))),
         ("code", Box::new(check_code)),

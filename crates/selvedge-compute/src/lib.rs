@@ -11,6 +11,7 @@ pub mod dropout;
 pub mod input;
 pub mod layout;
 pub mod loss;
+pub mod nd;
 pub mod norm;
 pub mod optim;
 pub mod partition;

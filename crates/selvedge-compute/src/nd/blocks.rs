@@ -62,12 +62,9 @@ impl<T: Plain> BlockTensor<T> {
     }
 
     pub(super) fn allocate(call: Call, shape: BlockShape, images: usize) -> Result<Self, ArrayError> {
-        let factors = [images.div_ceil(BLOCK), BLOCK, shape.height, shape.width, shape.channel_stride, size_of::<T>()];
-        let bytes = factors.into_iter().try_fold(1, usize::checked_mul);
-        if bytes.is_none_or(|bytes| isize::try_from(bytes).is_err()) {
-            let found = [images, shape.height, shape.width, shape.channels];
-            return Err(ArrayError::TooLarge { operation: call.0, found });
-        }
+        let found = [images, shape.height, shape.width, shape.channels];
+        let padded = [images.div_ceil(BLOCK), BLOCK, shape.height, shape.width, shape.channel_stride];
+        call.fits("a batch", &found, &padded, size_of::<T>())?;
         Ok(Self { shape, images, data: AlignedVec::zeroed(images.div_ceil(BLOCK) * shape.len()) })
     }
 

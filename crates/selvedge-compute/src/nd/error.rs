@@ -86,16 +86,18 @@ pub enum ArrayError {
         /// The range.
         expected: &'static str,
     },
-    /// A batch that, in blocks of 32 images with channels padded to 16, does not fit into the address space.
+    /// An array that does not fit into the address space once it is padded.
     #[error(
-        "{operation}: a batch of shape {found:?} does not fit into the address space once images are padded to 32 and \
-         channels to 16: use smaller batches"
+        "{operation}: {array} of shape {found:?} would not fit into the address space, once channels are padded to 16 and \
+         images to 32: use a smaller one"
     )]
     TooLarge {
         /// The function that was called.
         operation: &'static str,
-        /// The batch's shape: images, rows, columns, channels.
-        found: [usize; 4],
+        /// The argument, or the result.
+        array: &'static str,
+        /// Its shape.
+        found: Vec<usize>,
     },
 }
 
@@ -147,5 +149,19 @@ impl Call {
         expected: &'static str,
     ) -> Result<(), ArrayError> {
         if is_in_range { Ok(()) } else { Err(ArrayError::Value { operation: self.0, argument, found, expected }) }
+    }
+    /// That an array of `found`, which takes `padded` numbers of `bytes` along its axes, fits into the address space.
+    pub(super) fn fits(
+        self,
+        array: &'static str,
+        found: &[usize],
+        padded: &[usize],
+        bytes: usize,
+    ) -> Result<(), ArrayError> {
+        let len = padded.iter().try_fold(bytes, |product, &axis| product.checked_mul(axis));
+        if len.is_some_and(|len| isize::try_from(len).is_ok()) {
+            return Ok(());
+        }
+        Err(ArrayError::TooLarge { operation: self.0, array, found: found.to_vec() })
     }
 }

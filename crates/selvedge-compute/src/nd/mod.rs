@@ -5,6 +5,8 @@
 //!
 //! | module | forward | backward |
 //! |---|---|---|
+//! | [`conv`] | [`forward`](conv::forward) | [`backward`](conv::backward), [`backward_weights`](conv::backward_weights) |
+//! | [`dense`] | [`forward`](dense::forward) | [`backward`](dense::backward) |
 //! | [`pool`] | [`max_forward`](pool::max_forward), [`average_forward`](pool::average_forward) | [`max_backward`](pool::max_backward), [`average_backward`](pool::average_backward) |
 //! | [`norm`] | [`forward`](norm::forward), [`inference`](norm::inference) | [`backward`](norm::backward) |
 //! | [`activation`] | [`forward`](activation::forward) | [`backward`](activation::backward) |
@@ -22,10 +24,13 @@
 
 pub mod activation;
 mod blocks;
+pub mod conv;
+pub mod dense;
 pub mod dropout;
 mod error;
 pub mod loss;
 pub mod norm;
+mod passes;
 pub mod pool;
 #[cfg(test)]
 mod tests;

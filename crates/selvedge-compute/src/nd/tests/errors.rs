@@ -4,9 +4,10 @@ use ndarray::{Array1, Array2, Array4, Axis};
 
 use super::*;
 use crate::activation::Activation;
+use crate::nd::conv::{Options, Padding};
 use crate::nd::loss::Targets;
 use crate::nd::pool::Window;
-use crate::nd::{ArrayError, BlockTensor, activation, dropout, loss, norm, pool};
+use crate::nd::{ArrayError, BlockTensor, activation, conv, dense, dropout, loss, norm, pool};
 use crate::test_support::cpus;
 
 /// Panics unless the error's text has all of `parts`.
@@ -14,6 +15,100 @@ use crate::test_support::cpus;
 fn assert_says<T: std::fmt::Debug>(result: Result<T, ArrayError>, parts: &[&str]) {
     let text = result.expect_err("the arguments do not fit").to_string();
     assert!(parts.iter().all(|part| text.contains(part)), "{text:?} lacks one of {parts:?}");
+}
+
+#[test]
+fn convolutions() {
+    let (cpu, x) = (cpus()[0], Array4::<f32>::zeros((2, 5, 4, 3)));
+    let (weights, bias) = (Array4::<f32>::zeros((3, 3, 3, 8)), Array1::<f32>::zeros(7));
+    // PyTorch's order.
+    let oihw = Array4::<f32>::zeros((8, 3, 5, 5));
+    assert_says(
+        conv::forward(cpu, Options::SAME, x.view(), oihw.view(), None),
+        &["nd::conv::forward", "weights has shape [8, 3, 5, 5]", "[kh, kw, in, out]"],
+    );
+    let fewer = Array4::<f32>::zeros((3, 3, 2, 8));
+    assert_says(
+        conv::backward(cpu, Options::SAME, x.view(), fewer.view(), x.view()),
+        &["nd::conv::backward", "weights has shape [3, 3, 2, 8], expected [3, 3, 3, 8]", "permuted_axes([2, 3, 1, 0])"],
+    );
+    assert_says(
+        conv::forward(cpu, Options::SAME, x.view(), weights.view(), Some(bias.view())),
+        &["bias has shape [7], expected [8]", "a number for each output"],
+    );
+    assert_says(
+        conv::backward(cpu, Options::VALID, x.view(), weights.view(), Array4::zeros((2, 5, 4, 8)).view()),
+        &["dy has shape [2, 5, 4, 8], expected [2, 3, 2, 8]"],
+    );
+    assert_says(
+        conv::backward_weights(cpu, Options::VALID, x.view(), [3, 3], Array4::zeros((1, 3, 2, 8)).view()),
+        &["nd::conv::backward_weights", "dy has shape [1, 3, 2, 8], expected [2, 3, 2, 8]"],
+    );
+    let large = Array4::<f32>::zeros((3, 7, 3, 8));
+    let options = Options { stride: 1, padding: Padding::Zeros([0, 1]) };
+    assert_says(
+        conv::forward(cpu, options, x.view(), large.view(), None),
+        &["a kernel of 3x7 pixels", "an image of 5x4 pixels and [0, 1] rows and columns of padding"],
+    );
+    for (stride, padding) in
+        [(0, Padding::Same), (1, Padding::Zeros([usize::MAX, 0])), (1, Padding::Zeros([0, usize::MAX / 2]))]
+    {
+        let options = Options { stride, padding };
+        let result = conv::forward(cpu, options, x.view(), weights.view(), None);
+        assert!(matches!(result, Err(ArrayError::Window { .. })), "{options:?}: {result:?}");
+    }
+    let options = Options { stride: 1, padding: Padding::Zeros([1 << 40, 1 << 40]) };
+    assert_says(
+        conv::forward(cpu, options, x.view(), weights.view(), None),
+        &["nd::conv::forward", "would not fit into the address space"],
+    );
+    let number = Array1::<f32>::zeros(1);
+    let huge = number.broadcast((1 << 29, 1 << 29, 3, 1)).unwrap();
+    assert_says(
+        conv::forward(cpu, Options::SAME, x.view(), huge, None),
+        &["weights of shape [536870912, 536870912, 3, 1] would not fit"],
+    );
+    for dim in [(2, 0, 4, 3), (2, 5, 0, 3), (2, 5, 4, 0)] {
+        let empty = Array4::<f32>::zeros(dim);
+        let weights = Array4::zeros((3, 3, dim.3, 8));
+        assert_says(
+            conv::forward(cpu, Options::SAME, empty.view(), weights.view(), None),
+            &["x has shape", "rows, columns and channels must be at least 1"],
+        );
+    }
+    let empty = Array4::<f32>::zeros((3, 3, 3, 0));
+    assert_says(
+        conv::forward(cpu, Options::SAME, x.view(), empty.view(), None),
+        &["weights has shape [3, 3, 3, 0]", "outputs must be at least 1"],
+    );
+    let nothing = Array4::<f32>::zeros((2, 5, 4, 0));
+    assert_says(
+        conv::backward_weights(cpu, Options::SAME, x.view(), [3, 3], nothing.view()),
+        &["dy has shape [2, 5, 4, 0]"],
+    );
+}
+
+#[test]
+fn dense_layers() {
+    let (cpu, x) = (cpus()[0], Array2::<f32>::zeros((2, 5)));
+    let (weights, bias) = (Array2::<f32>::zeros((5, 3)), Array1::<f32>::zeros(5));
+    assert_says(
+        dense::forward(cpu, x.view(), weights.t(), None),
+        &["nd::dense::forward", "weights has shape [3, 5], expected [5, 5]", "[in, out]"],
+    );
+    assert_says(
+        dense::forward(cpu, x.view(), weights.view(), Some(bias.view())),
+        &["bias has shape [5], expected [3]"],
+    );
+    assert_says(
+        dense::backward(cpu, x.view(), weights.view(), x.view()),
+        &["nd::dense::backward", "dy has shape [2, 5], expected [2, 3]"],
+    );
+    let none = Array2::<f32>::zeros((2, 0));
+    assert_says(
+        dense::forward(cpu, none.view(), Array2::zeros((0, 3)).view(), None),
+        &["weights has shape [0, 3]", "inputs and outputs must be at least 1"],
+    );
 }
 
 #[test]
@@ -148,7 +243,7 @@ fn blocks() {
     // A view that says one number again and again may be larger than memory.
     let one = Array1::<f32>::zeros(1);
     let huge = one.broadcast((1 << 20, 1 << 20, 1 << 21, 1)).unwrap();
-    assert_says(BlockTensor::from_array(huge), &["BlockTensor::from_array", "does not fit into the address space"]);
+    assert_says(BlockTensor::from_array(huge), &["BlockTensor::from_array", "would not fit into the address space"]);
     let bytes = Array1::<u8>::zeros(1);
     let huge = bytes.broadcast((1 << 20, 1 << 20, 1 << 22, 1)).unwrap();
     assert_says(BlockTensor::<f32>::from_bytes(cpus()[0], huge, 1.0, 0.0), &["BlockTensor::from_bytes"]);

@@ -2,6 +2,7 @@
 //! instruction set, with the same bits on any number of threads.
 
 mod blocks;
+mod conv;
 mod elementwise;
 mod errors;
 mod loss;

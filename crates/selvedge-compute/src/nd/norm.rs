@@ -88,7 +88,7 @@ pub fn forward(
     let pixels = shape.height * shape.width;
     let count = norm::combine_moments(blocks.images(), pixels, &means, &squares, &mut mean, &mut square);
     let mut rstd = vec![0.0; stride];
-    norm::inverse_deviation(count, &square, epsilon, &mut rstd);
+    norm::rstd(count, &square, epsilon, &mut rstd);
     let mean: Vec<f32> = mean.iter().map(|&mean| mean as f32).collect();
     let y = normalise(cpu, call, &blocks, [&mean, &rstd], [gamma, beta])?;
     let variance = square[..shape.channels].iter().map(|square| (square / count as f64) as f32);
@@ -148,8 +148,7 @@ pub fn backward(
     let (mean, rstd, gamma) = (padded(mean), padded(rstd), padded(gamma));
     let (mut factor, mut offset) = (vec![0.0; stride], vec![0.0; stride]);
     norm::affine(&mean, &rstd, Some(&gamma), None, &mut factor, &mut offset);
-    let norm =
-        Normalisation { mean: &mean, inverse_deviation: &rstd, factor: &factor, offset: &offset, activation: None };
+    let norm = Normalisation { mean: &mean, rstd: &rstd, factor: &factor, offset: &offset, activation: None };
 
     let (mut sums, mut normalised) = (vec![0.0; x.count() * stride], vec![0.0; x.count() * stride]);
     by_planes(&x, [&mut sums, &mut normalised], |block, channels, sum, normalised| {

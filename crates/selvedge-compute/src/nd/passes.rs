@@ -11,8 +11,9 @@ use rayon::prelude::*;
 
 use super::blocks::BlockTensor;
 use super::conv::WeightGradients;
+use crate::conv::direct::{self, repack};
 use crate::conv::winograd::{Share, Winograd};
-use crate::conv::{self, Blocks, Conv2dShape, Epilogue, Onto, PANEL, Part, pack, regroup, row_buffers};
+use crate::conv::{Accumulate, Blocks, Conv2dShape, Epilogue, PANEL, Part, backward_bias, pack, row_buffers};
 use crate::layout::BLOCK;
 use crate::{AlignedVec, Cpu, scratch, sum};
 
@@ -59,7 +60,7 @@ impl Passes {
                 return winograd.forward(cpu, x, weights, epilogue, Share { images, pieces }, y);
             }
             for_rows(shape.output.height, shape.output.row(), pieces, y, |rows, y| {
-                conv::forward(cpu, shape, x, panels, epilogue, Part { rows, images }, y);
+                direct::forward(cpu, shape, x, panels, epilogue, Part { rows, images }, y);
             });
         });
     }
@@ -83,7 +84,7 @@ impl Passes {
                 return winograd.backward_data(cpu, dy, &transposed, pieces, dx);
             }
             for_rows(shape.input.height, shape.input.row(), pieces, dx, |rows, dx| {
-                conv::backward_data(cpu, shape, dy, &transposed, rows, dx);
+                direct::backward_data(cpu, shape, dy, &transposed, rows, dx);
             });
         });
     }
@@ -114,13 +115,13 @@ impl Passes {
                 match &self.winograd {
                     Some(winograd) => {
                         let (x, dy) = (Blocks::one(x), Blocks::one(dy));
-                        winograd.backward_weights(cpu, x, dy, 0..shape.panels(), Onto::Content, sums);
+                        winograd.backward_weights(cpu, x, dy, 0..shape.panels(), Accumulate::Add, sums);
                     }
                     None => {
                         let [x_rows, dy_rows] = row_buffers(shape);
                         scratch::with(x_rows + dy_rows, |buffer: &mut [f32]| {
                             let buffers = buffer.split_at_mut(x_rows).into();
-                            conv::backward_weights_of_block(cpu, shape, x, dy, buffers, Onto::Content, sums);
+                            direct::backward_weights_of_block(cpu, shape, x, dy, buffers, Accumulate::Add, sums);
                         });
                     }
                 }
@@ -150,8 +151,8 @@ impl Passes {
             let first = number * AT_ONCE;
             let panels = first..first + to.len() / shape.panel_len();
             match &self.winograd {
-                Some(winograd) => winograd.backward_weights(cpu, x, dy, panels, Onto::Nothing, to),
-                None => conv::backward_weights(cpu, shape, x, dy, panels, Onto::Nothing, to),
+                Some(winograd) => winograd.backward_weights(cpu, x, dy, panels, Accumulate::Overwrite, to),
+                None => direct::backward_weights(cpu, shape, x, dy, panels, Accumulate::Overwrite, to),
             }
         });
     }
@@ -160,7 +161,7 @@ impl Passes {
         let (cpu, shape) = (self.cpu, &self.shape.output);
         let mut sums = AlignedVec::zeroed(shape.channel_stride * dy.count());
         sums.par_chunks_exact_mut(shape.channel_stride).enumerate().for_each(|(block, sums)| {
-            conv::backward_bias(cpu, shape, dy.block(block), sums);
+            backward_bias(cpu, shape, dy.block(block), sums);
         });
         let mut dbias = Array1::zeros(shape.channels);
         for of_block in sums.chunks_exact(shape.channel_stride) {
@@ -196,6 +197,6 @@ fn to_planes(cpu: Cpu, tensor: &BlockTensor<f32>) -> AlignedVec<f32> {
     let shape = tensor.shape();
     let mut planes = AlignedVec::zeroed(tensor.as_slice().len());
     let blocks = planes.par_chunks_exact_mut(shape.len()).zip(tensor.as_slice().par_chunks_exact(shape.len()));
-    blocks.for_each(|(to, from)| regroup::to_planes(cpu, &shape, from, to));
+    blocks.for_each(|(to, from)| repack::to_planes(cpu, &shape, from, to));
     planes
 }

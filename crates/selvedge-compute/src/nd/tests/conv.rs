@@ -192,6 +192,6 @@ fn no_images_have_no_gradient() {
         assert_eq!(y.dim(), (0, 8, 8, 16));
         let gradients = conv::backward(cpu, Options::SAME, x.view(), weights.view(), y.view()).unwrap();
         assert_eq!((gradients.dx, gradients.dbias), (x, Array1::zeros(16)));
-        assert_eq!(gradients.dweights, Array4::zeros((3, 3, channels, 16)));
+        assert_eq!(gradients.dweights, Array4::<f32>::zeros((3, 3, channels, 16)));
     }
 }

@@ -8,6 +8,8 @@
 //!
 //! In the packed layouts channels are padded as the tensors' are, and the padded weights are zero.
 
+use std::ops::Range;
+
 use super::{Conv2dShape, PANEL};
 
 /// Writes logical weights `[ky][kx][in][out]` into panels; padded weights become zero.
@@ -17,7 +19,7 @@ use super::{Conv2dShape, PANEL};
 pub fn to_panels(shape: &Conv2dShape, logical: &[f32], panels: &mut [f32]) {
     check_logical(shape, logical.len(), panels.len());
     panels.fill(0.0);
-    for_each(shape, |at_logical, at_panel| panels[at_panel] = logical[at_logical]);
+    for_each_row(shape, |logical_row, panel_row| panels[panel_row].copy_from_slice(&logical[logical_row]));
 }
 
 /// Reads logical weights `[ky][kx][in][out]` out of panels.
@@ -26,7 +28,7 @@ pub fn to_panels(shape: &Conv2dShape, logical: &[f32], panels: &mut [f32]) {
 /// If a slice is not as long as the shape says.
 pub fn from_panels(shape: &Conv2dShape, panels: &[f32], logical: &mut [f32]) {
     check_logical(shape, logical.len(), panels.len());
-    for_each(shape, |at_logical, at_panel| logical[at_logical] = panels[at_panel]);
+    for_each_row(shape, |logical_row, panel_row| logical[logical_row].copy_from_slice(&panels[panel_row]));
 }
 
 /// Writes panel `panel` (of `shape.input.channel_stride / 16`) of the transposed layout, `[ky][kx][out][16]`.
@@ -56,14 +58,16 @@ fn check_logical(shape: &Conv2dShape, logical: usize, panels: usize) {
     assert_eq!(panels, shape.weights_len(), "the panels' length and that of shape {shape:?}");
 }
 
-fn for_each(shape: &Conv2dShape, mut f: impl FnMut(usize, usize)) {
+/// Calls `f` with the places of each panel's weights of one tap and input, in the logical weights and in the panels.
+fn for_each_row(shape: &Conv2dShape, mut f: impl FnMut(Range<usize>, Range<usize>)) {
     let (inputs, outputs) = (shape.input.channels, shape.output.channels);
     for tap in 0..shape.taps() {
         for input in 0..inputs {
-            for output in 0..outputs {
+            for output in (0..outputs).step_by(PANEL) {
+                let count = PANEL.min(outputs - output);
                 let at_logical = (tap * inputs + input) * outputs + output;
                 let row = (output / PANEL * shape.taps() + tap) * shape.input.channel_stride + input;
-                f(at_logical, row * PANEL + output % PANEL);
+                f(at_logical..at_logical + count, row * PANEL..row * PANEL + count);
             }
         }
     }

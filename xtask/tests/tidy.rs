@@ -71,9 +71,9 @@ fn collect(dir: &Path, extension: &str, files: &mut Vec<PathBuf>) {
 /// Applies a rule to every source file; a rule answers with what is wrong, at which line.
 fn every_file(rule: impl Fn(&Path, &str) -> Vec<(usize, String)>) {
     let mut complaints = Vec::new();
-    for package in packages() {
+    for folder in packages().into_iter().chain([root().join("examples")]) {
         let mut files = Vec::new();
-        collect(&package, "rs", &mut files);
+        collect(&folder, "rs", &mut files);
         for path in files {
             let text = fs::read_to_string(&path).unwrap();
             for (line, complaint) in rule(&path, &text) {

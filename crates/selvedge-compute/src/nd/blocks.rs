@@ -204,8 +204,8 @@ impl<E: Element> BlockTensor<E> {
     /// use ndarray::Array4;
     /// use selvedge_compute::{Cpu, nd::BlockTensor};
     /// let images = Array4::from_elem((3, 28, 28, 1), 51u8);
-    /// let blocks = BlockTensor::<f32>::from_bytes(Cpu::detect()?, images.view(), 1.0 / 255.0, 0.0)?;
-    /// assert_eq!(blocks.to_array(), Array4::from_elem((3, 28, 28, 1), 51.0 / 255.0));
+    /// let blocks = BlockTensor::<f32>::from_bytes(Cpu::detect()?, images.view(), 0.5, -1.0)?;
+    /// assert_eq!(blocks.to_array(), Array4::from_elem((3, 28, 28, 1), 24.5));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///

@@ -11,6 +11,7 @@ pub mod dropout;
 pub mod input;
 pub mod layout;
 pub mod loss;
+#[cfg(feature = "ndarray")]
 pub mod nd;
 pub mod norm;
 pub mod optim;

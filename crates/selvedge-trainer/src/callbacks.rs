@@ -1,27 +1,27 @@
-//! What happens at the end of an epoch: [`Plateau`] cuts the learning rate, [`Stopper`] ends the run, [`Best`] keeps
-//! track of the best epoch. The first two follow Keras' `ReduceLROnPlateau` and `EarlyStopping` to the letter.
+//! Callbacks at the end of an epoch: [`ReduceLrOnPlateau`] cuts the learning rate, [`EarlyStopping`] ends the run, [`Best`]
+//! keeps track of the best epoch. The first two behave exactly as Keras' callbacks of these names.
 //!
-//! Their state is plain numbers that a checkpoint stores: a resumed run decides as the uninterrupted one.
+//! Their state is plain numbers that a checkpoint stores, so a resumed run decides as an uninterrupted one.
 
 use bincode::{Decode, Encode};
 
-use crate::recipe::{EarlyStoppingSpec, Monitor, PlateauSpec};
+use crate::recipe::{EarlyStoppingSpec, Monitor, ReduceLrOnPlateauSpec};
 
-/// The figures of an epoch that can be watched.
+/// The figures of an epoch that a callback can monitor.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EpochFigures {
     /// Mean loss of the epoch's steps.
     pub train_loss: f64,
-    /// Share of training images classified right during the epoch.
+    /// Accuracy on the training images during the epoch.
     pub train_accuracy: f64,
-    /// Mean loss on the validation images; `None` without any.
+    /// Mean loss on the validation images; `None` if there are none.
     pub validation_loss: Option<f64>,
-    /// Share of the validation images classified right; `None` without any.
+    /// Accuracy on the validation images; `None` if there are none.
     pub validation_accuracy: Option<f64>,
 }
 
 impl EpochFigures {
-    /// The watched figure. Recipes that watch one that is not there are refused before.
+    /// The monitored figure. A recipe that monitors a missing figure is refused before training.
     pub fn get(&self, monitor: Monitor) -> Option<f64> {
         match monitor {
             Monitor::TrainLoss => Some(self.train_loss),
@@ -36,35 +36,36 @@ fn improves(monitor: Monitor, value: f64, best: f64, min_delta: f64) -> bool {
     if monitor.smaller_is_better() { value < best - min_delta } else { value > best + min_delta }
 }
 
-/// Cuts the learning rate when a figure stops improving.
+/// Cuts the learning rate when the monitored figure stops improving.
 #[derive(Clone, Debug)]
-pub struct Plateau {
-    spec: PlateauSpec,
-    /// What a checkpoint stores.
-    pub state: PlateauState,
+pub struct ReduceLrOnPlateau {
+    spec: ReduceLrOnPlateauSpec,
+    /// The part that a checkpoint stores.
+    pub state: ReduceLrOnPlateauState,
 }
 
-/// What a [`Plateau`] remembers.
+/// The state of a [`ReduceLrOnPlateau`].
 #[derive(Clone, Copy, Debug, PartialEq, Encode, Decode)]
-pub struct PlateauState {
+pub struct ReduceLrOnPlateauState {
     best: Option<f64>,
     wait: u64,
     cooldown: u64,
     factor: f64,
 }
 
-impl Plateau {
-    /// Before the first epoch.
-    pub fn new(spec: PlateauSpec) -> Self {
-        Self { spec, state: PlateauState { best: None, wait: 0, cooldown: 0, factor: 1.0 } }
+impl ReduceLrOnPlateau {
+    /// The state before the first epoch.
+    pub fn new(spec: ReduceLrOnPlateauSpec) -> Self {
+        Self { spec, state: ReduceLrOnPlateauState { best: None, wait: 0, cooldown: 0, factor: 1.0 } }
     }
 
-    /// What the schedule's rate is multiplied by, the product of the cuts so far.
+    /// What the schedule's learning rate is multiplied by: the product of the cuts so far.
     pub fn factor(&self) -> f64 {
         self.state.factor
     }
 
-    /// Takes the figures of an epoch whose last step had the learning rate `rate`, cuts included; true for a cut.
+    /// Takes the figures of an epoch whose last step had the learning rate `rate`, earlier cuts included. Returns whether
+    /// it cut the rate.
     pub fn end_epoch(&mut self, figures: &EpochFigures, rate: f64) -> bool {
         let Some(value) = figures.get(self.spec.monitor) else { return false };
         let (spec, state) = (&self.spec, &mut self.state);
@@ -92,36 +93,36 @@ impl Plateau {
     }
 }
 
-/// Ends the run when a figure stops improving.
+/// Ends the run when the monitored figure stops improving.
 #[derive(Clone, Debug)]
-pub struct Stopper {
+pub struct EarlyStopping {
     spec: EarlyStoppingSpec,
-    /// What a checkpoint stores.
-    pub state: StopperState,
+    /// The part that a checkpoint stores.
+    pub state: EarlyStoppingState,
 }
 
-/// What a [`Stopper`] remembers.
+/// The state of an [`EarlyStopping`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Encode, Decode)]
-pub struct StopperState {
+pub struct EarlyStoppingState {
     best: Option<f64>,
     wait: u64,
     /// Whether the run has ended.
     pub stopped: bool,
 }
 
-/// What a [`Stopper`] makes of an epoch.
+/// The decision of an [`EarlyStopping`] on an epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// The weights of this epoch are those to go back to.
-    pub keep: bool,
+    /// The figure improved: these are the weights to restore at the end.
+    pub improved: bool,
     /// Training ends here.
     pub stop: bool,
 }
 
-impl Stopper {
-    /// Before the first epoch.
+impl EarlyStopping {
+    /// The state before the first epoch.
     pub fn new(spec: EarlyStoppingSpec) -> Self {
-        Self { spec, state: StopperState::default() }
+        Self { spec, state: EarlyStoppingState::default() }
     }
 
     /// Whether the run ends with the weights of the best epoch.
@@ -133,7 +134,7 @@ impl Stopper {
     pub fn end_epoch(&mut self, epoch: u64, figures: &EpochFigures) -> Verdict {
         let (spec, state) = (&self.spec, &mut self.state);
         let Some(value) = figures.get(spec.monitor).filter(|_| epoch >= spec.start_from_epoch) else {
-            return Verdict { keep: false, stop: false };
+            return Verdict { improved: false, stop: false };
         };
         state.wait += 1;
         if state.best.is_none_or(|best| improves(spec.monitor, value, best, spec.min_delta)) {
@@ -141,22 +142,22 @@ impl Stopper {
             if spec.baseline.is_none_or(|baseline| improves(spec.monitor, value, baseline, spec.min_delta)) {
                 state.wait = 0;
             }
-            return Verdict { keep: true, stop: false };
+            return Verdict { improved: true, stop: false };
         }
         state.stopped = state.wait >= spec.patience && epoch > 0;
-        Verdict { keep: false, stop: state.stopped }
+        Verdict { improved: false, stop: state.stopped }
     }
 }
 
-/// The best epoch so far, the one `best.ckpt` holds.
+/// The best epoch so far, which `best.ckpt` holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Encode, Decode)]
 pub struct Best {
-    /// The figure and the epoch, counted from 0.
+    /// The monitored figure and the epoch, counted from 0.
     pub at: Option<(f64, u64)>,
 }
 
 impl Best {
-    /// True if this epoch is the best so far.
+    /// Takes the figures of epoch `epoch`, counted from 0; true if it is the best so far.
     pub fn end_epoch(&mut self, monitor: Monitor, epoch: u64, figures: &EpochFigures) -> bool {
         let Some(value) = figures.get(monitor) else { return false };
         let better = self.at.is_none_or(|(best, _)| improves(monitor, value, best, 0.0));
@@ -180,35 +181,35 @@ mod tests {
         }
     }
 
-    /// The rate of each epoch, as Keras' callback sets it.
-    fn rates(spec: PlateauSpec, losses: &[f64]) -> Vec<f64> {
-        let mut plateau = Plateau::new(spec);
+    /// The learning rate of each epoch.
+    fn rates(spec: ReduceLrOnPlateauSpec, losses: &[f64]) -> Vec<f64> {
+        let mut callback = ReduceLrOnPlateau::new(spec);
         let epoch = |&loss: &f64| {
-            let rate = plateau.factor();
-            plateau.end_epoch(&figures(loss), rate);
+            let rate = callback.factor();
+            callback.end_epoch(&figures(loss), rate);
             rate
         };
         losses.iter().map(epoch).collect()
     }
 
     #[test]
-    fn plateau_waits_for_its_patience_then_cuts() {
-        let spec = PlateauSpec { factor: 0.5, patience: 2, ..PlateauSpec::default() };
-        // .50005 is within min_delta of .5 and no improvement, nor is .49995.
+    fn the_rate_is_cut_after_the_patience() {
+        let spec = ReduceLrOnPlateauSpec { factor: 0.5, patience: 2, ..ReduceLrOnPlateauSpec::default() };
+        // .50005 and .49995 are within min_delta of .5: no improvement.
         let losses = [0.5, 0.500_05, 0.499_95, 0.6, 0.6, 0.4, 0.41, 0.41, 0.1];
         assert_eq!(rates(spec, &losses), [1.0, 1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]);
     }
 
     #[test]
-    fn plateau_counts_nothing_while_it_cools_down() {
-        let spec = PlateauSpec { factor: 0.5, patience: 1, cooldown: 2, ..PlateauSpec::default() };
+    fn no_epoch_counts_during_the_cooldown() {
+        let spec = ReduceLrOnPlateauSpec { factor: 0.5, patience: 1, cooldown: 2, ..ReduceLrOnPlateauSpec::default() };
         // Cut after epoch 1. Epoch 2 has cooldown 2 -> 1 and does not count; epoch 3 has 1 -> 0 and counts: a cut.
         assert_eq!(rates(spec, &[0.5; 7]), [1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.125]);
     }
 
     #[test]
-    fn plateau_stops_at_the_least_rate() {
-        let spec = PlateauSpec { factor: 0.1, patience: 1, min_lr: 0.05, ..PlateauSpec::default() };
+    fn cuts_stop_at_the_least_rate() {
+        let spec = ReduceLrOnPlateauSpec { factor: 0.1, patience: 1, min_lr: 0.05, ..ReduceLrOnPlateauSpec::default() };
         let found = rates(spec, &[0.5; 5]);
         for (found, expected) in found.iter().zip([1.0, 1.0, 0.1, 0.05, 0.05]) {
             assert!((found - expected).abs() < 1e-12, "{found} for {expected}");
@@ -216,53 +217,57 @@ mod tests {
     }
 
     #[test]
-    fn plateau_can_watch_an_accuracy() {
-        let spec =
-            PlateauSpec { monitor: Monitor::ValidationAccuracy, factor: 0.5, patience: 1, ..PlateauSpec::default() };
+    fn an_accuracy_can_be_monitored() {
+        let spec = ReduceLrOnPlateauSpec {
+            monitor: Monitor::ValidationAccuracy,
+            factor: 0.5,
+            patience: 1,
+            ..ReduceLrOnPlateauSpec::default()
+        };
         assert_eq!(rates(spec, &[0.5, 0.4, 0.3, 0.3, 0.3]), [1.0, 1.0, 1.0, 1.0, 0.5]);
     }
 
     fn verdicts(spec: EarlyStoppingSpec, losses: &[f64]) -> Vec<(bool, bool)> {
-        let mut stopper = Stopper::new(spec);
+        let mut callback = EarlyStopping::new(spec);
         let epoch = |(epoch, &loss): (usize, &f64)| {
-            let Verdict { keep, stop } = stopper.end_epoch(epoch as u64, &figures(loss));
-            (keep, stop)
+            let Verdict { improved, stop } = callback.end_epoch(epoch as u64, &figures(loss));
+            (improved, stop)
         };
         losses.iter().enumerate().map(epoch).collect()
     }
 
-    const KEEP: (bool, bool) = (true, false);
+    const IMPROVED: (bool, bool) = (true, false);
     const WAIT: (bool, bool) = (false, false);
     const STOP: (bool, bool) = (false, true);
 
     #[test]
-    fn stopper_waits_for_its_patience() {
+    fn early_stopping_waits_for_its_patience() {
         let spec = EarlyStoppingSpec { patience: 2, ..EarlyStoppingSpec::default() };
-        assert_eq!(verdicts(spec, &[0.5, 0.4, 0.4, 0.3, 0.3, 0.35]), [KEEP, KEEP, WAIT, KEEP, WAIT, STOP]);
+        assert_eq!(verdicts(spec, &[0.5, 0.4, 0.4, 0.3, 0.3, 0.35]), [IMPROVED, IMPROVED, WAIT, IMPROVED, WAIT, STOP]);
     }
 
     #[test]
-    fn stopper_without_patience_stops_at_the_first_epoch_without_improvement() {
-        assert_eq!(verdicts(EarlyStoppingSpec::default(), &[0.5, 0.4, 0.4]), [KEEP, KEEP, STOP]);
+    fn early_stopping_without_patience_stops_at_the_first_epoch_without_improvement() {
+        assert_eq!(verdicts(EarlyStoppingSpec::default(), &[0.5, 0.4, 0.4]), [IMPROVED, IMPROVED, STOP]);
     }
 
     #[test]
-    fn stopper_needs_an_improvement_of_min_delta() {
+    fn early_stopping_needs_an_improvement_of_min_delta() {
         let spec = EarlyStoppingSpec { patience: 2, min_delta: 0.1, ..EarlyStoppingSpec::default() };
-        assert_eq!(verdicts(spec, &[0.5, 0.45, 0.35, 0.3, 0.3]), [KEEP, WAIT, KEEP, WAIT, STOP]);
+        assert_eq!(verdicts(spec, &[0.5, 0.45, 0.35, 0.3, 0.3]), [IMPROVED, WAIT, IMPROVED, WAIT, STOP]);
     }
 
     #[test]
-    fn stopper_goes_on_waiting_until_the_baseline_is_beaten() {
+    fn early_stopping_goes_on_waiting_until_the_baseline_is_beaten() {
         let spec = EarlyStoppingSpec { patience: 3, baseline: Some(0.3), ..EarlyStoppingSpec::default() };
-        assert_eq!(verdicts(spec, &[0.5, 0.4, 0.45]), [KEEP, KEEP, STOP]);
-        assert_eq!(verdicts(spec, &[0.5, 0.2, 0.45, 0.45, 0.45]), [KEEP, KEEP, WAIT, WAIT, STOP]);
+        assert_eq!(verdicts(spec, &[0.5, 0.4, 0.45]), [IMPROVED, IMPROVED, STOP]);
+        assert_eq!(verdicts(spec, &[0.5, 0.2, 0.45, 0.45, 0.45]), [IMPROVED, IMPROVED, WAIT, WAIT, STOP]);
     }
 
     #[test]
-    fn stopper_leaves_early_epochs_alone() {
+    fn early_stopping_leaves_early_epochs_alone() {
         let spec = EarlyStoppingSpec { patience: 1, start_from_epoch: 2, ..EarlyStoppingSpec::default() };
-        assert_eq!(verdicts(spec, &[0.1, 0.2, 0.5, 0.5]), [WAIT, WAIT, KEEP, STOP]);
+        assert_eq!(verdicts(spec, &[0.1, 0.2, 0.5, 0.5]), [WAIT, WAIT, IMPROVED, STOP]);
     }
 
     #[test]

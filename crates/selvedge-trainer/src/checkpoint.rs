@@ -20,7 +20,7 @@ use selvedge_model::Snapshot;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::callbacks::{Best, PlateauState, StopperState};
+use crate::callbacks::{Best, EarlyStoppingState, ReduceLrOnPlateauState};
 
 const MAGIC: &[u8; 8] = b"SELVEDGE";
 /// The version that is written, and the only one there has been.
@@ -53,9 +53,9 @@ pub struct Progress {
     /// Steps of the optimizer.
     pub optimizer_steps: u64,
     /// State of ReduceLROnPlateau, if the recipe has it.
-    pub plateau: Option<PlateauState>,
+    pub reduce_lr_on_plateau: Option<ReduceLrOnPlateauState>,
     /// State of EarlyStopping, if the recipe has it.
-    pub stopper: Option<StopperState>,
+    pub early_stopping: Option<EarlyStoppingState>,
     /// The best epoch.
     pub best: Best,
     /// Times, summed over the processes that worked on the run.
@@ -275,8 +275,8 @@ mod tests {
             correct: 30,
             count: 32,
             optimizer_steps: 14,
-            plateau: None,
-            stopper: Some(StopperState::default()),
+            reduce_lr_on_plateau: None,
+            early_stopping: Some(EarlyStoppingState::default()),
             best: Best { at: Some((0.5, 2)) },
             clock: Clock { train_seconds: 1.5, images: 99, ..Clock::default() },
         };

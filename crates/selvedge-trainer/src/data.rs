@@ -133,15 +133,6 @@ impl TrainingData {
         let len = self.image_shape().iter().product::<usize>();
         &flat(&self.split).0[index * len..][..len]
     }
-
-    /// Copies of the images and labels at `indices`, one after the other.
-    pub fn gather(&self, indices: &[u32]) -> (Vec<u8>, Vec<u8>) {
-        let mut images = Vec::with_capacity(indices.len() * self.image_shape().iter().product::<usize>());
-        for &index in indices {
-            images.extend(self.split.images.index_axis(ndarray::Axis(0), index as usize).iter());
-        }
-        (images, indices.iter().map(|&index| self.split.labels[index as usize]).collect())
-    }
 }
 
 /// The test split in `dir`, checked against the network's input and classes.

@@ -1,12 +1,37 @@
-//! [`Evaluation`]: how a trained network does on labelled images, in all and class by class.
+//! How well a network classifies: [`HeldOut`] images during training, and an [`Evaluation`] class by class afterwards.
 
 use std::fmt;
 
 use ndarray::Array2;
 use selvedge_idx::Split;
-use selvedge_model::Network;
+use selvedge_model::{Metrics, Network};
 
-use crate::data::flat;
+use crate::data::{TrainingData, flat};
+
+/// Labelled images that are not trained on, copied out of the training split.
+#[derive(Debug)]
+pub(crate) struct HeldOut {
+    images: Vec<u8>,
+    labels: Vec<u8>,
+}
+
+impl HeldOut {
+    /// Copies of the images at `indices`.
+    pub(crate) fn gather(data: &TrainingData, indices: &[u32]) -> Self {
+        let mut images = Vec::with_capacity(indices.len() * data.image_shape().iter().product::<usize>());
+        indices.iter().for_each(|&index| images.extend_from_slice(data.image(index as usize)));
+        Self { images, labels: indices.iter().map(|&index| data.labels()[index as usize]).collect() }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// Loss and accuracy on these images; `None` if there are none.
+    pub(crate) fn evaluate(&self, network: &mut Network) -> Option<Metrics> {
+        (!self.is_empty()).then(|| network.evaluate(&self.images, &self.labels))
+    }
+}
 
 /// Accuracy, loss and confusion of a network on labelled images.
 #[derive(Clone, Debug, PartialEq)]

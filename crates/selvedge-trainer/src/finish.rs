@@ -1,37 +1,38 @@
 //! The end of a run: the one look at the test set, the weights and the summary.
 
-use selvedge_compute::Precision;
 use selvedge_model::Metrics;
 
-use crate::data::{TrainingData, flat, load_test};
+use crate::data::{flat, load_test};
 use crate::error::TrainError;
-use crate::recipe::Recipe;
+use crate::evaluate::HeldOut;
+use crate::machine::{cpu_name, peak_memory_bytes};
 use crate::run_folder::{FolderError, MODEL, RunFolder, SUMMARY};
+use crate::setup::Inputs;
 use crate::state::TrainState;
-use crate::summary::{Summary, cpu_name, peak_memory_bytes, sha256_hex};
+use crate::summary::{Summary, sha256_hex};
 
-/// Goes back to the best weights if the recipe asks for it, evaluates, and writes `model.safetensors`, then
-/// `summary.json`. `held_out` are the validation images and labels, `total_seconds` tells the time since the start.
-pub(crate) fn finish(
-    recipe: &Recipe,
-    mut state: TrainState,
-    data: &TrainingData,
-    held_out: (&[u8], &[u8]),
-    folder: &RunFolder,
-    precision: Precision,
-    threads: usize,
-    total_seconds: &dyn Fn() -> f64,
-) -> Result<Summary, TrainError> {
+/// A run after its last step.
+pub(crate) struct FinishedRun<'a> {
+    pub(crate) inputs: &'a Inputs,
+    pub(crate) held_out: &'a HeldOut,
+    pub(crate) state: TrainState,
+    pub(crate) folder: &'a RunFolder,
+}
+
+/// Restores the best weights if the recipe asks for it, evaluates, and writes `model.safetensors`, then `summary.json`.
+pub(crate) fn finish(run: FinishedRun<'_>) -> Result<Summary, TrainError> {
+    let FinishedRun { inputs, held_out, mut state, folder } = run;
+    let (recipe, data) = (&inputs.recipe, &inputs.images.data);
     if let Some(best) = state.best_network.take() {
-        state.network.restore(&best);
+        state.learner.network.restore(&best);
     }
-    let network = &mut state.network;
-    let validation = (!held_out.1.is_empty()).then(|| network.evaluate(held_out.0, held_out.1));
+    let network = &mut state.learner.network;
+    let validation = held_out.evaluate(network);
     let test = load_test(&data.dir, data.image_shape(), data.class_names.len())?;
     let (images, labels) = flat(&test);
     let test = network.evaluate(images, labels);
     state.check_loss("test loss", test.loss(), recipe.optimizer.learning_rate())?;
-    let network = &state.network;
+    let network = &state.learner.network;
 
     network.save(&folder.file(MODEL))?;
     let clock = state.progress.clock;
@@ -39,14 +40,14 @@ pub(crate) fn finish(
         recipe: recipe.name.clone(),
         dataset: recipe.dataset.clone(),
         seed: recipe.seed,
-        precision: precision.to_string(),
+        precision: inputs.precision.to_string(),
         isa: state.progress.isa.clone(),
-        threads,
+        threads: inputs.threads.count(),
         epochs: state.progress.epoch,
         steps: state.progress.step,
-        train_images: data.labels().len() - held_out.1.len(),
+        train_images: inputs.images.partition.train.len(),
         train_seconds: clock.train_seconds,
-        total_seconds: total_seconds(),
+        total_seconds: state.total_seconds(),
         seconds_to_first_step: clock.seconds_to_first_step,
         images_per_second: clock.images as f64 / clock.train_seconds,
         test_accuracy: test.accuracy(),

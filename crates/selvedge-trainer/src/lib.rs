@@ -3,6 +3,7 @@
 
 pub mod callbacks;
 pub mod checkpoint;
+mod checks;
 pub mod commands;
 pub mod data;
 pub mod download;
@@ -10,9 +11,11 @@ mod error;
 pub mod evaluate;
 mod finish;
 pub mod loader;
+mod machine;
 pub mod observer;
 mod offline;
 pub mod optimizer;
+mod options;
 pub mod predict;
 mod preview;
 pub mod profile;
@@ -22,8 +25,10 @@ mod saver;
 pub mod schedule;
 mod setup;
 mod state;
+mod step;
 mod summary;
 mod train;
+mod trained;
 
 pub use error::TrainError;
 pub use setup::{Run, TrainOptions};

@@ -3,13 +3,14 @@
 use selvedge_augment::{Augmenter, Batch, BatchTrace, EpochKey};
 
 use crate::data::{TrainingData, epoch_order};
+use crate::recipe::Recipe;
 
 /// Makes the batches of one epoch after another. Any batch can be made at any time: the loop makes the next one while
 /// the network works on the current one, and a resumed run starts in the middle of an epoch.
 #[derive(Debug)]
 pub struct Loader<'a> {
     data: &'a TrainingData,
-    /// The images that are trained on.
+    /// The training images.
     indices: &'a [u32],
     augmenter: Augmenter,
     batch: usize,
@@ -19,22 +20,15 @@ pub struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
-    /// Batches of `batch` of the images at `indices`; the last one of an epoch has what is left, or is left out.
+    /// Batches of the images at `indices`, by the recipe's batch size and seed.
     ///
     /// # Panics
-    /// If `batch` is 0.
-    pub fn new(
-        data: &'a TrainingData,
-        indices: &'a [u32],
-        augmenter: Augmenter,
-        batch: usize,
-        drop_last: bool,
-        seed: u64,
-    ) -> Self {
+    /// If the recipe's batch size is 0.
+    pub fn new(recipe: &Recipe, data: &'a TrainingData, indices: &'a [u32], augmenter: Augmenter) -> Self {
+        let &Recipe { batch, drop_last, seed, .. } = recipe;
         assert!(batch > 0, "a batch has at least one image");
-        let key = EpochKey { seed, epoch: 0 };
-        let mut loader =
-            Self { data, indices, augmenter, batch, drop_last, key, order: Vec::with_capacity(indices.len()) };
+        let (key, order) = (EpochKey { seed, epoch: 0 }, Vec::with_capacity(indices.len()));
+        let mut loader = Self { data, indices, augmenter, batch, drop_last, key, order };
         loader.begin_epoch(0);
         loader
     }
@@ -44,24 +38,24 @@ impl<'a> Loader<'a> {
         if self.drop_last { self.indices.len() / self.batch } else { self.indices.len().div_ceil(self.batch) }
     }
 
-    /// Images of an epoch.
-    pub fn images(&self) -> usize {
-        self.indices.len()
+    /// Batches of an epoch that are full.
+    pub fn full_batches(&self) -> usize {
+        self.indices.len() / self.batch
     }
 
-    /// Goes to an epoch, counted from 0.
+    /// Begins an epoch, counted from 0.
     pub fn begin_epoch(&mut self, epoch: u64) {
         self.key.epoch = epoch;
         epoch_order(self.indices, self.key.seed, epoch, &mut self.order);
     }
 
-    /// Makes batch number `number` of the epoch, counted from 0, on the current rayon pool. After the last batch of an
-    /// epoch there is none, and nothing is done.
+    /// Makes batch `number` of the epoch, counted from 0, on the current rayon pool. Beyond the epoch's last batch it does
+    /// nothing.
     pub fn fill(&self, number: usize, batch: &mut Batch) {
         self.fill_around(number, batch, &|task| task());
     }
 
-    /// Makes a batch as [`Loader::fill`] does, and hands each piece of a worker's work to `around`, which must call it.
+    /// Like [`Loader::fill`], but hands each chunk of a worker's work to `around`, which must call it.
     pub fn fill_around(&self, number: usize, batch: &mut Batch, around: &(dyn Fn(&mut dyn FnMut()) + Sync)) {
         if number >= self.steps() {
             return;
@@ -70,13 +64,13 @@ impl<'a> Loader<'a> {
         self.augmenter.fill_batch_around(images, labels, self.indices(number), self.key, batch, around);
     }
 
-    /// Makes the same batch and tells what was drawn, on one thread. Beyond the epoch's last batch it is empty.
+    /// Makes the same batch on one thread and returns what was drawn. Beyond the epoch's last batch it is empty.
     pub fn fill_traced(&self, number: usize, batch: &mut Batch) -> BatchTrace {
         let indices = self.indices(number);
         self.augmenter.fill_batch_traced(self.data.images(), self.data.labels(), indices, self.key, batch)
     }
 
-    /// The images of a batch of the epoch, in their order; none beyond its last batch.
+    /// The images of a batch of the epoch, in their order; empty beyond its last batch.
     pub fn indices(&self, number: usize) -> &[u32] {
         if number >= self.steps() {
             return &[];
@@ -85,7 +79,7 @@ impl<'a> Loader<'a> {
         &self.order[start..self.order.len().min(start + self.batch)]
     }
 
-    /// In which batch of the epoch an image is, and at which position; `None` if it is left over or not trained on.
+    /// The batch of the epoch that an image is in, and its position there; `None` if it is left out or held out.
     pub fn find(&self, image: u32) -> Option<(usize, usize)> {
         let position = self.order.iter().position(|&index| index == image)?;
         let place = (position / self.batch, position % self.batch);

@@ -1,4 +1,4 @@
-//! [`Saver`]: when checkpoints are written: at most one a minute, and at the end.
+//! [`Saver`]: writes checkpoints, at most one a minute, and one at the end.
 
 use std::time::{Duration, Instant};
 
@@ -11,16 +11,15 @@ const INTERVAL: Duration = Duration::from_secs(60);
 
 /// Writes checkpoints.
 pub(crate) struct Saver {
-    /// When the process started.
-    started: Instant,
+    /// When a checkpoint was written, or the run began.
     last: Instant,
-    /// The state after the best epoch, if it is not on the disk yet.
+    /// The state after the best epoch, until it is written.
     best: Option<Checkpoint>,
 }
 
 impl Saver {
-    pub(crate) fn new(started: Instant) -> Self {
-        Self { started, last: Instant::now(), best: None }
+    pub(crate) fn new() -> Self {
+        Self { last: Instant::now(), best: None }
     }
 
     /// Whether it is time to save.
@@ -28,24 +27,20 @@ impl Saver {
         self.last.elapsed() >= INTERVAL
     }
 
-    /// Keeps a copy of the state, to be written as `best.ckpt` the next time.
+    /// Keeps a copy of the state; the next save writes it as `best.ckpt`.
     pub(crate) fn keep_best(&mut self, state: &TrainState) {
-        self.best = Some(self.checkpoint(state));
+        self.best = Some(state.checkpoint());
     }
 
-    /// Writes `best.ckpt` if there is a new best epoch, then `last.ckpt`; the history reaches the disk before them.
+    /// Syncs the history, then writes `best.ckpt` if there is a new best epoch, then `last.ckpt`.
     pub(crate) fn save(&mut self, state: &TrainState, rate: f64, folder: &RunFolder) -> Result<(), TrainError> {
         state.check_parameters(rate)?;
         folder.sync_history()?;
         if let Some(best) = self.best.take() {
             folder.write(BEST, &best.encode())?;
         }
-        folder.write(LAST, &self.checkpoint(state).encode())?;
+        folder.write(LAST, &state.checkpoint().encode())?;
         self.last = Instant::now();
         Ok(())
-    }
-
-    fn checkpoint(&self, state: &TrainState) -> Checkpoint {
-        state.checkpoint(state.progress.clock.earlier_seconds + self.started.elapsed().as_secs_f64())
     }
 }

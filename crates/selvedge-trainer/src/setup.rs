@@ -1,5 +1,5 @@
-//! What stands before the first step: the recipe, the data, the network and the run's folder, each checked, so that
-//! nothing is found out later that could have been found out now.
+//! [`Setup`]: loads and checks everything that a run needs before its first step, so that no error comes later than it has
+//! to.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,31 +15,31 @@ use crate::download::{self, FetchOptions};
 use crate::error::TrainError;
 use crate::observer::Observer;
 use crate::offline::Offline;
-use crate::recipe::{LoadedRecipe, Override, PrecisionChoice, RecipeError, RecipeSource};
+use crate::recipe::{LoadedRecipe, PrecisionChoice, Recipe, RecipeError, RecipeSource};
 use crate::run_folder::{Destination, RECIPE, RunFolder};
 
-/// What to train, and with what.
+/// What to train, and on what.
 #[derive(Clone, Debug)]
 pub struct TrainOptions {
-    /// A new run or one to go on with.
+    /// A new run, or one to resume.
     pub run: Run,
-    /// The folder that holds registered data sets.
+    /// The folder that holds the data sets known by name.
     pub data_dir: PathBuf,
-    /// Where missing files come from.
+    /// Where to download missing files from.
     pub fetch: FetchOptions,
     /// Worker threads. The weights do not depend on them.
     pub threads: usize,
     /// When the process started.
     pub started: Instant,
-    /// Not zero when training should save and end; the value is handed back.
+    /// Set it to a number other than 0 to make training save and return [`crate::Outcome::Stopped`] with that number.
     pub stop: Arc<AtomicUsize>,
-    /// True as long as nobody looks at `stop`. Training makes it false when there is something to save; until then, in
-    /// the middle of a download for example, a signal handler should end the process.
-    pub stop_unheeded: Arc<AtomicBool>,
+    /// True until training begins to look at `stop`. Until then, during a download for example, there is nothing to save
+    /// and a signal handler should end the process at once.
+    pub exit_at_once: Arc<AtomicBool>,
 }
 
 impl TrainOptions {
-    /// From now on, until the end, with data sets in `data_dir` and on this many threads.
+    /// Options for a run that starts now, with data sets in `data_dir`, on this many threads.
     pub fn new(run: Run, data_dir: impl Into<PathBuf>, threads: usize) -> Self {
         Self {
             run,
@@ -48,39 +48,42 @@ impl TrainOptions {
             threads,
             started: Instant::now(),
             stop: Arc::new(AtomicUsize::new(0)),
-            stop_unheeded: Arc::new(AtomicBool::new(true)),
+            exit_at_once: Arc::new(AtomicBool::new(true)),
         }
     }
 }
 
-/// A new run or one to go on with.
+/// A new run, or one to resume.
 #[derive(Clone, Debug)]
 pub enum Run {
-    /// Trains a recipe from the start.
+    /// Train a recipe from the start.
     New {
         /// The recipe.
         recipe: Box<LoadedRecipe>,
         /// Where the results go.
         destination: Destination,
     },
-    /// Goes on with the run in this folder, by its own recipe.
+    /// Resume the run in this folder, by its own recipe.
     Resume(PathBuf),
 }
 
-/// Everything that training needs.
+/// A run that is ready for its first step.
 pub(crate) struct Setup {
-    pub(crate) recipe: LoadedRecipe,
-    /// The recipe as it is written into the run's folder.
-    pub(crate) recipe_text: String,
+    pub(crate) inputs: Inputs,
+    pub(crate) network: Network,
+    pub(crate) folder: RunFolder,
     pub(crate) resumed: bool,
+}
+
+/// What a run computes from, and on: nothing here changes during training.
+pub(crate) struct Inputs {
+    pub(crate) recipe: Recipe,
+    /// The recipe as the run's folder holds it.
+    pub(crate) recipe_text: String,
     pub(crate) cpu: Cpu,
     pub(crate) precision: Precision,
     pub(crate) threads: Threads,
-    pub(crate) data: TrainingData,
-    pub(crate) partition: Partition,
-    pub(crate) augmenter: Augmenter,
-    pub(crate) network: Network,
-    pub(crate) folder: RunFolder,
+    pub(crate) images: Images,
 }
 
 impl Setup {
@@ -92,47 +95,48 @@ impl Setup {
             }
             Run::Resume(path) => Some(RunFolder::open(path)?),
         };
-        let mut recipe = match (&options.run, &opened) {
-            (Run::New { recipe, .. }, _) => (**recipe).clone(),
-            (Run::Resume(path), _) => RecipeSource::read(&path.join(RECIPE))?.load(&[])?,
+        let mut loaded = match &options.run {
+            Run::New { recipe, .. } => (**recipe).clone(),
+            Run::Resume(path) => RecipeSource::read(&path.join(RECIPE))?.load(&[])?,
         };
         let cpu = Cpu::detect()?;
-        let precision = choose_precision(recipe.recipe.precision, cpu)?;
+        let precision = choose_precision(loaded.recipe.precision, cpu)?;
         let threads = Threads::new(options.threads)?;
-        let data = TrainingData::load(&recipe.recipe.dataset, &options.data_dir, &options.fetch, observer)?;
-        settle(&mut recipe, precision, &data.dir);
+        let data = TrainingData::load(&loaded.recipe.dataset, &options.data_dir, &options.fetch, observer)?;
+        settle(&mut loaded, precision, &data.dir);
 
-        let Images { data, partition, augmenter, .. } = threads.install(|| Images::prepare(&recipe, data))?;
-        let network = build_network(&recipe, &augmenter, precision, &threads)?;
+        let images = threads.install(|| Images::prepare(&loaded, data))?;
+        let network = build_network(&loaded, &images.augmenter, precision, &threads)?;
         observer.network(&network.spec().summary()?);
 
         let resumed = opened.is_some();
-        // A later version of the program may fill in more defaults: the run is known by the text it began with.
-        let recipe_text = if resumed { recipe.source_text().to_owned() } else { recipe.to_toml() };
+        // A later version may fill in more defaults, and a checkpoint knows its run by the hash of this text.
+        let recipe_text = if resumed { loaded.source_text().to_owned() } else { loaded.to_toml() };
         let folder = match (opened, &options.run) {
             (Some(folder), _) => folder,
-            (None, Run::New { destination, .. }) => RunFolder::create(destination, &recipe.recipe.name)?,
+            (None, Run::New { destination, .. }) => RunFolder::create(destination, &loaded.recipe.name)?,
             (None, Run::Resume(path)) => RunFolder::open(path)?,
         };
         if !resumed {
             folder.write(RECIPE, recipe_text.as_bytes())?;
         }
-        Ok(Self { recipe, recipe_text, resumed, cpu, precision, threads, data, partition, augmenter, network, folder })
+        let inputs = Inputs { recipe: loaded.recipe, recipe_text, cpu, precision, threads, images };
+        Ok(Self { inputs, network, folder, resumed })
     }
 }
 
-/// The images of a run and how they are drawn: what training and its preview have in common.
+/// The images of a run and how they are augmented: the part that training, preview and profile share.
 pub(crate) struct Images {
-    /// The data set, with its offline copies.
+    /// The data set, offline copies included.
     pub(crate) data: TrainingData,
     pub(crate) partition: Partition,
     pub(crate) augmenter: Augmenter,
-    /// What the copies were made by, if there are any.
+    /// What made the copies, if there are any.
     pub(crate) offline: Option<Offline>,
 }
 
 impl Images {
-    /// Makes the copies that the recipe asks for, on the current rayon pool, and holds images out.
+    /// Makes the recipe's offline copies, on the current rayon pool, and holds out the validation images.
     pub(crate) fn prepare(recipe: &LoadedRecipe, mut data: TrainingData) -> Result<Self, TrainError> {
         let [height, width, channels] = data.image_shape();
         let (shape, classes) = (ImageShape { height, width, channels }, data.class_names.len());
@@ -172,14 +176,15 @@ pub(crate) fn choose_precision(choice: PrecisionChoice, cpu: Cpu) -> Result<Prec
     Ok(precision)
 }
 
-/// Replaces what depends on this machine by what was found, so that the recipe in the run's folder repeats the run.
+/// Replaces values that depend on this machine by what was found here, so that the recipe in the run's folder repeats the
+/// run.
 fn settle(recipe: &mut LoadedRecipe, precision: Precision, data_dir: &Path) {
     recipe.recipe.precision = match precision {
         Precision::F32 => PrecisionChoice::F32,
         Precision::Bf16 => PrecisionChoice::Bf16,
     };
     if download::find(&recipe.recipe.dataset).is_none() {
-        // A recipe is UTF-8: where the folder above is not, the path stays as it was given, good from here alone.
+        // A recipe is UTF-8. If a parent folder's name is not, the path stays relative to the current folder.
         if let Some(absolute) = std::path::absolute(data_dir).ok().as_deref().and_then(Path::to_str) {
             absolute.clone_into(&mut recipe.recipe.dataset);
         }
@@ -204,19 +209,4 @@ fn hold_out(loaded: &LoadedRecipe, data: &TrainingData) -> Result<Partition, Tra
         return Err(loaded.error("batch", problem).into());
     }
     Ok(partition)
-}
-
-/// The overrides that the command line's own options stand for.
-pub(crate) fn option_overrides(
-    dataset: Option<&str>,
-    epochs: Option<i64>,
-    seed: Option<i64>,
-    precision: Option<PrecisionChoice>,
-) -> Vec<Override> {
-    let number =
-        |key: &str, value: Option<i64>| value.map(|value| Override::new(key, value, &format!("--{key} {value}")));
-    let dataset = dataset.map(|name| Override::new("dataset", name, &format!("--dataset {name}")));
-    let precision =
-        precision.map(|choice| Override::new("precision", choice.name(), &format!("--precision {}", choice.name())));
-    [dataset, number("epochs", epochs), number("seed", seed), precision].into_iter().flatten().collect()
 }

@@ -3,35 +3,37 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use selvedge_compute::Cpu;
 use selvedge_model::{BatchMetrics, Metrics, Network, ParamEntry, Snapshot};
 use sha2::{Digest, Sha256};
 
-use crate::callbacks::{Best, EpochFigures, Plateau, Stopper};
+use crate::callbacks::{Best, EarlyStopping, EpochFigures, ReduceLrOnPlateau};
 use crate::checkpoint::{Checkpoint, CheckpointError, Clock, Progress};
 use crate::error::TrainError;
 use crate::observer::Observer;
-use crate::optimizer::Optimizer;
-use crate::recipe::{Monitor, Recipe};
+use crate::recipe::Monitor;
+use crate::setup::Inputs;
+use crate::step::Learner;
 use crate::summary::HistoryLine;
 
 /// Everything that changes from step to step.
 pub(crate) struct TrainState {
-    pub(crate) network: Network,
-    pub(crate) optimizer: Optimizer,
-    pub(crate) plateau: Option<Plateau>,
-    pub(crate) stopper: Option<Stopper>,
+    pub(crate) learner: Learner,
+    pub(crate) reduce_lr_on_plateau: Option<ReduceLrOnPlateau>,
+    pub(crate) early_stopping: Option<EarlyStopping>,
     pub(crate) progress: Progress,
-    /// The network of the epoch that EarlyStopping would go back to.
+    /// The network of the epoch that early stopping would restore.
     pub(crate) best_network: Option<Snapshot>,
+    /// When the process started.
+    started: Instant,
 }
 
 impl TrainState {
-    /// Before the first step.
-    pub(crate) fn new(recipe: &Recipe, recipe_text: &str, network: Network, cpu: Cpu) -> Self {
+    /// The state before the first step.
+    pub(crate) fn new(inputs: &Inputs, network: Network, started: Instant) -> Self {
+        let recipe = &inputs.recipe;
         let progress = Progress {
-            recipe_sha256: Sha256::digest(recipe_text.as_bytes()).into(),
-            isa: cpu.isa().name().to_owned(),
+            recipe_sha256: Sha256::digest(inputs.recipe_text.as_bytes()).into(),
+            isa: inputs.cpu.isa().name().to_owned(),
             epoch: 0,
             batch: 0,
             step: 0,
@@ -39,53 +41,59 @@ impl TrainState {
             correct: 0,
             count: 0,
             optimizer_steps: 0,
-            plateau: None,
-            stopper: None,
+            reduce_lr_on_plateau: None,
+            early_stopping: None,
             best: Best::default(),
             clock: Clock::default(),
         };
         Self {
-            optimizer: Optimizer::new(recipe.optimizer, network.params().values.len(), cpu),
-            network,
-            plateau: recipe.reduce_lr_on_plateau.map(Plateau::new),
-            stopper: recipe.early_stopping.map(Stopper::new),
+            learner: Learner::new(recipe, network, inputs.cpu),
+            reduce_lr_on_plateau: recipe.reduce_lr_on_plateau.map(ReduceLrOnPlateau::new),
+            early_stopping: recipe.early_stopping.map(EarlyStopping::new),
             progress,
             best_network: None,
+            started,
         }
     }
 
     /// What the schedule's learning rate is multiplied by.
     pub(crate) fn rate_factor(&self) -> f64 {
-        self.plateau.as_ref().map_or(1.0, Plateau::factor)
+        self.reduce_lr_on_plateau.as_ref().map_or(1.0, ReduceLrOnPlateau::factor)
     }
 
-    /// Whether EarlyStopping has ended the run.
-    pub(crate) fn stopped(&self) -> bool {
-        self.stopper.as_ref().is_some_and(|stopper| stopper.state.stopped)
+    /// Whether early stopping has ended the run.
+    pub(crate) fn stopped_early(&self) -> bool {
+        self.early_stopping.as_ref().is_some_and(|callback| callback.state.stopped)
     }
 
-    /// A copy of everything. `earlier_seconds` is what the run has taken until now.
-    pub(crate) fn checkpoint(&self, earlier_seconds: f64) -> Checkpoint {
-        let (first, second) = self.optimizer.moments();
+    /// Seconds that all processes of the run have taken until now.
+    pub(crate) fn total_seconds(&self) -> f64 {
+        self.progress.clock.earlier_seconds + self.started.elapsed().as_secs_f64()
+    }
+
+    /// A copy of everything.
+    pub(crate) fn checkpoint(&self) -> Checkpoint {
+        let Learner { network, optimizer } = &self.learner;
+        let (first, second) = optimizer.moments();
         Checkpoint {
             progress: Progress {
-                optimizer_steps: self.optimizer.steps(),
-                plateau: self.plateau.as_ref().map(|plateau| plateau.state),
-                stopper: self.stopper.as_ref().map(|stopper| stopper.state),
-                clock: Clock { earlier_seconds, ..self.progress.clock },
+                optimizer_steps: optimizer.steps(),
+                reduce_lr_on_plateau: self.reduce_lr_on_plateau.as_ref().map(|callback| callback.state),
+                early_stopping: self.early_stopping.as_ref().map(|callback| callback.state),
+                clock: Clock { earlier_seconds: self.total_seconds(), ..self.progress.clock },
                 ..self.progress.clone()
             },
-            network: self.network.snapshot(),
+            network: network.snapshot(),
             first_moments: first.to_vec(),
             second_moments: second.to_vec(),
             best_network: self.best_network.clone(),
         }
     }
 
-    /// Goes to where a checkpoint of the same run stood.
+    /// Restores a checkpoint of the same run.
     ///
     /// # Errors
-    /// [`CheckpointError::Mismatch`] if it is of another run.
+    /// [`CheckpointError::Mismatch`] if it belongs to another run.
     pub(crate) fn restore(
         &mut self,
         checkpoint: Checkpoint,
@@ -100,30 +108,31 @@ impl TrainState {
                  a new run",
             ));
         }
-        let own = self.network.snapshot();
+        let own = self.learner.network.snapshot();
         let fits =
             |other: &Snapshot| (other.params.len(), other.buffers.len()) == (own.params.len(), own.buffers.len());
         if !fits(&network) || !best_network.as_ref().is_none_or(fits) {
             return Err(mismatch("its network has another number of parameters"));
         }
-        if progress.plateau.is_some() != self.plateau.is_some() || progress.stopper.is_some() != self.stopper.is_some()
+        if progress.reduce_lr_on_plateau.is_some() != self.reduce_lr_on_plateau.is_some()
+            || progress.early_stopping.is_some() != self.early_stopping.is_some()
         {
-            return Err(mismatch("its callbacks are others"));
+            return Err(mismatch("it has the state of other callbacks"));
         }
-        if !self.optimizer.restore(progress.optimizer_steps, &first_moments, &second_moments) {
-            return Err(mismatch("its optimizer has another number of moments"));
+        if !self.learner.optimizer.restore(progress.optimizer_steps, &first_moments, &second_moments) {
+            return Err(mismatch("it has the state of another optimizer"));
         }
-        self.network.restore(&network);
-        if let (Some(plateau), Some(state)) = (&mut self.plateau, progress.plateau) {
-            plateau.state = state;
+        self.learner.network.restore(&network);
+        if let (Some(callback), Some(state)) = (&mut self.reduce_lr_on_plateau, progress.reduce_lr_on_plateau) {
+            callback.state = state;
         }
-        if let (Some(stopper), Some(state)) = (&mut self.stopper, progress.stopper) {
-            stopper.state = state;
+        if let (Some(callback), Some(state)) = (&mut self.early_stopping, progress.early_stopping) {
+            callback.state = state;
         }
         self.best_network = best_network;
         if progress.isa != self.progress.isa {
             observer.note(&format!(
-                "the run was begun with {}, this machine has {}: its weights will differ in the last bits",
+                "the run began on {} and continues on {}: its weights will differ in the last bits",
                 progress.isa, self.progress.isa
             ));
         }
@@ -131,11 +140,11 @@ impl TrainState {
         Ok(())
     }
 
-    /// Takes what a step found, and how long it took.
-    pub(crate) fn end_step(&mut self, metrics: &BatchMetrics, lap: Duration, started: Instant) {
+    /// Adds up what a step found, and how long it took.
+    pub(crate) fn end_step(&mut self, metrics: &BatchMetrics, lap: Duration) {
         let progress = &mut self.progress;
         if progress.step == 0 {
-            progress.clock.seconds_to_first_step = started.elapsed().as_secs_f64();
+            progress.clock.seconds_to_first_step = self.started.elapsed().as_secs_f64();
         }
         progress.step += 1;
         progress.batch += 1;
@@ -147,7 +156,7 @@ impl TrainState {
         progress.clock.epoch_seconds += lap.as_secs_f64();
     }
 
-    /// The figures of the epoch whose last step was just done, at this learning rate.
+    /// The figures of the epoch after its last step, which had this learning rate.
     pub(crate) fn history_line(&self, learning_rate: f64, validation: Option<&Metrics>) -> HistoryLine {
         let progress = &self.progress;
         let images = progress.count as f64;
@@ -164,7 +173,7 @@ impl TrainState {
         }
     }
 
-    /// Lets the callbacks have the epoch's figures and goes to the next epoch; true if this one was the best so far.
+    /// Runs the callbacks on the epoch's figures and moves on to the next epoch; true if this one was the best so far.
     pub(crate) fn end_epoch(&mut self, line: &HistoryLine, best_monitor: Monitor) -> bool {
         let figures = EpochFigures {
             train_loss: line.train_loss,
@@ -173,14 +182,14 @@ impl TrainState {
             validation_accuracy: line.validation_accuracy,
         };
         let epoch = self.progress.epoch;
-        if let Some(plateau) = &mut self.plateau {
-            plateau.end_epoch(&figures, line.learning_rate);
+        if let Some(callback) = &mut self.reduce_lr_on_plateau {
+            callback.end_epoch(&figures, line.learning_rate);
         }
-        if let Some(stopper) = &mut self.stopper
-            && stopper.end_epoch(epoch, &figures).keep
-            && stopper.restores_best()
+        if let Some(callback) = &mut self.early_stopping
+            && callback.end_epoch(epoch, &figures).improved
+            && callback.restores_best()
         {
-            self.best_network = Some(self.network.snapshot());
+            self.best_network = Some(self.learner.network.snapshot());
         }
         let progress = &mut self.progress;
         progress.epoch += 1;
@@ -189,14 +198,14 @@ impl TrainState {
         progress.best.end_epoch(best_monitor, epoch, &figures)
     }
 
-    /// Refuses a loss that is no finite number; the error names the first parameter that has none either.
+    /// Refuses a loss that is not finite; the error names the first parameter or gradient that is not finite either.
     pub(crate) fn check_loss(&self, what: &'static str, loss: f64, rate: f64) -> Result<(), TrainError> {
         if loss.is_finite() { Ok(()) } else { Err(self.not_finite(what, loss, rate)) }
     }
 
-    /// Refuses to write down a state whose parameters are not all finite: the last checkpoint stays a good one.
+    /// Refuses to save parameters that are not finite: the last checkpoint stays a good one.
     pub(crate) fn check_parameters(&self, rate: f64) -> Result<(), TrainError> {
-        if self.network.params().values.iter().all(|value| value.is_finite()) {
+        if self.learner.network.params().values.iter().all(|value| value.is_finite()) {
             return Ok(());
         }
         let loss = self.progress.loss_sum / self.progress.count.max(1) as f64;
@@ -204,7 +213,7 @@ impl TrainState {
     }
 
     fn not_finite(&self, what: &'static str, loss: f64, rate: f64) -> TrainError {
-        let params = self.network.params();
+        let params = self.learner.network.params();
         let find = |numbers: &[f32], kind: &str| {
             let bad = |entry: &&ParamEntry| numbers[entry.range.clone()].iter().any(|number| !number.is_finite());
             params.entries.iter().find(bad).map(|entry| format!("{kind} {} is not finite", entry.name))

@@ -1,4 +1,4 @@
-//! What a run writes down about itself: a [`HistoryLine`] for each epoch and a [`Summary`] at the end; and the machine.
+//! The figures of a run: a [`HistoryLine`] for each epoch and a [`Summary`] at the end.
 
 use std::fs;
 use std::path::Path;
@@ -101,33 +101,9 @@ impl Summary {
         };
         serde_json::from_str(&text).map_err(|error| TrainError::Summary { path, problem: error.to_string() })
     }
-
-    /// Refuses a summary that names another number of classes than the network of `run` has.
-    pub(crate) fn check_classes(&self, run: &Path, classes: usize) -> Result<(), TrainError> {
-        if self.class_names.len() == classes {
-            return Ok(());
-        }
-        let problem = format!("it names {} classes, the network has {classes}", self.class_names.len());
-        Err(TrainError::Summary { path: run.join(SUMMARY), problem })
-    }
 }
 
 /// SHA-256 as lower-case hexadecimal digits.
 pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The most memory this process has had, where Linux tells it.
-pub(crate) fn peak_memory_bytes() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
-}
-
-/// The processor's name, or the architecture's where the system does not tell.
-pub(crate) fn cpu_name() -> String {
-    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = info.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split_once(':'));
-    name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
 }

@@ -41,7 +41,7 @@ fn wrong_usage_is_exit_code_2() {
     place.assert_fails(&place.run(&["train", "--epochs", "many"]), 2, &["--epochs"]);
     place.assert_fails(&place.run(&["train", "--threads", "0"]), 2, &["from 1 to 1024", "this machine runs"]);
     place.assert_fails(&place.run(&["train", "--threads", "5000"]), 2, &["from 1 to 1024"]);
-    place.assert_fails(&place.run(&["train", "--precision", "f16"]), 2, &["auto, f32 and bf16"]);
+    place.assert_fails(&place.run(&["train", "--precision", "f16"]), 2, &["expected auto, f32 or bf16"]);
     place.assert_fails(&place.run(&["train", "--resume", "x", "--epochs", "3"]), 2, &["--resume"]);
     place.assert_fails(&place.train(&["--seed", "9223372036854775808"]), 2, &["--seed", "too large"]);
     place.assert_fails(&place.run(&["predict", "runs"]), 2, &["IMAGE"]);

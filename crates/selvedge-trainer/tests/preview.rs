@@ -7,12 +7,13 @@ use std::io::BufReader;
 use std::path::Path;
 use std::process::Output;
 
-use common::{Workplace, assert_fails, stdout};
-use selvedge_augment::{Augmentation, Augmenter, Batch, ImageShape};
+use common::{SMALL, Workplace, assert_fails, stdout};
+use selvedge_augment::{Augmenter, Batch, ImageShape};
 use selvedge_trainer::data::{TrainingData, stratified};
 use selvedge_trainer::download::FetchOptions;
 use selvedge_trainer::loader::Loader;
 use selvedge_trainer::observer::Silent;
+use selvedge_trainer::recipe::{Override, RecipeSource};
 
 /// 10 x 10 images are drawn 14 times as large on the sheet of a recipe, 5 times on that of a data set.
 const RECIPE_SCALE: usize = 14;
@@ -104,13 +105,11 @@ fn a_recipe_sheet_shows_what_training_sees() {
     let (lefts, tops) = grid(&sheet, &first);
     assert_eq!(tops.len(), ROWS);
 
-    #[derive(serde::Deserialize)]
-    struct Chain {
-        augmentation: Vec<Augmentation>,
-    }
-    let chain: Chain = toml::from_str(mixing).unwrap();
-    let augmenter = Augmenter::new(chain.augmentation, ImageShape { height: 10, width: 10, channels: 1 }, 4).unwrap();
-    let mut loader = Loader::new(&data, &train, augmenter, 16, false, 5);
+    let changes = ["seed=5", mixing].map(|set| Override::parse(set).unwrap());
+    let recipe = RecipeSource::from_text("small.toml", SMALL).load(&changes).unwrap().recipe;
+    let shape = ImageShape { height: 10, width: 10, channels: 1 };
+    let augmenter = Augmenter::new(recipe.augmentation.clone(), shape, 4).unwrap();
+    let mut loader = Loader::new(&recipe, &data, &train, augmenter);
     let mut batch = Batch::new();
     let (mut compared, mut mixed) = (0, 0);
     for epoch in 0..COLUMNS as u64 - 1 {

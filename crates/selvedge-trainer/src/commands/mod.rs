@@ -1,7 +1,10 @@
-//! The command line: one file for each subcommand.
+//! The command line: one file for each command, with its options, its help and what it does, and the list of them here.
+//!
+//! To add a command, write a file beside `train.rs` and name it in the three places of this one that name `train`. Options
+//! that several commands share are in `options.rs`, the work that a command does in the rest of the crate.
 
+mod download;
 mod evaluate;
-mod machine;
 mod predict;
 mod preview;
 mod profile;
@@ -15,12 +18,12 @@ use std::time::Instant;
 use clap::{Parser, Subcommand};
 use selvedge_compute::Isa;
 
-use crate::download;
+use crate::download::tell;
 
-/// Train convolutional networks on Fashion-MNIST, and on any data set of its form, on the CPU
+/// Train convolutional networks on the CPU, on Fashion-MNIST or any data set of its form
 ///
-/// `selvedge train` trains, with no options at all, and writes a folder with the weights and a summary below `runs`.
-/// `selvedge COMMAND --help` tells the options of a command, with examples.
+/// `selvedge train` needs no options: it trains and writes a folder with the weights and a summary below `runs`.
+/// `selvedge COMMAND --help` shows the options of a command, with examples.
 #[derive(Debug, Parser)]
 #[command(
     name = "selvedge",
@@ -48,19 +51,19 @@ enum Command {
     Evaluate(evaluate::EvaluateArgs),
     Predict(predict::PredictArgs),
     Preview(preview::PreviewArgs),
-    Profile(profile::ProfileArgs),
+    Profile(Box<profile::ProfileArgs>),
     Download(download::DownloadArgs),
 }
 
-/// Parses the command line, does what it says and tells the exit code. `started` is when the process started.
+/// Parses the command line, runs the command and returns the exit code. `started` is when the process started.
 pub fn main(started: Instant) -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Train(args) => train::run(&args, started),
-        Command::Evaluate(args) => evaluate::run(&args),
-        Command::Predict(args) => predict::run(&args),
-        Command::Preview(args) => preview::run(&args),
-        Command::Profile(args) => profile::run(&args),
-        Command::Download(args) => download::run(&args).map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::from),
+        Command::Train(args) => args.run(started),
+        Command::Evaluate(args) => args.run(),
+        Command::Predict(args) => args.run(),
+        Command::Preview(args) => args.run(),
+        Command::Profile(args) => args.run(),
+        Command::Download(args) => args.run(),
     };
     result.unwrap_or_else(|error| {
         // A reader that has read enough is no failure: `selvedge predict … | head`.
@@ -70,12 +73,12 @@ pub fn main(started: Instant) -> ExitCode {
         if error.chain().any(is_closed_pipe) {
             return ExitCode::SUCCESS;
         }
-        download::tell(&format!("error: {}", message(&error)));
+        tell(&format!("error: {}", message(&error)));
         ExitCode::FAILURE
     })
 }
 
-/// The error and its causes in one line; a cause that the error already ends with is not said twice.
+/// The error and its causes in one line, without a cause that the text already ends with.
 fn message(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
         "" => cause,

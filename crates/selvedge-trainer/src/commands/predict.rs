@@ -1,4 +1,4 @@
-//! The subcommand `predict`.
+//! The command `predict`.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -8,19 +8,16 @@ use std::process::ExitCode;
 
 use clap::Args;
 use ndarray::ArrayView1;
-use selvedge_compute::Threads;
-use selvedge_model::Network;
 
-use super::machine;
+use crate::options::ThreadsOption;
 use crate::predict::{list_pictures, read_picture};
-use crate::run_folder::MODEL;
-use crate::summary::Summary;
+use crate::trained::TrainedRun;
 
-/// Classify PNG files by the network of a finished run
+/// Classify PNG files with the network of a finished run
 ///
-/// A picture must have the size that the network was trained on (28 x 28 for Fashion-MNIST) and its look: there, a
-/// white thing on black. Colours become grey. A line for each picture: its name, and the likeliest classes with their
-/// probabilities. If any picture cannot be read, nothing is printed but the error.
+/// A picture must look like the training images and have their size: for Fashion-MNIST, 28 x 28 pixels, white on black.
+/// Colours become grey. Prints one line per picture: its name and the most probable classes. If any picture cannot be
+/// read, only the error is printed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -35,39 +32,36 @@ pub(super) struct PredictArgs {
     /// How many classes to print for each picture
     #[arg(long, value_name = "N", default_value = "3")]
     top: NonZeroUsize,
-    /// Worker threads [default: RAYON_NUM_THREADS, or all that the machine has]
-    #[arg(long, value_name = "N", value_parser = machine::parse_threads)]
-    threads: Option<usize>,
+    #[command(flatten)]
+    threads: ThreadsOption,
 }
 
-/// Runs the subcommand.
-pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
-    let summary = Summary::load(&args.run)?;
-    let threads = Threads::new(machine::threads(args.threads)?)?;
-    let mut network = Network::load(&args.run.join(MODEL), threads)?;
-    summary.check_classes(&args.run, network.spec().classes)?;
-    let input = &network.spec().input;
-    let shape = [input.height, input.width, input.channels];
-    let paths = list_pictures(&args.images)?;
-    let mut pixels = Vec::with_capacity(paths.len() * shape.iter().product::<usize>());
-    for path in &paths {
-        pixels.extend(read_picture(path, shape)?);
-    }
-    let mut text = String::new();
-    for (path, probabilities) in paths.iter().zip(network.predict(&pixels).rows()) {
-        text.push_str(&path.display().to_string());
-        for (class, probability) in likeliest(probabilities, args.top.get()) {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "  {} {:.2} %", summary.class_names[class], 100.0 * probability);
+impl PredictArgs {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let TrainedRun { summary, mut network } = TrainedRun::load(&self.run, self.threads.count()?)?;
+        let input = &network.spec().input;
+        let shape = [input.height, input.width, input.channels];
+        let paths = list_pictures(&self.images)?;
+        let mut pixels = Vec::with_capacity(paths.len() * shape.iter().product::<usize>());
+        for path in &paths {
+            pixels.extend(read_picture(path, shape)?);
         }
-        text.push('\n');
+        let mut text = String::new();
+        for (path, probabilities) in paths.iter().zip(network.predict(&pixels).rows()) {
+            text.push_str(&path.display().to_string());
+            for (class, probability) in most_probable(probabilities, self.top.get()) {
+                // Writing to a String cannot fail.
+                let _ = write!(text, "  {} {:.2} %", summary.class_names[class], 100.0 * probability);
+            }
+            text.push('\n');
+        }
+        io::stdout().write_all(text.as_bytes())?;
+        Ok(ExitCode::SUCCESS)
     }
-    io::stdout().write_all(text.as_bytes())?;
-    Ok(ExitCode::SUCCESS)
 }
 
-/// The `count` likeliest classes with their probabilities, the likeliest first, the first of equals first.
-fn likeliest(probabilities: ArrayView1<'_, f32>, count: usize) -> Vec<(usize, f32)> {
+/// The `count` most probable classes in descending order; of equal ones the first comes first.
+fn most_probable(probabilities: ArrayView1<'_, f32>, count: usize) -> Vec<(usize, f32)> {
     let mut classes: Vec<(usize, f32)> = probabilities.iter().copied().enumerate().collect();
     classes.sort_by(|a, b| b.1.total_cmp(&a.1));
     classes.truncate(count);

@@ -1,4 +1,4 @@
-//! The subcommand `profile`.
+//! The command `profile`.
 
 use std::fs;
 use std::io::{self, Write};
@@ -9,26 +9,23 @@ use clap::Args;
 use selvedge_compute::{Cpu, Precision, Threads};
 use selvedge_model::Operands;
 
-use super::machine;
-use super::train::parse_precision;
-use crate::download::default_data_dir;
 use crate::observer::Silent;
+use crate::options::{DEFAULT_RECIPE, DataDirOption, RecipeChanges, ThreadsOption, parse_precision, recipe_help};
 use crate::profile::{
-    OperationKind, OperationOptions, OperationShape, Peaks, ProfileError, Report, TimedRecipe, check_batch, flamegraph,
-    measure_operations, roofline,
+    Machine, OperationOptions, OperationShape, Peaks, ProfileError, ProfiledOperation, Report, TimedRecipe, flamegraph,
+    measure_operation, roofline,
 };
-use crate::recipe::{Override, PrecisionChoice, RecipeSource};
-use crate::setup::option_overrides;
+use crate::recipe::{LoadedRecipe, PrecisionChoice, RecipeError};
 
-/// The batch that operations are measured on, unless there is --batch.
+/// Images that operations are measured on without --batch.
 const BATCH: usize = 128;
 
-/// Say how near each operation, and each layer of a recipe, is to what the hardware can do
+/// Measure each operation against the hardware's limits
 ///
-/// First the machine's peaks are measured: arithmetic in f32 and bf16, reading and copying in the caches and beyond.
-/// Then operations, each on the usual shapes or one of your own: time, operations and bytes a second, and the share of
-/// the peak that bounds it. Then the steps of a recipe, layer by layer, forward, backward and update, with what is left
-/// over. Without --op and --recipe all operations and the recipe `seed` are measured, in less than a minute.
+/// First come the machine's peaks: arithmetic in f32 and bf16, reading and copying in the caches and beyond. Then
+/// operations, each on common shapes or on yours: time, operations and bytes per second, and the share of the limit that
+/// bounds it. Then the training steps of a recipe, layer by layer: forward, backward, update, and the time that is left.
+/// Without --op and --recipe it measures all operations and the recipe `seed`, in less than a minute.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -38,92 +35,116 @@ Examples:
   profile --recipe seed --batch 256 --svg roofline.svg --json profile.json
   profile --recipe my.toml --flamegraph steps.svg")]
 pub(super) struct ProfileArgs {
-    /// Only this operation: conv, dense, pool, average_pool, relu, gelu, silu, norm, norm_pool, dropout, add, input, loss,
-    /// sgd, adam
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help = format!("Only this operation: {}", ProfiledOperation::names()))]
     op: Option<String>,
-    /// Its shape: HxWxC-OUT for conv (HxWxC-OUTkK for a kernel of KxK) and dense, HxWxC for others [default: usual ones]
+    /// Its shape: HxWxC-OUT for conv (HxWxC-OUTkK for a kernel of KxK) and dense, HxWxC for others [default: common ones]
     #[arg(long, value_name = "SHAPE", requires = "op")]
     shape: Option<String>,
-    /// Only the steps of this recipe (with --op: beside the operation): a built-in one (seed), or a TOML file
-    #[arg(long, value_name = "NAME or FILE")]
+    #[arg(long, value_name = "NAME or FILE",
+        help = recipe_help("Only the steps of this recipe (with --op, in addition to the operation): ", ""))]
     recipe: Option<String>,
     /// A data set for the recipe, by name or folder [default: the recipe's]
     #[arg(long, value_name = "NAME or DIR")]
     dataset: Option<String>,
-    /// The folder that holds a folder for each named data set [default: `data` here, or the user's data folder]
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    data_dir: DataDirOption,
     /// Images of a batch [default: the recipe's; 128 for operations]
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
-    /// Worker threads [default: RAYON_NUM_THREADS, or all that the machine has]
-    #[arg(long, value_name = "N", value_parser = machine::parse_threads)]
-    threads: Option<usize>,
-    /// auto: operations in both f32 and, where the processor has matrix units for it, bf16; the recipe in its own
+    #[command(flatten)]
+    threads: ThreadsOption,
+    /// auto: the recipe in its own precision, operations in f32 and, if the processor has matrix units for it, bf16
     #[arg(long, value_name = "auto, f32 or bf16", value_parser = parse_precision, default_value = "auto")]
     precision: PrecisionChoice,
-    /// What convolutions and dense layers read when they are measured alone: dense numbers, or as behind a ReLU, half zeros,
-    /// with which matrix units are up to a fifth faster
+    /// The operands of convolutions and dense layers measured alone: dense, or post-ReLU, where half are zero. Zeros make
+    /// matrix units up to a fifth faster
     #[arg(long, value_name = "dense or relu", value_parser = parse_operands, default_value = "dense")]
     operands: Operands,
-    /// Write everything measured as JSON
+    /// Write all measurements as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Draw the roofline with all operations, or the recipe's layers if no operation was measured
+    /// Draw the roofline plot of the operations, or of the recipe's layers if no operation was measured
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Sample the recipe's steps by `perf` and draw a flame graph
+    /// Sample the recipe's steps with `perf` and draw a flame graph
     #[arg(long, value_name = "FILE")]
     flamegraph: Option<PathBuf>,
 }
 
-/// Runs the subcommand.
-pub(super) fn run(args: &ProfileArgs) -> anyhow::Result<ExitCode> {
-    // Everything that can be refused is refused before anything is measured.
-    let cpu = Cpu::detect()?;
-    let threads = Threads::new(machine::threads(args.threads)?)?;
-    let precisions = precisions(args.precision, cpu)?;
-    let batch = args.batch.unwrap_or(BATCH);
-    let options = OperationOptions { batch, operands: args.operands, precisions };
-    let operations = operations(args)?;
-    operations.iter().try_for_each(|(kind, shapes)| check_batch(*kind, shapes, batch))?;
-    let overrides = overrides(args)?;
-    let recipe = match &args.recipe {
-        None if args.op.is_some() && args.flamegraph.is_none() => None,
-        name => Some(RecipeSource::find(name.as_deref().unwrap_or("seed"))?.load(&overrides)?),
-    };
-    let data_dir = args.data_dir.clone().unwrap_or_else(default_data_dir);
-    if args.flamegraph.is_some() {
-        flamegraph::check()?;
-    }
-    let mut recipe =
-        recipe.map(|recipe| TimedRecipe::prepare(&recipe, &data_dir, &threads, &mut Silent)).transpose()?;
+impl ProfileArgs {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        // Everything that can be refused is refused before anything is measured.
+        let cpu = Cpu::detect()?;
+        let threads = &Threads::new(self.threads.count()?)?;
+        let precisions = precisions(self.precision, cpu)?;
+        let batch = self.batch.unwrap_or(BATCH);
+        let options = OperationOptions { batch, operands: self.operands, precisions };
+        let operations = self.operations()?;
+        operations.iter().try_for_each(|(operation, shapes)| operation.check_batch(shapes, batch))?;
+        let recipe = self.recipe()?;
+        if self.flamegraph.is_some() {
+            flamegraph::check()?;
+        }
+        let data_dir = self.data_dir.path();
+        let mut recipe =
+            recipe.map(|recipe| TimedRecipe::prepare(&recipe, &data_dir, threads, &mut Silent)).transpose()?;
 
-    let mut report = Report::new(cpu, &threads, Peaks::measure(cpu, &threads));
-    for (kind, shapes) in operations {
-        report.operations.extend(measure_operations(cpu, &threads, &report.peaks, kind, &shapes, &options)?);
+        let mut report = Report::new(cpu, threads, Peaks::measure(cpu, threads));
+        for (operation, shapes) in operations {
+            let machine = Machine { cpu, threads, peaks: &report.peaks };
+            let rows = measure_operation(&operation, &shapes, machine, &options)?;
+            report.operations.extend(rows);
+        }
+        report.recipe = recipe.as_mut().map(|recipe| recipe.profile(&report.peaks));
+        io::stdout().write_all(report.table().as_bytes())?;
+        if let Some(path) = &self.json {
+            write(path, &(serde_json::to_string_pretty(&report)? + "\n"))?;
+        }
+        if let Some(path) = &self.svg {
+            write(path, &roofline::draw(&report))?;
+        }
+        if let (Some(path), Some(recipe)) = (&self.flamegraph, &mut recipe) {
+            flamegraph::write(recipe, path)?;
+        }
+        Ok(ExitCode::SUCCESS)
     }
-    report.recipe = recipe.as_mut().map(|recipe| recipe.profile(&report.peaks));
-    io::stdout().write_all(report.table().as_bytes())?;
-    if let Some(path) = &args.json {
-        write(path, &(serde_json::to_string_pretty(&report)? + "\n"))?;
+
+    /// The operations to measure with their shapes: all, one, or none if only a recipe was named.
+    fn operations(&self) -> Result<Vec<(ProfiledOperation, Vec<OperationShape>)>, ProfileError> {
+        let operations = match (&self.op, &self.recipe) {
+            (Some(name), _) => vec![ProfiledOperation::find(name)?],
+            (None, Some(_)) => vec![],
+            (None, None) => ProfiledOperation::all().collect(),
+        };
+        let shapes = |operation: &ProfiledOperation| match &self.shape {
+            Some(shape) => operation.shape(shape).map(|shape| vec![shape]),
+            None => operation.usual_shapes(),
+        };
+        operations.into_iter().map(|operation| Ok((operation, shapes(&operation)?))).collect()
     }
-    if let Some(path) = &args.svg {
-        write(path, &roofline::draw(&report))?;
+
+    /// The recipe to measure; `None` if only an operation was named.
+    fn recipe(&self) -> Result<Option<LoadedRecipe>, RecipeError> {
+        if self.recipe.is_none() && self.op.is_some() && self.flamegraph.is_none() {
+            return Ok(None);
+        }
+        let changes = RecipeChanges {
+            dataset: self.dataset.as_deref(),
+            // A number that TOML cannot hold is out of range, and is refused as such.
+            batch: self.batch.map(|batch| i64::try_from(batch).unwrap_or(-1)),
+            precision: (self.precision != PrecisionChoice::Auto).then_some(self.precision),
+            ..RecipeChanges::default()
+        };
+        changes.load(self.recipe.as_deref().unwrap_or(DEFAULT_RECIPE)).map(Some)
     }
-    if let (Some(path), Some(recipe)) = (&args.flamegraph, &mut recipe) {
-        flamegraph::write(recipe, path)?;
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn parse_operands(text: &str) -> Result<Operands, String> {
     let all = [Operands::Dense, Operands::Relu];
-    all.into_iter().find(|operands| operands.name() == text).ok_or_else(|| "dense and relu are possible".to_owned())
+    all.into_iter().find(|operands| operands.name() == text).ok_or_else(|| "expected dense or relu".to_owned())
 }
 
-/// What operations are measured in.
+/// The precisions to measure operations in.
 fn precisions(choice: PrecisionChoice, cpu: Cpu) -> Result<Vec<Precision>, ProfileError> {
     let wanted = match choice {
         PrecisionChoice::Auto if cpu.best_precision() == Precision::F32 => vec![Precision::F32],
@@ -133,31 +154,6 @@ fn precisions(choice: PrecisionChoice, cpu: Cpu) -> Result<Vec<Precision>, Profi
     };
     wanted.iter().try_for_each(|&precision| cpu.check(precision))?;
     Ok(wanted)
-}
-
-/// Operations with their shapes: all of them, the one asked for, or none if only a recipe was.
-fn operations(args: &ProfileArgs) -> Result<Vec<(OperationKind, Vec<OperationShape>)>, ProfileError> {
-    let kinds = match (&args.op, &args.recipe) {
-        (Some(name), _) => vec![name.parse()?],
-        (None, Some(_)) => vec![],
-        (None, None) => OperationKind::ALL.to_vec(),
-    };
-    let shapes = |kind: OperationKind| match &args.shape {
-        Some(shape) => OperationShape::parse(kind, shape).map(|shape| vec![shape]),
-        None => Ok(kind.shapes()),
-    };
-    kinds.into_iter().map(|kind| Ok((kind, shapes(kind)?))).collect()
-}
-
-/// What the options change of the recipe.
-fn overrides(args: &ProfileArgs) -> Result<Vec<Override>, ProfileError> {
-    let precision = (args.precision != PrecisionChoice::Auto).then_some(args.precision);
-    let mut overrides = option_overrides(args.dataset.as_deref(), None, None, precision);
-    if let Some(batch) = args.batch {
-        // What does not fit TOML's integers is out of range, and is refused as such.
-        overrides.push(Override::new("batch", i64::try_from(batch).unwrap_or(-1), &format!("--batch {batch}")));
-    }
-    Ok(overrides)
 }
 
 fn write(path: &Path, text: &str) -> Result<(), ProfileError> {

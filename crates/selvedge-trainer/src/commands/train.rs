@@ -1,4 +1,4 @@
-//! The subcommand `train`.
+//! The command `train`.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -11,56 +11,53 @@ use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use super::machine;
-use crate::download::{default_data_dir, tell};
+use crate::download::tell;
 use crate::observer::Console;
-use crate::recipe::{Override, PrecisionChoice, RecipeSource};
+use crate::options::{DEFAULT_RECIPE, DataDirOption, RecipeChanges, ThreadsOption, parse_precision, recipe_help};
+use crate::recipe::{LoadedRecipe, PrecisionChoice, RecipeError};
 use crate::run_folder::Destination;
-use crate::setup::{Run, TrainOptions, option_overrides};
+use crate::setup::{Run, TrainOptions};
 use crate::summary::Summary;
 use crate::train::{Outcome, train};
 
 /// Train a network by a recipe and evaluate it on the test set
 ///
-/// The results are written into a new folder: recipe.toml (with every default filled in: training from it repeats the
-/// run), history.jsonl, summary.json, model.safetensors and checkpoints. The weights depend on the recipe and its seed,
-/// not on the number of threads. Ctrl-C saves and ends; --resume goes on from there, bit for bit as if nothing had
-/// happened.
+/// Writes the results into a new folder: recipe.toml (every default filled in; training from it repeats the run),
+/// history.jsonl, summary.json, model.safetensors and checkpoints. The weights depend on the recipe and its seed, not on
+/// the number of threads. Ctrl-C saves and stops; --resume continues, and ends with the same bits as a run that was never
+/// interrupted.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   train                                            the recipe `seed` on Fashion-MNIST
   train --epochs 5 --threads 2 --out runs/short    a short run into a folder of your choice
-  train --dataset mnist --seed 7                   another data set, downloaded at its first use
+  train --dataset mnist --seed 7                   another data set, downloaded on first use
   train --set optimizer.learning_rate=5e-4 --set validation=6000
-  train --recipe seed --print-recipe > my.toml     a recipe to change, then: train --recipe my.toml
-  train --resume runs/short                        go on with an interrupted run")]
+  train --recipe seed --print-recipe > my.toml     a recipe to edit, then: train --recipe my.toml
+  train --resume runs/short                        continue an interrupted run")]
 pub(super) struct TrainArgs {
-    /// A built-in recipe (seed), or a TOML file
-    #[arg(long, value_name = "NAME or FILE", default_value = "seed")]
+    #[arg(long, value_name = "NAME or FILE", default_value = DEFAULT_RECIPE, help = recipe_help("The recipe: ", ""))]
     recipe: String,
     /// A data set by name (fashion-mnist, mnist, kmnist), or a folder with its four files [default: the recipe's]
     #[arg(long, value_name = "NAME or DIR")]
     dataset: Option<String>,
-    /// The folder that holds a folder for each named data set [default: `data` here, or the user's data folder]
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    data_dir: DataDirOption,
     /// Passes over the training images
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
     epochs: Option<i64>,
-    /// What initial weights, validation split, order, augmentation and dropout are drawn from
+    /// Seed of the initial weights, the validation split, the order, the augmentation and dropout
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
     seed: Option<i64>,
-    /// Worker threads [default: RAYON_NUM_THREADS, or all that the machine has]
-    #[arg(long, value_name = "N", value_parser = machine::parse_threads)]
-    threads: Option<usize>,
-    /// auto: bf16 where the processor has matrix units for it, else f32
+    #[command(flatten)]
+    threads: ThreadsOption,
+    /// auto: bf16 if the processor has matrix units for it, else f32
     #[arg(long, value_name = "auto, f32 or bf16", value_parser = parse_precision)]
     precision: Option<PrecisionChoice>,
-    /// The folder for the results; it must not exist, or be empty [default: runs/<date-time>-<recipe>]
+    /// The folder for the results; it must be empty or not exist [default: runs/<date-time>-<recipe>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Go on with the run in this folder from its last checkpoint
+    /// Continue the run in this folder from its last checkpoint
     #[arg(long, value_name = "DIR", conflicts_with_all =
         ["recipe", "dataset", "epochs", "seed", "precision", "out", "set", "print_recipe"])]
     resume: Option<PathBuf>,
@@ -72,58 +69,61 @@ pub(super) struct TrainArgs {
     print_recipe: bool,
 }
 
-/// Parses `--precision`.
-pub(super) fn parse_precision(text: &str) -> Result<PrecisionChoice, String> {
-    [PrecisionChoice::Auto, PrecisionChoice::F32, PrecisionChoice::Bf16]
-        .into_iter()
-        .find(|choice| choice.name() == text)
-        .ok_or_else(|| "auto, f32 and bf16 are possible".to_owned())
-}
-
-/// Runs the subcommand.
-pub(super) fn run(args: &TrainArgs, started: Instant) -> anyhow::Result<ExitCode> {
-    let run = match &args.resume {
-        Some(folder) => Run::Resume(folder.clone()),
-        None => {
-            let mut overrides: Vec<Override> =
-                args.set.iter().map(|text| Override::parse(text)).collect::<Result<_, _>>()?;
-            overrides.extend(option_overrides(args.dataset.as_deref(), args.epochs, args.seed, args.precision));
-            let recipe = RecipeSource::find(&args.recipe)?.load(&overrides)?;
-            if args.print_recipe {
-                io::stdout().write_all(recipe.to_toml().as_bytes())?;
-                return Ok(ExitCode::SUCCESS);
+impl TrainArgs {
+    /// Trains. `started` is when the process started.
+    pub(super) fn run(self, started: Instant) -> anyhow::Result<ExitCode> {
+        let run = match &self.resume {
+            Some(folder) => Run::Resume(folder.clone()),
+            None => {
+                let recipe = self.recipe()?;
+                if self.print_recipe {
+                    io::stdout().write_all(recipe.to_toml().as_bytes())?;
+                    return Ok(ExitCode::SUCCESS);
+                }
+                let destination = match &self.out {
+                    Some(folder) => Destination::Folder(folder.clone()),
+                    None => Destination::Below(PathBuf::from("runs")),
+                };
+                Run::New { recipe: Box::new(recipe), destination }
             }
-            let destination = match &args.out {
-                Some(folder) => Destination::Folder(folder.clone()),
-                None => Destination::Below(PathBuf::from("runs")),
-            };
-            Run::New { recipe: Box::new(recipe), destination }
+        };
+        let options = TrainOptions { started, ..TrainOptions::new(run, self.data_dir.path(), self.threads.count()?) };
+        watch_signals(&options).context("cannot watch for Ctrl-C")?;
+        let mut console = Console::new();
+        let outcome = train(&options, &mut console);
+        // This removes the progress bar of an interrupted epoch, which would erase the last line.
+        drop(console);
+        match outcome? {
+            Outcome::Finished { folder, summary } => {
+                writeln!(io::stdout(), "{}\nresults in {}", figures(&summary), folder.display())?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Outcome::Stopped { folder, reason } => {
+                let folder = folder.display();
+                tell(&format!("interrupted; the run is saved. Continue with: selvedge train --resume {folder}"));
+                Ok(ExitCode::from(128 + u8::try_from(reason).unwrap_or(0)))
+            }
         }
-    };
-    let data_dir = args.data_dir.clone().unwrap_or_else(default_data_dir);
-    let options = TrainOptions { started, ..TrainOptions::new(run, data_dir, machine::threads(args.threads)?) };
-    watch_signals(&options).context("cannot watch for Ctrl-C")?;
-    let mut console = Console::new();
-    let outcome = train(&options, &mut console);
-    // With it goes the bar of an epoch that was cut short: it must not take the last words with it.
-    drop(console);
-    match outcome? {
-        Outcome::Finished { folder, summary } => {
-            writeln!(io::stdout(), "{}\nresults in {}", figures(&summary), folder.display())?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Outcome::Stopped { folder, reason } => {
-            let folder = folder.display();
-            tell(&format!("interrupted; the run is saved. Go on with: selvedge train --resume {folder}"));
-            Ok(ExitCode::from(128 + u8::try_from(reason).unwrap_or(0)))
-        }
+    }
+
+    fn recipe(&self) -> Result<LoadedRecipe, RecipeError> {
+        let changes = RecipeChanges {
+            set: &self.set,
+            dataset: self.dataset.as_deref(),
+            epochs: self.epochs,
+            seed: self.seed,
+            batch: None,
+            precision: self.precision,
+        };
+        changes.load(&self.recipe)
     }
 }
 
-/// Asks the run to stop at the first signal. A second one, or one before the run has begun, ends the process at once.
+/// The first signal asks the run to stop. The second, or one before training begins, ends the process at once. Windows
+/// has both signals too: Ctrl-C is SIGINT.
 fn watch_signals(options: &TrainOptions) -> io::Result<()> {
     for signal in [SIGINT, SIGTERM] {
-        let at_once = Arc::clone(&options.stop_unheeded);
+        let at_once = Arc::clone(&options.exit_at_once);
         flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&at_once))?;
         flag::register(signal, at_once)?;
         flag::register_usize(signal, Arc::clone(&options.stop), signal as usize)?;

@@ -25,7 +25,6 @@
 //! # Ok::<(), download::DownloadError>(())
 //! ```
 
-mod command;
 mod console;
 mod error;
 mod fetch;
@@ -38,7 +37,6 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
-pub use command::{DownloadArgs, run};
 pub use console::ConsoleProgress;
 pub(crate) use console::tell;
 pub use error::{DownloadError, SourceError, SourceFailure};

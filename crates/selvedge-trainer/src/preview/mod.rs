@@ -6,7 +6,7 @@ mod sheet;
 
 pub(crate) use dataset::dataset_sheet;
 pub(crate) use recipe::recipe_sheet;
-pub(crate) use sheet::check_target;
+pub(crate) use sheet::{Sheet, check_target};
 
 use std::io;
 use std::path::PathBuf;

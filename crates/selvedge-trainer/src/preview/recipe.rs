@@ -62,7 +62,7 @@ pub(crate) fn recipe_sheet(recipe: &Recipe, images: Images) -> Result<Sheet, Pre
     lines.push(Line::new(format!("augmentation in every epoch: {chain}"), SOFT_INK));
     let explanation = "below each image: what was drawn for it, and its label where images are mixed";
     lines.push(Line::new(explanation, SOFT_INK));
-    let mut loader = Loader::new(&data, &partition.train, augmenter, recipe.batch, recipe.drop_last, recipe.seed);
+    let mut loader = Loader::new(recipe, &data, &partition.train, augmenter);
     for epoch in 0..epochs {
         titles.push(format!("epoch {}", epoch + 1));
         loader.begin_epoch(epoch);

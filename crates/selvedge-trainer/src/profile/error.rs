@@ -1,4 +1,4 @@
-//! [`ProfileError`]: why there is no profile.
+//! [`ProfileError`]: why a profile fails.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,32 +6,32 @@ use std::path::PathBuf;
 use selvedge_compute::{CpuError, ThreadsError};
 use thiserror::Error;
 
-use super::OperationKind;
+use super::ProfiledOperation;
 use crate::error::TrainError;
 
-/// Why there is no profile, or not all of it.
+/// Why a profile fails.
 #[derive(Debug, Error)]
 pub enum ProfileError {
-    /// An operation that is none.
-    #[error("unknown operation {asked:?}: there are {}", names())]
+    /// An operation that does not exist.
+    #[error("unknown operation {asked:?}: expected one of {}", ProfiledOperation::names())]
     UnknownOperation {
         /// What was asked for.
         asked: String,
     },
-    /// A shape that is none, or none of this operation.
+    /// A shape that the operation cannot have.
     #[error("shape {asked:?} of {operation}: {problem}; expected {expected}")]
     Shape {
         /// What was asked for.
         asked: String,
         /// The operation.
-        operation: OperationKind,
+        operation: &'static str,
         /// What is wrong.
         problem: String,
-        /// How such a shape is written.
+        /// How shapes of this operation are written.
         expected: &'static str,
     },
-    /// A batch without images, or of too many.
-    #[error("a batch of {asked} images: from 1 to {most} are possible")]
+    /// A batch without images, or with too many.
+    #[error("a batch of {asked} images: expected 1 to {most}")]
     Batch {
         /// What was asked for.
         asked: usize,
@@ -57,14 +57,15 @@ pub enum ProfileError {
     },
     /// No `perf` to sample with.
     #[error(
-        "--flamegraph needs the program perf, which is not installed ({source}): on Debian `apt-get install linux-perf`, \
-         on Ubuntu `apt-get install linux-tools-common linux-tools-$(uname -r)`, on Fedora `dnf install perf`"
+        "--flamegraph needs the program perf, which is part of Linux and not installed here ({source}): on Debian \
+         `apt-get install linux-perf`, on Ubuntu `apt-get install linux-tools-common linux-tools-$(uname -r)`, on Fedora \
+         `dnf install perf`"
     )]
     NoPerf {
         /// Why it could not be started.
         source: io::Error,
     },
-    /// `perf` that failed.
+    /// `perf` failed.
     #[error("`perf {subcommand}` failed: {problem}")]
     Perf {
         /// What it was asked to do.
@@ -72,8 +73,4 @@ pub enum ProfileError {
         /// Its own words.
         problem: String,
     },
-}
-
-fn names() -> String {
-    OperationKind::ALL.map(OperationKind::name).join(", ")
 }

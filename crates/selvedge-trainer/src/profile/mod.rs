@@ -1,17 +1,17 @@
-//! How near each operation, and each layer of a recipe, is to what the hardware can do: the subcommand `profile`.
+//! Measures each operation, and each layer of a recipe, against the hardware's limits: the command `profile`.
 //!
-//! [`Peaks::measure`] finds the machine's limits, [`measure_operations`] times kernels on shapes, [`TimedRecipe`] times
-//! the steps of a training run and tells them apart by layer. All of it is a [`Report`]: a table ([`Report::table`]),
-//! JSON (serde), and a roofline plot ([`roofline`]).
+//! [`Peaks::measure`] measures the machine's limits, [`measure_operation`] times an operation on shapes, [`TimedRecipe`]
+//! times the steps of a training run, layer by layer. The results make a [`Report`]: a table ([`Report::table`]), JSON
+//! (serde), and a roofline plot ([`roofline`]).
 //!
-//! A [`Figure`] is a time with what it bought: operations and bytes as [`selvedge_compute::cost`] counts them, and the
-//! share of the limit that bounds them,
+//! A [`Figure`] is a time, the operations and bytes of the work as [`selvedge_compute::cost`] counts them, and the share of
+//! the limit that bounds the work,
 //!
 //! ```text
 //! share = max(operations / peak, bytes / bandwidth) / time
 //! ```
 //!
-//! where the bandwidth is that of the cache that a thread's share of the operands fits into.
+//! with the bandwidth of the smallest cache that holds a thread's share of the operands.
 
 mod error;
 pub mod flamegraph;
@@ -23,16 +23,16 @@ mod shape;
 mod table;
 
 pub use error::ProfileError;
-pub use operation::{OperationKind, OperationOptions, check_batch, measure_operations};
+pub use operation::{Machine, OperationOptions, ProfiledOperation, measure_operation};
 pub use peaks::{Bandwidths, Level, Limits, Peaks};
 pub use recipe::{LayerTimes, RecipeProfile, StepTimes, TimedRecipe};
-pub use shape::OperationShape;
+pub use shape::{OperationShape, ShapeForm};
 
 use selvedge_compute::cost::Cost;
 use selvedge_compute::{Cpu, Precision, Threads};
 use serde::{Deserialize, Serialize};
 
-use crate::summary::cpu_name;
+use crate::machine::cpu_name;
 
 /// Everything that a profile found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,15 +1,17 @@
-//! [`OperationKind`]: what can be measured on its own; [`measure_operations`] does it.
+//! [`ProfiledOperation`]: an operation that can be measured alone; [`measure_operation`] does it.
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use selvedge_compute::{Cpu, Precision, Threads};
-use selvedge_model::{Operands, Pass};
+use selvedge_compute::activation::Activation;
+use selvedge_compute::cost::Cost;
+use selvedge_compute::{AlignedVec, Cpu, Isa, Precision, Threads};
+use selvedge_model::{IsolatedOperation, Operands, ParamEntry, ParamKind, Params};
 
+use super::shape::ShapeForm;
 use super::{Figure, Measurement, OperationShape, Peaks, ProfileError};
+use crate::optimizer::{Optimizer, OptimizerSpec};
 
-/// How long a pass runs for a sample, and how many samples there are at least; the best counts.
+/// How long a pass runs for a sample, and how many samples there are; the fastest counts.
 const SAMPLE: Duration = Duration::from_millis(20);
 const SAMPLES: usize = 4;
 
@@ -17,181 +19,179 @@ const SAMPLES: usize = 4;
 const MOST_NUMBERS: f64 = (1 << 28) as f64;
 
 /// The usual 3x3 convolutions.
-const CONVOLUTIONS: [&str; 7] =
-    ["28x28x1-16", "28x28x64-64", "14x14x16-32", "14x14x64-64", "14x14x128-128", "7x7x256-256", "3x3x512-512"];
+const CONVOLUTIONS: &[&str] =
+    &["28x28x1-16", "28x28x64-64", "14x14x16-32", "14x14x64-64", "14x14x128-128", "7x7x256-256", "3x3x512-512"];
+const DENSE_LAYERS: &[&str] = &["3x3x64-350", "1x1x350-150", "1x1x150-10"];
+const IMAGES: &[&str] = &["14x14x64"];
 
-/// What can be measured on its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum OperationKind {
-    /// Convolution.
-    Conv,
-    /// Dense layer.
-    Dense,
-    /// Max pooling, 2x2.
-    Pool,
-    /// Average pooling, 2x2.
-    AveragePool,
-    /// ReLU.
-    Relu,
-    /// GELU.
-    Gelu,
-    /// SiLU.
-    Silu,
-    /// Batch normalisation with ReLU.
-    Norm,
-    /// Batch normalisation with ReLU and max pooling, 2x2.
-    NormPool,
-    /// Dropout.
-    Dropout,
-    /// The sum of two tensors.
-    Add,
-    /// Bytes made the network's input.
-    Input,
-    /// Softmax cross-entropy.
-    Loss,
-    /// SGD with momentum.
-    Sgd,
-    /// Adam.
-    Adam,
+/// The operations of networks, in the order of the table. Optimizers follow, from their own list.
+const LAYERS: [ProfiledOperation; 13] = [
+    layer("conv", ShapeForm::Convolution, CONVOLUTIONS, |s| IsolatedOperation::Conv(s.conv())),
+    layer("dense", ShapeForm::Dense, DENSE_LAYERS, |s| IsolatedOperation::Conv(s.conv())),
+    layer("pool", ShapeForm::Pooled, IMAGES, |s| IsolatedOperation::MaxPool(s.pool())),
+    layer("average_pool", ShapeForm::Pooled, IMAGES, |s| IsolatedOperation::AveragePool(s.pool())),
+    layer("relu", ShapeForm::Image, IMAGES, |s| IsolatedOperation::Activation(Activation::Relu, s.block())),
+    layer("gelu", ShapeForm::Image, IMAGES, |s| IsolatedOperation::Activation(Activation::Gelu, s.block())),
+    layer("silu", ShapeForm::Image, IMAGES, |s| IsolatedOperation::Activation(Activation::Silu, s.block())),
+    layer("norm", ShapeForm::Image, IMAGES, |s| IsolatedOperation::Norm(s.block())),
+    layer("norm_pool", ShapeForm::Pooled, IMAGES, |s| IsolatedOperation::NormMaxPool(s.pool())),
+    layer("dropout", ShapeForm::Image, IMAGES, |s| IsolatedOperation::Dropout(s.block())),
+    layer("add", ShapeForm::Image, IMAGES, |s| IsolatedOperation::Add(s.block())),
+    layer("input", ShapeForm::Pixels, &["28x28x1"], |s| IsolatedOperation::Input(s.block())),
+    layer("loss", ShapeForm::Classes, &["10"], |s| IsolatedOperation::CrossEntropy(s.count())),
+];
+
+/// An operation that can be measured alone.
+#[derive(Clone, Copy, Debug)]
+pub struct ProfiledOperation {
+    name: &'static str,
+    form: ShapeForm,
+    usual_shapes: &'static [&'static str],
+    subject: Subject,
 }
 
-impl OperationKind {
+#[derive(Clone, Copy, Debug)]
+enum Subject {
+    Layer(fn(&OperationShape) -> IsolatedOperation),
+    Optimizer(OptimizerSpec),
+}
+
+const fn layer(
+    name: &'static str,
+    form: ShapeForm,
+    usual_shapes: &'static [&'static str],
+    make: fn(&OperationShape) -> IsolatedOperation,
+) -> ProfiledOperation {
+    ProfiledOperation { name, form, usual_shapes, subject: Subject::Layer(make) }
+}
+
+impl ProfiledOperation {
     /// All of them, in the order of the table.
-    pub const ALL: [OperationKind; 15] = [
-        Self::Conv,
-        Self::Dense,
-        Self::Pool,
-        Self::AveragePool,
-        Self::Relu,
-        Self::Gelu,
-        Self::Silu,
-        Self::Norm,
-        Self::NormPool,
-        Self::Dropout,
-        Self::Add,
-        Self::Input,
-        Self::Loss,
-        Self::Sgd,
-        Self::Adam,
-    ];
-
-    /// The name that `--op` takes.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Conv => "conv",
-            Self::Dense => "dense",
-            Self::Pool => "pool",
-            Self::AveragePool => "average_pool",
-            Self::Relu => "relu",
-            Self::Gelu => "gelu",
-            Self::Silu => "silu",
-            Self::Norm => "norm",
-            Self::NormPool => "norm_pool",
-            Self::Dropout => "dropout",
-            Self::Add => "add",
-            Self::Input => "input",
-            Self::Loss => "loss",
-            Self::Sgd => "sgd",
-            Self::Adam => "adam",
-        }
-    }
-
-    /// The usual shapes.
-    pub fn shapes(self) -> Vec<OperationShape> {
-        let texts: &[&str] = match self {
-            Self::Conv => &CONVOLUTIONS,
-            Self::Dense => &["3x3x64-350", "1x1x350-150", "1x1x150-10"],
-            Self::Input => &["28x28x1"],
-            Self::Loss => &["10"],
-            Self::Sgd | Self::Adam => &["279406"],
-            _ => &["14x14x64"],
+    pub fn all() -> impl Iterator<Item = Self> {
+        let optimizer = |spec: OptimizerSpec| Self {
+            name: spec.name(),
+            form: ShapeForm::Parameters,
+            usual_shapes: &["279406"],
+            subject: Subject::Optimizer(spec),
         };
-        texts.iter().filter_map(|text| OperationShape::parse(self, text).ok()).collect()
+        LAYERS.into_iter().chain(OptimizerSpec::ALL.map(optimizer))
     }
 
-    /// Whether it works on images, and not on parameters.
-    fn has_batch(self) -> bool {
-        !matches!(self, Self::Sgd | Self::Adam)
+    /// The names of all of them.
+    pub fn names() -> String {
+        Self::all().map(|operation| operation.name).collect::<Vec<_>>().join(", ")
     }
 
-    /// Whether it multiplies activations by weights.
-    fn multiplies(self) -> bool {
-        matches!(self, Self::Conv | Self::Dense)
-    }
-
-    /// How its shapes are written.
-    pub(super) fn shape_form(self) -> &'static str {
-        match self {
-            Self::Conv => "HEIGHTxWIDTHxCHANNELS-FILTERS, or with kK at the end for a kernel of KxK: 14x14x64-128k5",
-            Self::Dense => "HEIGHTxWIDTHxCHANNELS-UNITS, such as 1x1x350-150",
-            Self::Loss => "a number of classes, such as 10",
-            Self::Sgd | Self::Adam => "a number of parameters, such as 279406",
-            _ => "HEIGHTxWIDTHxCHANNELS, such as 14x14x64",
-        }
-    }
-}
-
-impl fmt::Display for OperationKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for OperationKind {
-    type Err = ProfileError;
-    fn from_str(name: &str) -> Result<Self, ProfileError> {
-        let found = Self::ALL.into_iter().find(|kind| kind.name() == name);
+    /// The operation of that name.
+    ///
+    /// # Errors
+    /// [`ProfileError::UnknownOperation`]
+    pub fn find(name: &str) -> Result<Self, ProfileError> {
+        let found = Self::all().find(|operation| operation.name == name);
         found.ok_or_else(|| ProfileError::UnknownOperation { asked: name.to_owned() })
     }
+
+    /// The name that `--op` takes.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Reads a shape of this operation.
+    ///
+    /// ```
+    /// use selvedge_trainer::profile::ProfiledOperation;
+    /// let conv = ProfiledOperation::find("conv")?;
+    /// assert_eq!(conv.shape("14x14x64-128k3")?, conv.shape("14x14x64-128")?);
+    /// assert!(ProfiledOperation::find("pool")?.shape("14x14").is_err());
+    /// # Ok::<(), selvedge_trainer::profile::ProfileError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ProfileError::Shape`], with how a shape of this operation is written.
+    pub fn shape(&self, text: &str) -> Result<OperationShape, ProfileError> {
+        OperationShape::parse(self.form, text).map_err(|problem| ProfileError::Shape {
+            asked: text.to_owned(),
+            operation: self.name,
+            problem,
+            expected: self.form.words(),
+        })
+    }
+
+    /// The shapes that it is measured on unless told otherwise.
+    ///
+    /// # Errors
+    /// [`ProfileError::Shape`]
+    pub fn usual_shapes(&self) -> Result<Vec<OperationShape>, ProfileError> {
+        self.usual_shapes.iter().map(|text| self.shape(text)).collect()
+    }
+
+    /// Refuses a batch without images, or one that is too large for memory on some shape.
+    ///
+    /// # Errors
+    /// [`ProfileError::Batch`]
+    pub fn check_batch(&self, shapes: &[OperationShape], batch: usize) -> Result<(), ProfileError> {
+        let largest = shapes.iter().map(OperationShape::numbers_of_an_image).fold(1.0, f64::max);
+        let most = if self.form.has_batch() { (MOST_NUMBERS / largest) as usize } else { usize::MAX };
+        if (1..=most).contains(&batch) { Ok(()) } else { Err(ProfileError::Batch { asked: batch, most }) }
+    }
 }
 
-/// What operations are measured on.
+/// The machine that operations are measured on.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine<'a> {
+    /// The instruction set.
+    pub cpu: Cpu,
+    /// The worker threads.
+    pub threads: &'a Threads,
+    /// The limits of these threads.
+    pub peaks: &'a Peaks,
+}
+
+/// The operands that operations are measured on.
 #[derive(Clone, Debug)]
 pub struct OperationOptions {
     /// Images.
     pub batch: usize,
     /// The numbers that convolutions and dense layers read.
     pub operands: Operands,
-    /// Each pass is measured in all of them in which it is done.
+    /// Each pass is measured in those of them that it has.
     pub precisions: Vec<Precision>,
 }
 
-/// Measures every pass of an operation on these shapes, on all of `threads`.
-///
-/// The batch is cut into blocks of 32 images over the threads, as a network cuts it.
+/// Measures every pass of an operation on these shapes, on all threads, partitioned over them as in a network: in blocks of
+/// 32 images.
 ///
 /// # Errors
-/// [`ProfileError::Batch`], and [`ProfileError::Cpu`] for a precision that the processor cannot do.
+/// [`ProfileError::Batch`], and [`ProfileError::Cpu`] for a precision that the processor does not have.
 ///
 /// # Panics
-/// If a shape was read for another operation and is too small for this one.
-pub fn measure_operations(
-    cpu: Cpu,
-    threads: &Threads,
-    peaks: &Peaks,
-    kind: OperationKind,
+/// If a shape was read for an operation of another form.
+pub fn measure_operation(
+    operation: &ProfiledOperation,
     shapes: &[OperationShape],
+    machine: Machine<'_>,
     options: &OperationOptions,
 ) -> Result<Vec<Measurement>, ProfileError> {
     let &OperationOptions { batch, operands, ref precisions } = options;
-    check_batch(kind, shapes, batch)?;
+    let Machine { cpu, threads, peaks } = machine;
+    operation.check_batch(shapes, batch)?;
     for &precision in precisions {
         cpu.check(precision)?;
     }
     let mut rows = Vec::new();
     for shape in shapes {
         for &precision in precisions {
-            for mut pass in shape.operation(kind).passes(cpu, precision, operands, batch, threads.count()) {
-                let seconds = threads.install(|| best_time(&mut pass));
+            for mut pass in passes(operation, shape, machine, precision, options) {
+                let seconds = threads.install(|| best_time(&mut *pass.run));
                 let figure = Figure::new(seconds, pass.cost, pass.precision, pass.resident, peaks, &peaks.all_threads);
                 rows.push(Measurement {
-                    operation: kind.name().to_owned(),
+                    operation: operation.name.to_owned(),
                     shape: shape.to_string(),
                     pass: pass.name.to_owned(),
                     precision: precision.to_string(),
                     path: pass.path,
-                    batch: if kind.has_batch() { batch } else { 0 },
-                    operands: kind.multiplies().then(|| operands.name().to_owned()),
+                    batch: if operation.form.has_batch() { batch } else { 0 },
+                    operands: operation.form.multiplies().then(|| operands.name().to_owned()),
                     figure,
                 });
             }
@@ -200,24 +200,74 @@ pub fn measure_operations(
     Ok(rows)
 }
 
-/// Refuses a batch that has no images, or of which some shape has more than fit into memory.
-///
-/// # Errors
-/// [`ProfileError::Batch`]
-pub fn check_batch(kind: OperationKind, shapes: &[OperationShape], batch: usize) -> Result<(), ProfileError> {
-    let largest = shapes.iter().map(|shape| shape.numbers_of_an_image(kind)).fold(1.0, f64::max);
-    let most = if kind.has_batch() { (MOST_NUMBERS / largest) as usize } else { usize::MAX };
-    if (1..=most).contains(&batch) { Ok(()) } else { Err(ProfileError::Batch { asked: batch, most }) }
+/// One direction of an operation over a batch, or an update of parameters.
+struct TimedPass {
+    name: &'static str,
+    path: String,
+    precision: Precision,
+    cost: Cost,
+    /// Bytes of the operands of the busiest thread.
+    resident: u64,
+    run: Box<dyn FnMut() + Send>,
 }
 
-/// Seconds of the fastest sample, divided by the runs in it.
-fn best_time(pass: &mut Pass) -> f64 {
-    pass.run();
+/// The passes that an operation has in a precision. Their tensors are made one pass at a time.
+fn passes<'a>(
+    operation: &ProfiledOperation,
+    shape: &OperationShape,
+    machine: Machine<'a>,
+    precision: Precision,
+    options: &OperationOptions,
+) -> Box<dyn Iterator<Item = TimedPass> + 'a> {
+    let Machine { cpu, threads, .. } = machine;
+    match operation.subject {
+        Subject::Layer(make) => {
+            let passes = make(shape).passes(cpu, precision, options.operands, options.batch, threads.count());
+            Box::new(passes.map(|mut pass| TimedPass {
+                name: pass.name,
+                path: pass.path.clone(),
+                precision: pass.precision,
+                cost: pass.cost,
+                resident: pass.resident,
+                run: Box::new(move || pass.run()),
+            }))
+        }
+        // Parameters and their gradients are f32 in either precision.
+        Subject::Optimizer(_) if precision == Precision::Bf16 => Box::new(std::iter::empty()),
+        Subject::Optimizer(spec) => Box::new(std::iter::once(update(spec, shape.count(), machine))),
+    }
+}
+
+/// An optimizer's step on one weight with so many numbers.
+fn update(spec: OptimizerSpec, parameters: usize, Machine { cpu, threads, .. }: Machine<'_>) -> TimedPass {
+    let len = parameters.next_multiple_of(16);
+    let numbers: Vec<f32> = (0..len).map(|i| (i % 2003 * 1117 % 2003) as f32 * 1e-3 - 1.0).collect();
+    let (name, kind) = ("weight".to_owned(), ParamKind::Weight);
+    let mut params = Params {
+        values: AlignedVec::from_slice(&numbers),
+        grads: AlignedVec::from_slice(&numbers),
+        entries: vec![ParamEntry { name, range: 0..len, shape: vec![1, parameters], kind }],
+    };
+    let mut optimizer = Optimizer::new(spec, &params, cpu);
+    let cost = spec.cost(parameters);
+    TimedPass {
+        name: "update",
+        path: format!("{} vectors", cpu.isa().min(Isa::Avx512)),
+        precision: Precision::F32,
+        cost,
+        resident: cost.bytes / threads.count() as u64,
+        run: Box::new(move || optimizer.step(&mut params, spec.learning_rate())),
+    }
+}
+
+/// Seconds of a run in the fastest sample.
+fn best_time(run: &mut (dyn FnMut() + Send)) -> f64 {
+    run();
     let mut best = f64::INFINITY;
     for _ in 0..SAMPLES {
         let (started, mut runs) = (Instant::now(), 0u32);
         while runs == 0 || started.elapsed() < SAMPLE {
-            pass.run();
+            run();
             runs += 1;
         }
         best = best.min(started.elapsed().as_secs_f64() / f64::from(runs));
@@ -231,24 +281,34 @@ mod tests {
 
     #[test]
     fn every_operation_has_a_name_and_shapes_of_its_own() {
-        for kind in OperationKind::ALL {
-            assert_eq!(kind.name().parse::<OperationKind>().unwrap(), kind);
-            assert!(!kind.shapes().is_empty(), "{kind}");
+        for operation in ProfiledOperation::all() {
+            let name = operation.name();
+            assert_eq!(ProfiledOperation::all().filter(|other| other.name == name).count(), 1, "{name}");
+            assert_eq!(operation.usual_shapes().unwrap().len(), operation.usual_shapes.len(), "{name}");
+            assert!(!operation.usual_shapes.is_empty(), "{name}");
         }
-        assert_eq!(OperationKind::Conv.shapes().len(), CONVOLUTIONS.len());
-        let message = "convolution".parse::<OperationKind>().unwrap_err().to_string();
-        assert!(message.contains("convolution") && message.contains("average_pool"), "{message}");
+        let message = ProfiledOperation::find("convolution").unwrap_err().to_string();
+        assert!(message.contains("convolution") && message.contains("average_pool, relu"), "{message}");
+        assert!(message.ends_with("sgd, adam, adamw"), "{message}");
+    }
+
+    #[test]
+    fn a_wrong_shape_is_refused_with_the_operation_and_the_form() {
+        for operation in ProfiledOperation::all() {
+            let message = operation.shape("many").unwrap_err().to_string();
+            assert!(message.contains(operation.name) && message.contains("expected"), "{message}");
+        }
     }
 
     #[test]
     fn batches_that_do_not_fit_are_refused() {
-        let check = |shape, batch| {
-            check_batch(OperationKind::Conv, &[OperationShape::parse(OperationKind::Conv, shape).unwrap()], batch)
-        };
+        let conv = ProfiledOperation::find("conv").unwrap();
+        let check = |shape, batch| conv.check_batch(&[conv.shape(shape).unwrap()], batch);
         assert!(check("28x28x64-64", 5349).is_ok());
         let message = check("28x28x64-64", 5350).unwrap_err().to_string();
-        assert!(message.contains("5350") && message.contains("from 1 to 5349"), "{message}");
+        assert!(message.contains("5350") && message.contains("expected 1 to 5349"), "{message}");
         assert!(check("28x28x64-64", 0).is_err());
-        assert!(check_batch(OperationKind::Adam, &OperationKind::Adam.shapes(), 1 << 40).is_ok());
+        let adam = ProfiledOperation::find("adam").unwrap();
+        assert!(adam.check_batch(&adam.usual_shapes().unwrap(), 1 << 40).is_ok());
     }
 }

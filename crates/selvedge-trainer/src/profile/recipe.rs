@@ -5,27 +5,23 @@
 //! operation of the network, to one of the few other things a step does, or is left over: threads that wait for others
 //! at the ends of phases, or for work to be handed out. Divided by T, the accounts add up to the step.
 
-use std::mem;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use selvedge_augment::{Augmenter, Batch};
 use selvedge_compute::{BLOCK, Cpu, Precision, Threads};
-use selvedge_model::{Loss, Network, Operation, StepKey};
+use selvedge_model::Operation;
 use serde::{Deserialize, Serialize};
 
 use super::{Figure, Peaks, ProfileError};
-use crate::data::{Partition, TrainingData};
+use crate::data::TrainingData;
 use crate::download::FetchOptions;
 use crate::error::TrainError;
 use crate::loader::Loader;
 use crate::observer::Observer;
-use crate::optimizer::Optimizer;
 use crate::recipe::{LoadedRecipe, Recipe};
 use crate::schedule::Schedule;
 use crate::setup::{Images, build_network, choose_precision};
-use crate::train::targets;
+use crate::step::{Learner, StepArgs, TrainingStep};
 
 /// The time of a round of steps, how many rounds there are, and how many steps a round has at least.
 const ROUND: Duration = Duration::from_millis(400);
@@ -106,20 +102,17 @@ pub struct StepTimes {
 pub struct TimedRecipe {
     recipe: Recipe,
     precision: Precision,
-    cpu: Cpu,
     threads: Threads,
-    data: TrainingData,
-    partition: Partition,
-    augmenter: Augmenter,
-    network: Network,
+    images: Images,
+    learner: Learner,
 }
 
 impl TimedRecipe {
     /// Loads the data set and builds the network.
     ///
     /// # Errors
-    /// [`ProfileError::Train`] if the recipe, its data set or its network is not to be had, [`ProfileError::Cpu`] if the
-    /// processor cannot do its precision.
+    /// [`ProfileError::Train`] if the recipe, its data set or its network cannot be used, [`ProfileError::Cpu`] if the
+    /// processor cannot be.
     pub fn prepare(
         loaded: &LoadedRecipe,
         data_dir: &Path,
@@ -131,9 +124,10 @@ impl TimedRecipe {
         let precision = choose_precision(recipe.precision, cpu)?;
         let data = TrainingData::load(&recipe.dataset, data_dir, &FetchOptions::default(), observer)
             .map_err(TrainError::from)?;
-        let Images { data, partition, augmenter, .. } = threads.install(|| Images::prepare(loaded, data))?;
-        let network = build_network(loaded, &augmenter, precision, threads).map_err(TrainError::from)?;
-        Ok(Self { recipe, precision, cpu, threads: threads.clone(), data, partition, augmenter, network })
+        let images = threads.install(|| Images::prepare(loaded, data))?;
+        let network = build_network(loaded, &images.augmenter, precision, threads).map_err(TrainError::from)?;
+        let learner = Learner::new(&recipe, network, cpu);
+        Ok(Self { recipe, precision, threads: threads.clone(), images, learner })
     }
 
     /// Measures training steps.
@@ -142,39 +136,24 @@ impl TimedRecipe {
         threads.install(|| threads.keep_awake(|| self.start().profile(peaks)))
     }
 
-    /// Takes training steps until `stop` says so, outside of which nothing is timed: for a sampling profiler.
+    /// Takes training steps, and does nothing else, until `stop` says so: for a sampling profiler.
     pub fn run_until(&mut self, mut stop: impl FnMut() -> bool + Send) {
         self.threads.clone().install(|| {
             let mut steps = self.start();
             while !stop() {
-                steps.step(true);
+                steps.take_one(true);
             }
         });
     }
 
     fn start(&mut self) -> Steps<'_> {
-        let Self { recipe, precision, cpu, threads, data, partition, augmenter, network } = self;
-        let loader =
-            Loader::new(data, &partition.train, augmenter.clone(), recipe.batch, recipe.drop_last, recipe.seed);
-        let schedule = Schedule::new(recipe, loader.steps() as u64);
-        let mut steps = Steps {
-            recipe,
-            precision: *precision,
-            threads: threads.count(),
-            rate: schedule.rate(0),
-            loss: Loss { label_smoothing: recipe.label_smoothing as f32 },
-            optimizer: Optimizer::new(recipe.optimizer, network.params().values.len(), *cpu),
-            loader,
-            network,
-            current: Batch::new(),
-            next: Batch::new(),
-            number: 0,
-            augmentation: AtomicU64::new(0),
-            update: Duration::ZERO,
-        };
-        steps.loader.fill(0, &mut steps.current);
-        steps.loader.fill(0, &mut steps.next);
-        steps
+        let Self { recipe, precision, threads, images, learner } = self;
+        let Images { data, partition, augmenter, .. } = images;
+        let loader = Loader::new(recipe, data, &partition.train, augmenter.clone());
+        let rate = Schedule::new(recipe, loader.steps() as u64).rate(0);
+        let mut step = TrainingStep::new(recipe, loader);
+        step.begin_epoch(0, 0);
+        Steps { recipe, precision: *precision, threads: threads.count(), rate, learner, step, number: 0 }
     }
 }
 
@@ -184,44 +163,18 @@ struct Steps<'a> {
     precision: Precision,
     threads: usize,
     rate: f64,
-    loss: Loss,
-    loader: Loader<'a>,
-    network: &'a mut Network,
-    optimizer: Optimizer,
-    current: Batch,
-    next: Batch,
+    learner: &'a mut Learner,
+    step: TrainingStep<'a>,
     number: u64,
-    /// Nanoseconds that threads augmented.
-    augmentation: AtomicU64,
-    update: Duration,
 }
 
 impl Steps<'_> {
-    /// A step, with the next batch made beside it or without.
-    fn step(&mut self, augment: bool) {
-        let Self { loss, loader, network, current, next, augmentation, .. } = self;
-        let key = StepKey { seed: self.recipe.seed, step: self.number };
-        // Full batches only: the last one of an epoch may be smaller.
-        let full = (loader.images() / self.recipe.batch).max(1);
-        let batch = (self.number as usize + 1) % full;
-        rayon::join(
-            || network.forward_backward(&current.images, targets(current), loss, key),
-            || {
-                if augment {
-                    loader.fill_around(batch, next, &|task| {
-                        let started = Instant::now();
-                        task();
-                        augmentation.fetch_add(started.elapsed().as_nanos() as u64, Relaxed);
-                    });
-                }
-            },
-        );
-        let started = Instant::now();
-        self.optimizer.step(self.network.params_mut(), self.rate);
-        self.update += started.elapsed();
-        if augment {
-            mem::swap(&mut self.current, &mut self.next);
-        }
+    /// A step that draws the next batch, or takes the same one again.
+    fn take_one(&mut self, augment: bool) {
+        // A smaller last batch would take less time.
+        let full = self.step.loader().full_batches().max(1);
+        let next = augment.then_some((self.number as usize + 1) % full);
+        self.step.run(self.learner, StepArgs { step: self.number, rate: self.rate, next });
         self.number += 1;
     }
 
@@ -229,7 +182,7 @@ impl Steps<'_> {
     fn round(&mut self, augment: bool) -> (usize, Duration) {
         let (started, mut steps) = (Instant::now(), 0);
         while steps < STEPS || started.elapsed() < ROUND {
-            self.step(augment);
+            self.take_one(augment);
             steps += 1;
         }
         (steps, started.elapsed())
@@ -237,7 +190,7 @@ impl Steps<'_> {
 
     fn profile(&mut self, peaks: &Peaks) -> RecipeProfile {
         // Once for the memory to be touched, and for everything that allocates to have allocated.
-        (0..STEPS).for_each(|_| self.step(true));
+        (0..STEPS).for_each(|_| self.take_one(true));
         let mut best: Option<RecipeProfile> = None;
         let mut without = f64::INFINITY;
         for _ in 0..ROUNDS {
@@ -254,17 +207,18 @@ impl Steps<'_> {
     }
 
     fn timed_round(&mut self, peaks: &Peaks) -> RecipeProfile {
-        self.network.record_times(true);
-        self.augmentation.store(0, Relaxed);
-        self.update = Duration::ZERO;
+        self.learner.network.record_times(true);
+        self.step.record_times();
         let (steps, elapsed) = self.round(true);
-        let times = self.network.times().unwrap_or_default();
-        self.network.record_times(false);
+        let timer = self.step.take_times();
+        let network = &mut self.learner.network;
+        let times = network.times().unwrap_or_default();
+        network.record_times(false);
 
-        let batch = self.current.len();
+        let batch = self.step.batch_len();
         // A thread's time, summed over threads and steps, as part of one step.
         let part = |time: Duration| time.as_secs_f64() / (steps * self.threads) as f64;
-        let costs = self.network.operations(batch).into_iter().zip(self.network.operations(BLOCK.min(batch)));
+        let costs = network.operations(batch).into_iter().zip(network.operations(BLOCK.min(batch)));
         let layers: Vec<LayerTimes> = costs
             .zip(&times.operations)
             .map(|((operation, of_block), &[forward, backward])| {
@@ -280,8 +234,8 @@ impl Steps<'_> {
             loss: part(times.loss),
             packing: part(times.packing),
             gradient_sums: part(times.gradient_sums),
-            augmentation: part(Duration::from_nanos(self.augmentation.load(Relaxed))),
-            update: self.update.as_secs_f64() / steps as f64,
+            augmentation: part(timer.augmentation()),
+            update: timer.update.as_secs_f64() / steps as f64,
             left_over: 0.0,
             exposed_augmentation: 0.0,
         };

@@ -1,179 +1,176 @@
-//! [`OperationShape`]: what an operation is measured on, as `--shape` writes it.
+//! [`OperationShape`]: the shape that an operation is measured on, as `--shape` writes it.
 
 use std::fmt;
 
 use selvedge_compute::BlockShape;
-use selvedge_compute::activation::Activation;
 use selvedge_compute::conv::Conv2dShape;
 use selvedge_compute::pool::Pool2dShape;
-use selvedge_model::IsolatedOperation;
 
-use super::{OperationKind, ProfileError};
-
-/// The most numbers an image, a layer's weights or an optimizer may have here: 256 MiB of f32.
+/// The most numbers that an image, a layer's weights or an optimizer may have here: 256 MiB of f32.
 const MOST: usize = 1 << 26;
 
-/// What an operation is measured on.
+/// How the shapes of an operation are written, and what they may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OperationShape {
-    /// `14x14x64-128k3`: height, width and channels of the input, outputs, and the side of the kernel, 3 if it is left
-    /// out. Dense layers have no kernel.
-    Layer {
-        /// Height, width and channels.
-        input: [usize; 3],
-        /// Filters or units.
-        outputs: usize,
-        /// Side of a convolution's kernel.
-        kernel: usize,
-    },
+pub enum ShapeForm {
+    /// `14x14x64-128k5`: height, width and channels of the input, filters, and the side of the kernel, 3 if left out.
+    Convolution,
+    /// `1x1x350-150`: height, width and channels of the input, units.
+    Dense,
     /// `14x14x64`: height, width and channels.
-    Image([usize; 3]),
-    /// `279406`: classes or parameters.
-    Count(usize),
+    Image,
+    /// The same, for pooling with windows of 2x2.
+    Pooled,
+    /// The same, for the pixels of images.
+    Pixels,
+    /// `10`: a number of classes.
+    Classes,
+    /// `279406`: a number of parameters.
+    Parameters,
+}
+
+impl ShapeForm {
+    /// How such a shape is written.
+    pub(super) fn words(self) -> &'static str {
+        match self {
+            Self::Convolution => {
+                "HEIGHTxWIDTHxCHANNELS-FILTERS, with kK appended for a kernel of KxK other than 3x3: 14x14x64-128k5"
+            }
+            Self::Dense => "HEIGHTxWIDTHxCHANNELS-UNITS, such as 1x1x350-150",
+            Self::Image | Self::Pooled | Self::Pixels => "HEIGHTxWIDTHxCHANNELS, such as 14x14x64",
+            Self::Classes => "a number of classes, such as 10",
+            Self::Parameters => "a number of parameters, such as 279406",
+        }
+    }
+
+    /// Whether a shape is that of one image of a batch.
+    pub(super) fn has_batch(self) -> bool {
+        self != Self::Parameters
+    }
+
+    /// Whether the operation multiplies activations by weights.
+    pub(super) fn multiplies(self) -> bool {
+        matches!(self, Self::Convolution | Self::Dense)
+    }
+
+    fn is_count(self) -> bool {
+        matches!(self, Self::Classes | Self::Parameters)
+    }
+}
+
+/// The shape that an operation is measured on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OperationShape {
+    form: ShapeForm,
+    /// Height, width and channels. A number of classes or parameters stands for channels of a single pixel.
+    input: [usize; 3],
+    /// Filters or units, 1 for operations without.
+    outputs: usize,
+    /// Side of a convolution's kernel, 1 for other operations.
+    kernel: usize,
 }
 
 impl OperationShape {
-    /// Reads the shape of an operation.
-    ///
-    /// ```
-    /// use selvedge_trainer::profile::{OperationKind, OperationShape};
-    /// let shape = OperationShape::parse(OperationKind::Conv, "14x14x64-128")?;
-    /// assert_eq!(shape, OperationShape::Layer { input: [14, 14, 64], outputs: 128, kernel: 3 });
-    /// assert!(OperationShape::parse(OperationKind::Pool, "14x14").is_err());
-    /// # Ok::<(), selvedge_trainer::profile::ProfileError>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`ProfileError::Shape`], with how a shape of this operation is written.
-    pub fn parse(operation: OperationKind, text: &str) -> Result<Self, ProfileError> {
-        let fail = |problem: String| {
-            let expected = operation.shape_form();
-            ProfileError::Shape { asked: text.to_owned(), operation, problem, expected }
-        };
+    /// Reads a shape; an error says what is wrong with it.
+    pub(super) fn parse(form: ShapeForm, text: &str) -> Result<Self, String> {
         let number = |part: &str| match part.parse::<usize>() {
             Ok(number) if (1..=MOST).contains(&number) => Ok(number),
-            _ => Err(fail(format!("{part:?} is no number from 1 to {MOST}"))),
+            _ => Err(format!("{part:?} is not a number from 1 to {MOST}")),
         };
-        let image = |part: &str| -> Result<[usize; 3], ProfileError> {
+        let image = |part: &str| -> Result<[usize; 3], String> {
             let sides: Vec<usize> = part.split('x').map(number).collect::<Result<_, _>>()?;
-            sides.try_into().map_err(|sides: Vec<usize>| fail(format!("{} numbers around `x`, not 3", sides.len())))
+            sides.try_into().map_err(|sides: Vec<usize>| format!("it has {} numbers around `x`, not 3", sides.len()))
         };
-        let shape = match operation {
-            OperationKind::Conv | OperationKind::Dense => {
-                let (input, outputs) = text.split_once('-').ok_or_else(|| fail("no `-` before the outputs".into()))?;
-                let (outputs, kernel) = match outputs.split_once('k') {
-                    Some(_) if operation == OperationKind::Dense => {
-                        return Err(fail("a dense layer has no kernel".into()));
-                    }
-                    Some((outputs, kernel)) => (outputs, number(kernel)?),
-                    None => (outputs, 3),
-                };
-                Self::Layer { input: image(input)?, outputs: number(outputs)?, kernel }
-            }
-            OperationKind::Loss | OperationKind::Sgd | OperationKind::Adam => Self::Count(number(text)?),
-            _ => Self::Image(image(text)?),
+        let shape = if form.multiplies() {
+            let (input, outputs) = text.split_once('-').ok_or("it has no `-` before the outputs")?;
+            let (outputs, kernel) = match (outputs.split_once('k'), form) {
+                (Some((outputs, kernel)), ShapeForm::Convolution) => (outputs, number(kernel)?),
+                (Some(_), _) => return Err("a dense layer has no kernel".to_owned()),
+                (None, ShapeForm::Convolution) => (outputs, 3),
+                (None, _) => (outputs, 1),
+            };
+            Self { form, input: image(input)?, outputs: number(outputs)?, kernel }
+        } else {
+            let input = if form.is_count() { [1, 1, number(text)?] } else { image(text)? };
+            Self { form, input, outputs: 1, kernel: 1 }
         };
-        match shape.problem(operation) {
-            None => Ok(shape),
-            Some(problem) => Err(fail(problem)),
-        }
+        shape.problem().map_or(Ok(shape), Err)
     }
 
-    /// Numbers of the larger of an image's input and output, padded channels included; in floating point, which never
-    /// overflows.
-    pub(super) fn numbers_of_an_image(&self, operation: OperationKind) -> f64 {
-        match *self {
-            Self::Layer { input: [h, w, c], outputs, .. } => {
-                let pixels = h as f64 * w as f64;
-                let pixels_behind = if operation == OperationKind::Dense { 1.0 } else { pixels };
-                (pixels * padded(c)).max(pixels_behind * padded(outputs))
-            }
-            Self::Image([h, w, c]) => h as f64 * w as f64 * padded(c),
-            Self::Count(count) => padded(count),
-        }
-    }
-
-    /// What cannot be computed on.
-    fn problem(&self, operation: OperationKind) -> Option<String> {
-        let weights = match *self {
-            Self::Layer { input: [h, w, c], outputs, kernel } => {
-                let [rows, columns] = if operation == OperationKind::Dense { [h, w] } else { [kernel, kernel] };
-                rows as f64 * columns as f64 * padded(c) * padded(outputs)
-            }
+    /// Numbers of the larger of an image's input and output, padded channels included; in floating point, which does not
+    /// overflow.
+    pub(super) fn numbers_of_an_image(&self) -> f64 {
+        let [height, width, channels] = self.input;
+        let pixels = height as f64 * width as f64;
+        let outputs = match self.form {
+            ShapeForm::Convolution => pixels * padded(self.outputs),
+            ShapeForm::Dense => padded(self.outputs),
             _ => 0.0,
         };
-        let numbers = self.numbers_of_an_image(operation).max(weights);
-        match (self, operation) {
-            _ if numbers > MOST as f64 => Some(format!("it has more than {MOST} numbers")),
-            (Self::Image([h, w, _]), OperationKind::Pool | OperationKind::AveragePool | OperationKind::NormPool)
-                if *h < 2 || *w < 2 =>
-            {
-                Some("a window of 2x2 does not fit into it".to_owned())
+        outputs.max(pixels * padded(channels))
+    }
+
+    /// Why the operation cannot be computed on this shape.
+    fn problem(&self) -> Option<String> {
+        let [height, width, channels] = self.input;
+        let weights = padded(channels) * padded(self.outputs);
+        let weights = match self.form {
+            ShapeForm::Convolution => self.kernel as f64 * self.kernel as f64 * weights,
+            ShapeForm::Dense => height as f64 * width as f64 * weights,
+            _ => 0.0,
+        };
+        match self.form {
+            _ if self.numbers_of_an_image().max(weights) > MOST as f64 => {
+                Some(format!("it has more than {MOST} numbers"))
             }
-            (Self::Count(classes), OperationKind::Loss) if !(2..=256).contains(classes) => {
-                Some("there are from 2 to 256 classes".to_owned())
-            }
-            (Self::Layer { input: [_, _, channels], .. } | Self::Image([_, _, channels]), OperationKind::Input)
-                if *channels > 15 =>
-            {
-                Some("a network's input has at most 15 channels".to_owned())
-            }
+            ShapeForm::Pooled if height < 2 || width < 2 => Some("it is smaller than a window of 2x2".to_owned()),
+            ShapeForm::Classes if !(2..=256).contains(&channels) => Some("there can be 2 to 256 classes".to_owned()),
+            ShapeForm::Pixels if channels > 15 => Some("a network's input has at most 15 channels".to_owned()),
             _ => None,
         }
     }
 
-    /// The operation on this shape, which was read for it. A single channel is a network's input, others come from a
-    /// layer, which pads them.
-    pub(super) fn operation(&self, kind: OperationKind) -> IsolatedOperation {
-        let (height, width, channels) = match *self {
-            Self::Layer { input: [h, w, c], .. } | Self::Image([h, w, c]) => (h, w, c),
-            Self::Count(count) => (1, 1, count),
-        };
-        let shape = match (channels, self) {
-            (1, Self::Layer { .. }) => BlockShape::input(height, width, channels),
-            _ => BlockShape::new(height, width, channels),
-        };
-        let (outputs, kernel) = match *self {
-            Self::Layer { outputs, kernel, .. } => (outputs, kernel),
-            _ => (1, 1),
-        };
-        match kind {
-            OperationKind::Conv => IsolatedOperation::Conv(Conv2dShape::same(shape, outputs, [kernel; 2], 1)),
-            OperationKind::Dense => IsolatedOperation::Conv(Conv2dShape::dense(shape, outputs)),
-            OperationKind::Pool => IsolatedOperation::MaxPool(pairs(shape)),
-            OperationKind::AveragePool => IsolatedOperation::AveragePool(pairs(shape)),
-            OperationKind::Relu => IsolatedOperation::Activation(Activation::Relu, shape),
-            OperationKind::Gelu => IsolatedOperation::Activation(Activation::Gelu, shape),
-            OperationKind::Silu => IsolatedOperation::Activation(Activation::Silu, shape),
-            OperationKind::Norm => IsolatedOperation::Norm(shape),
-            OperationKind::NormPool => IsolatedOperation::NormMaxPool(pairs(shape)),
-            OperationKind::Dropout => IsolatedOperation::Dropout(shape),
-            OperationKind::Add => IsolatedOperation::Add(shape),
-            OperationKind::Input => IsolatedOperation::Input(BlockShape::input(height, width, channels)),
-            OperationKind::Loss => IsolatedOperation::CrossEntropy(channels),
-            OperationKind::Sgd => IsolatedOperation::Sgd(channels),
-            OperationKind::Adam => IsolatedOperation::Adam(channels),
+    /// The classes, parameters or channels.
+    pub(super) fn count(&self) -> usize {
+        self.input[2]
+    }
+
+    /// A block of the input. A single channel that weights multiply is a network's input, which is not padded.
+    pub(super) fn block(&self) -> BlockShape {
+        let [height, width, channels] = self.input;
+        if self.form == ShapeForm::Pixels || (self.form.multiplies() && channels == 1) {
+            BlockShape::input(height, width, channels)
+        } else {
+            BlockShape::new(height, width, channels)
         }
+    }
+
+    /// The convolution of this shape; a dense layer is one whose kernel covers the image.
+    pub(super) fn conv(&self) -> Conv2dShape {
+        match self.form {
+            ShapeForm::Dense => Conv2dShape::dense(self.block(), self.outputs),
+            _ => Conv2dShape::same(self.block(), self.outputs, [self.kernel; 2], 1),
+        }
+    }
+
+    /// Pooling of 2x2 pixels of this shape.
+    pub(super) fn pool(&self) -> Pool2dShape {
+        Pool2dShape::new(self.block(), [2, 2], [2, 2])
     }
 }
 
-/// Pooling of two by two pixels.
-fn pairs(shape: BlockShape) -> Pool2dShape {
-    Pool2dShape::new(shape, [2, 2], [2, 2])
-}
-
-/// Channels as they are stored, next to enough.
+/// Channels with their padding, to within what matters for limits.
 fn padded(channels: usize) -> f64 {
     channels as f64 + 15.0 - ((channels - 1) % 16) as f64
 }
 
 impl fmt::Display for OperationShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = match self {
-            Self::Layer { input: [h, w, c], outputs, kernel: 3 } => format!("{h}x{w}x{c}-{outputs}"),
-            Self::Layer { input: [h, w, c], outputs, kernel } => format!("{h}x{w}x{c}-{outputs}k{kernel}"),
-            Self::Image([h, w, c]) => format!("{h}x{w}x{c}"),
-            Self::Count(count) => count.to_string(),
+        let Self { form, input: [height, width, channels], outputs, kernel } = *self;
+        let text = match form {
+            ShapeForm::Convolution if kernel != 3 => format!("{height}x{width}x{channels}-{outputs}k{kernel}"),
+            ShapeForm::Convolution | ShapeForm::Dense => format!("{height}x{width}x{channels}-{outputs}"),
+            ShapeForm::Image | ShapeForm::Pooled | ShapeForm::Pixels => format!("{height}x{width}x{channels}"),
+            ShapeForm::Classes | ShapeForm::Parameters => channels.to_string(),
         };
         f.pad(&text)
     }
@@ -185,38 +182,37 @@ mod tests {
 
     #[test]
     fn shapes_read_back_as_they_are_written() {
-        for (operation, text) in [
-            (OperationKind::Conv, "28x28x1-16"),
-            (OperationKind::Conv, "7x9x256-256k5"),
-            (OperationKind::Dense, "1x1x350-150"),
-            (OperationKind::Pool, "14x14x64"),
-            (OperationKind::Adam, "279406"),
-            (OperationKind::Loss, "10"),
+        for (form, text) in [
+            (ShapeForm::Convolution, "28x28x1-16"),
+            (ShapeForm::Convolution, "7x9x256-256k5"),
+            (ShapeForm::Dense, "1x1x350-150"),
+            (ShapeForm::Pooled, "14x14x64"),
+            (ShapeForm::Parameters, "279406"),
+            (ShapeForm::Classes, "10"),
         ] {
-            assert_eq!(OperationShape::parse(operation, text).unwrap().to_string(), text);
+            assert_eq!(OperationShape::parse(form, text).unwrap().to_string(), text);
         }
-        let shape = OperationShape::parse(OperationKind::Conv, "28x28x1-16k3").unwrap();
+        let shape = OperationShape::parse(ShapeForm::Convolution, "28x28x1-16k3").unwrap();
         assert_eq!(shape.to_string(), "28x28x1-16");
     }
 
     #[test]
-    fn what_is_no_shape_is_refused_with_the_form() {
-        for (operation, text, problem) in [
-            (OperationKind::Conv, "14x14x64", "no `-`"),
-            (OperationKind::Conv, "14x14-64", "2 numbers"),
-            (OperationKind::Conv, "0x14x64-64", "\"0\" is no number"),
-            (OperationKind::Conv, "14x14x64-64kk", "\"k\" is no number"),
-            (OperationKind::Conv, "99999x99999x64-64", "more than"),
-            (OperationKind::Dense, "1x1x64-64k3", "no kernel"),
-            (OperationKind::Dense, "1x1x67108864-67108864", "more than"),
-            (OperationKind::Pool, "1x14x64", "2x2 does not fit"),
-            (OperationKind::Loss, "1", "2 to 256"),
-            (OperationKind::Input, "28x28x16", "15 channels"),
-            (OperationKind::Sgd, "many", "\"many\""),
+    fn a_shape_that_is_none_is_refused() {
+        for (form, text, problem) in [
+            (ShapeForm::Convolution, "14x14x64", "no `-`"),
+            (ShapeForm::Convolution, "14x14-64", "2 numbers"),
+            (ShapeForm::Convolution, "0x14x64-64", "\"0\" is not a number"),
+            (ShapeForm::Convolution, "14x14x64-64kk", "\"k\" is not a number"),
+            (ShapeForm::Convolution, "99999x99999x64-64", "more than"),
+            (ShapeForm::Dense, "1x1x64-64k3", "no kernel"),
+            (ShapeForm::Dense, "1x1x67108864-67108864", "more than"),
+            (ShapeForm::Pooled, "1x14x64", "smaller than a window of 2x2"),
+            (ShapeForm::Classes, "1", "2 to 256"),
+            (ShapeForm::Pixels, "28x28x16", "15 channels"),
+            (ShapeForm::Parameters, "many", "\"many\""),
         ] {
-            let message = OperationShape::parse(operation, text).unwrap_err().to_string();
-            assert!(message.contains(problem) && message.contains("expected"), "{message}");
-            assert!(message.contains(operation.name()), "{message}");
+            let message = OperationShape::parse(form, text).unwrap_err();
+            assert!(message.contains(problem), "{message}");
         }
     }
 }

@@ -16,6 +16,6 @@ mod validate;
 pub use builtin::BUILT_IN;
 pub use source::{LoadedRecipe, Override, RecipeError, RecipeSource};
 pub use spec::{
-    EarlyStoppingSpec, ModelTable, Monitor, Normalisation, OfflineCopies, OptimizerSpec, PlateauSpec, PrecisionChoice,
-    Recipe, ScheduleSpec, Validation, WarmupSpec,
+    EarlyStoppingSpec, ModelTable, Monitor, Normalisation, OfflineCopies, PrecisionChoice, Recipe,
+    ReduceLrOnPlateauSpec, ScheduleSpec, Validation, WarmupSpec,
 };

@@ -7,6 +7,8 @@ use selvedge_model::LayerSpec;
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
+use crate::optimizer::OptimizerSpec;
+
 /// Everything that decides what a training run computes. The number of threads is not part of it, because the
 /// weights do not depend on it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,7 +55,7 @@ pub struct Recipe {
     pub warmup: WarmupSpec,
     /// Cuts the learning rate when a figure stops improving. None: it is not cut.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reduce_lr_on_plateau: Option<PlateauSpec>,
+    pub reduce_lr_on_plateau: Option<ReduceLrOnPlateauSpec>,
     /// Ends the run when a figure stops improving. None: all epochs are trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub early_stopping: Option<EarlyStoppingSpec>,
@@ -184,76 +186,6 @@ impl Default for Normalisation {
     }
 }
 
-/// The table `[optimizer]`. Gradients are those of the mean loss of a batch. Weight decay applies to the weights of
-/// convolutions and dense layers, not to biases and normalisation.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", deny_unknown_fields)]
-pub enum OptimizerSpec {
-    /// Stochastic gradient descent, as PyTorch's `SGD`: `v = momentum v + (g + decay w)`, `w -= rate v`, with
-    /// Nesterov `w -= rate (g + decay w + momentum v)`.
-    #[serde(rename = "sgd")]
-    Sgd {
-        /// The peak learning rate.
-        learning_rate: f64,
-        /// The weight of the past, from 0 to below 1.
-        #[serde(default)]
-        momentum: f64,
-        /// Looks ahead by the momentum.
-        #[serde(default)]
-        nesterov: bool,
-        /// Added to the gradient, times the weight.
-        #[serde(default)]
-        weight_decay: f64,
-    },
-    /// Adam (Kingma and Ba, arXiv 1412.6980), weight decay as part of the gradient.
-    #[serde(rename = "adam")]
-    Adam {
-        /// The peak learning rate.
-        learning_rate: f64,
-        /// Decay of the first moment.
-        #[serde(default = "default_beta1")]
-        beta1: f64,
-        /// Decay of the second moment.
-        #[serde(default = "default_beta2")]
-        beta2: f64,
-        /// Added to the root of the second moment.
-        #[serde(default = "default_epsilon")]
-        epsilon: f64,
-        /// Added to the gradient, times the weight.
-        #[serde(default)]
-        weight_decay: f64,
-    },
-    /// Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101).
-    #[serde(rename = "adamw")]
-    AdamW {
-        /// The peak learning rate.
-        learning_rate: f64,
-        /// Decay of the first moment.
-        #[serde(default = "default_beta1")]
-        beta1: f64,
-        /// Decay of the second moment.
-        #[serde(default = "default_beta2")]
-        beta2: f64,
-        /// Added to the root of the second moment.
-        #[serde(default = "default_epsilon")]
-        epsilon: f64,
-        /// The share of a weight, times the rate, that each step takes away.
-        #[serde(default = "default_decoupled_decay")]
-        weight_decay: f64,
-    },
-}
-
-impl OptimizerSpec {
-    /// The peak learning rate.
-    pub fn learning_rate(&self) -> f64 {
-        match *self {
-            Self::Sgd { learning_rate, .. } | Self::Adam { learning_rate, .. } | Self::AdamW { learning_rate, .. } => {
-                learning_rate
-            }
-        }
-    }
-}
-
 /// The table `[schedule]`: the factor that the peak learning rate is multiplied by, as a function of `x`, the share
 /// of the steps (after warm-up) that lie behind. The first step has `x = 0`; `x = 1` would be the step after the last.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -355,7 +287,7 @@ impl fmt::Display for Monitor {
 /// The table `[reduce_lr_on_plateau]`, with the meaning and the defaults of Keras' `ReduceLROnPlateau`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct PlateauSpec {
+pub struct ReduceLrOnPlateauSpec {
     /// The figure that is watched.
     pub monitor: Monitor,
     /// What the learning rate is multiplied by, from 0 to below 1.
@@ -370,7 +302,7 @@ pub struct PlateauSpec {
     pub min_lr: f64,
 }
 
-impl Default for PlateauSpec {
+impl Default for ReduceLrOnPlateauSpec {
     fn default() -> Self {
         Self { monitor: Monitor::default(), factor: 0.1, patience: 10, min_delta: 1e-4, cooldown: 0, min_lr: 0.0 }
     }
@@ -414,22 +346,6 @@ fn default_dataset() -> String {
 
 fn default_seed() -> u64 {
     1
-}
-
-fn default_beta1() -> f64 {
-    0.9
-}
-
-fn default_beta2() -> f64 {
-    0.999
-}
-
-fn default_epsilon() -> f64 {
-    1e-7
-}
-
-fn default_decoupled_decay() -> f64 {
-    0.01
 }
 
 fn default_gamma() -> f64 {

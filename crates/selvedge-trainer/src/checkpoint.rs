@@ -1,13 +1,13 @@
-//! [`Checkpoint`]: everything needed to go on with a run, bit for bit, as one file that is checked before it is decoded.
+//! [`Checkpoint`]: everything needed to resume a run, bit for bit, in one file whose checksum is verified before decoding.
 //!
 //! | bytes | content |
 //! |---|---|
 //! | 8 | magic `SELVEDGE` |
 //! | 4 | format version, little-endian, as all numbers here |
 //! | 4 | codec of the metadata: 1, bincode 2 with its standard configuration |
-//! | 8 | length of the metadata, at most 1 MiB |
-//! | 8 | length of the tensors, at most 16 GiB |
-//! | | the metadata: a [`Progress`] and the length of each tensor |
+//! | 8 | length of the metadata in bytes, at most 1 MiB |
+//! | 8 | length of the tensors in bytes, at most 16 GiB |
+//! | | the metadata: a [`Progress`] and the number of elements of each tensor |
 //! | | the tensors, f32, one after the other |
 //! | 32 | SHA-256 of all bytes before |
 
@@ -23,7 +23,7 @@ use thiserror::Error;
 use crate::callbacks::{Best, EarlyStoppingState, ReduceLrOnPlateauState};
 
 const MAGIC: &[u8; 8] = b"SELVEDGE";
-/// The version that is written, and the only one there has been.
+/// The format version that is written, and the only one so far.
 pub const VERSION: u32 = 1;
 const CODEC: u32 = 1;
 const HEADER: usize = 32;
@@ -31,64 +31,65 @@ const HASH: usize = 32;
 const MAX_METADATA: usize = 1 << 20;
 const MAX_TENSORS: u64 = 16 << 30;
 
-/// Where a run stands, and all that its decisions depend on beside the tensors.
+/// How far a run has come, and the state of its callbacks. bincode writes the fields in this order without their names: a
+/// field can be renamed, but not moved, added or removed without a new format version.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub struct Progress {
     /// SHA-256 of the run's recipe.toml: a checkpoint of another recipe is refused.
     pub recipe_sha256: [u8; 32],
-    /// The instruction set that computed it: another one rounds differently.
+    /// The instruction set that computed it. Another one rounds differently.
     pub isa: String,
-    /// Complete epochs.
+    /// Completed epochs.
     pub epoch: u64,
-    /// Complete steps of the epoch under way.
+    /// Completed steps of the current epoch.
     pub batch: u64,
-    /// Complete steps of the run.
+    /// Completed steps of the run.
     pub step: u64,
-    /// Sum of the losses of the epoch under way.
+    /// Sum of the losses of the current epoch.
     pub loss_sum: f64,
-    /// Images of the epoch under way that were classified right.
+    /// Correctly classified images of the current epoch.
     pub correct: u64,
-    /// Images of the epoch under way.
+    /// Images of the current epoch.
     pub count: u64,
     /// Steps of the optimizer.
     pub optimizer_steps: u64,
-    /// State of ReduceLROnPlateau, if the recipe has it.
+    /// State of the callback that cuts the learning rate, if the recipe has it.
     pub reduce_lr_on_plateau: Option<ReduceLrOnPlateauState>,
-    /// State of EarlyStopping, if the recipe has it.
+    /// State of early stopping, if the recipe has it.
     pub early_stopping: Option<EarlyStoppingState>,
     /// The best epoch.
     pub best: Best,
-    /// Times, summed over the processes that worked on the run.
+    /// Times, summed over the processes of the run.
     pub clock: Clock,
 }
 
-/// Times of a run. They decide nothing.
+/// Times of a run. No decision depends on them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Encode, Decode)]
 pub struct Clock {
-    /// Training steps of the run, without evaluation.
+    /// Seconds of training steps, without evaluation.
     pub train_seconds: f64,
-    /// Training steps of the epoch under way.
+    /// Seconds of training steps of the current epoch.
     pub epoch_seconds: f64,
-    /// Everything that processes before this one did.
+    /// Seconds of the processes before this one.
     pub earlier_seconds: f64,
-    /// From the start of the first process to the end of its first step.
+    /// Seconds from the start of the first process to the end of its first step.
     pub seconds_to_first_step: f64,
     /// Images in all training steps.
     pub images: u64,
 }
 
-/// Everything needed to go on with a run.
+/// Everything needed to resume a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checkpoint {
-    /// Where it stands.
+    /// How far the run has come.
     pub progress: Progress,
     /// The network.
     pub network: Snapshot,
     /// The optimizer's first moments.
     pub first_moments: Vec<f32>,
-    /// The optimizer's second moments, empty for SGD.
+    /// The optimizer's second moments, empty if it has none.
     pub second_moments: Vec<f32>,
-    /// The network of the best epoch, if the run may have to go back to it.
+    /// The network of the best epoch, if the run may restore it.
     pub best_network: Option<Snapshot>,
 }
 
@@ -96,8 +97,8 @@ pub struct Checkpoint {
 struct Metadata {
     progress: Progress,
     has_best_network: bool,
-    /// Elements of the tensors: the network's parameters and buffers, first and second moments, and the parameters and
-    /// buffers of the best network.
+    /// Numbers of elements: parameters and buffers of the network, first and second moments, parameters and buffers of the
+    /// best network.
     lengths: [u64; 6],
 }
 
@@ -112,10 +113,10 @@ pub enum CheckpointError {
         /// The cause.
         source: io::Error,
     },
-    /// Its bytes are not those of a checkpoint.
+    /// It is damaged, or not a checkpoint.
     #[error(
-        "{path} is not a usable checkpoint: {problem}. Put a copy of best.ckpt in its place to go on from there, or \
-         delete it to begin the run anew", path = path.display()
+        "{path} is not a usable checkpoint: {problem}. Replace it by a copy of best.ckpt to resume from there, or \
+         delete it to start the run over", path = path.display()
     )]
     Broken {
         /// The file.
@@ -151,7 +152,7 @@ impl Checkpoint {
             has_best_network: self.best_network.is_some(),
             lengths: tensors.map(|tensor| tensor.len() as u64),
         };
-        // Plain numbers and a short string: nothing in it can fail to encode.
+        // Numbers and a short string: encoding them cannot fail.
         let metadata = bincode::encode_to_vec(&metadata, bincode::config::standard())
             .unwrap_or_else(|error| unreachable!("the metadata is plain data: {error}"));
         let tensor_bytes = 4 * tensors.iter().map(|tensor| tensor.len()).sum::<usize>();
@@ -170,7 +171,7 @@ impl Checkpoint {
         bytes
     }
 
-    /// Reads and checks a file.
+    /// Reads and verifies a file.
     ///
     /// # Errors
     /// [`CheckpointError::Read`] and [`CheckpointError::Broken`].
@@ -181,7 +182,7 @@ impl Checkpoint {
         let mut header = [0; HEADER];
         let len = file.metadata().map_err(read)?.len();
         if len < (HEADER + HASH) as u64 {
-            return Err(broken(format!("it has {len} bytes, fewer than its header and its checksum")));
+            return Err(broken(format!("it has {len} bytes, fewer than a header and a checksum")));
         }
         file.read_exact(&mut header).map_err(read)?;
         let lengths = Lengths::parse(&header, len).map_err(broken)?;
@@ -191,30 +192,30 @@ impl Checkpoint {
         Self::decode(&bytes).map_err(broken)
     }
 
-    /// Checks and reads the bytes of a file; the error says what is wrong with them.
+    /// Verifies and decodes the bytes of a file.
     ///
     /// # Errors
-    /// A sentence, if they are not exactly those of a checkpoint.
+    /// A sentence that says what is wrong with them.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
         let header = bytes.first_chunk::<HEADER>().ok_or_else(|| format!("it has only {} bytes", bytes.len()))?;
         let lengths = Lengths::parse(header, bytes.len() as u64)?;
         let (content, hash) = bytes.split_at(bytes.len() - HASH);
         if Sha256::digest(content)[..] != *hash {
-            return Err("its SHA-256 does not fit its content: the file is damaged".to_owned());
+            return Err("its SHA-256 does not match its content: the file is damaged".to_owned());
         }
         let (metadata, mut tensors) = content[HEADER..].split_at(lengths.metadata);
         let config = bincode::config::standard().with_limit::<MAX_METADATA>();
         let (metadata, used): (Metadata, usize) = bincode::decode_from_slice(metadata, config)
             .map_err(|error| format!("its metadata cannot be decoded: {error}"))?;
         if used != lengths.metadata {
-            return Err(format!("its metadata has {} bytes too many", lengths.metadata - used));
+            return Err(format!("its metadata is {} bytes too long", lengths.metadata - used));
         }
         let elements = metadata.lengths.iter().try_fold(0u64, |sum, &len| sum.checked_add(len));
         if elements.and_then(|elements| elements.checked_mul(4)) != Some(tensors.len() as u64) {
-            return Err(format!("its tensors have {} bytes, the metadata says {elements:?} numbers", tensors.len()));
+            return Err(format!("its tensors have {} bytes, its metadata says {elements:?} elements", tensors.len()));
         }
         let mut next = |index: usize| {
-            // The sum of the lengths fits the slice, as was just seen.
+            // The check above proved that the lengths add up to the slice.
             let (tensor, rest) = tensors.split_at(4 * metadata.lengths[index] as usize);
             tensors = rest;
             tensor.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect::<Vec<f32>>()
@@ -234,11 +235,11 @@ struct Lengths {
 }
 
 impl Lengths {
-    /// Checks the header of a file of `len` bytes. Nothing larger than the file is ever allocated.
+    /// Checks the header of a file of `len` bytes, so that no length in it allocates more than the file has.
     fn parse(header: &[u8; HEADER], len: u64) -> Result<Self, String> {
         let (magic, rest) = header.split_at(8);
         if magic != MAGIC {
-            return Err("it does not begin as a checkpoint of Selvedge does".to_owned());
+            return Err("it does not begin with the magic bytes of a Selvedge checkpoint".to_owned());
         }
         let number = |at: usize, len: usize| rest[at..at + len].iter().rev().fold(0u64, |n, &b| n << 8 | u64::from(b));
         let (version, codec, metadata, tensors) = (number(0, 4), number(4, 4), number(8, 8), number(16, 8));
@@ -249,11 +250,15 @@ impl Lengths {
             return Err(format!("its codec is {codec}, this program reads codec {CODEC}"));
         }
         if metadata > MAX_METADATA as u64 || tensors > MAX_TENSORS {
-            return Err(format!("it claims {metadata} bytes of metadata and {tensors} bytes of tensors: too much"));
+            return Err(format!(
+                "its header says {metadata} bytes of metadata and {tensors} bytes of tensors: too much"
+            ));
         }
         let expected = (HEADER + HASH) as u64 + metadata + tensors;
         if len != expected {
-            return Err(format!("it has {len} bytes, its header says {expected}: the file is cut short or too long"));
+            return Err(format!(
+                "it has {len} bytes, its header says {expected}: the file is truncated, or something was appended"
+            ));
         }
         let file = usize::try_from(expected).map_err(|_| format!("{expected} bytes do not fit into memory"))?;
         Ok(Self { metadata: metadata as usize, file })
@@ -290,7 +295,7 @@ mod tests {
         }
     }
 
-    /// The bytes with a checksum that fits them: what a person who builds a file by hand could make.
+    /// The bytes with a valid checksum, as an attacker could make them.
     fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
         let content = bytes.len() - HASH;
         let hash = Sha256::digest(&bytes[..content]);
@@ -310,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_and_every_cut_is_refused() {
+    fn every_flipped_bit_and_every_truncation_is_refused() {
         let bytes = checkpoint().encode();
         for at in 0..bytes.len() {
             for bit in 0..8 {
@@ -318,18 +323,18 @@ mod tests {
                 flipped[at] ^= 1 << bit;
                 assert!(Checkpoint::decode(&flipped).is_err(), "bit {bit} of byte {at}");
             }
-            assert!(Checkpoint::decode(&bytes[..at]).is_err(), "cut after {at} bytes");
+            assert!(Checkpoint::decode(&bytes[..at]).is_err(), "truncated to {at} bytes");
         }
         assert!(Checkpoint::decode(&[&bytes[..], &[0]].concat()).is_err());
     }
 
     #[test]
-    fn a_fitting_checksum_does_not_make_nonsense_acceptable() {
+    fn a_valid_checksum_does_not_make_nonsense_acceptable() {
         let bytes = checkpoint().encode();
         for at in 0..bytes.len() - HASH {
             let mut changed = bytes.clone();
             changed[at] ^= 0xff;
-            // Another number in place of a number is a checkpoint; what matters is that nothing panics.
+            // A changed number still makes a checkpoint. Nothing may panic.
             let _ = Checkpoint::decode(&sealed(changed));
         }
         let message = |at: usize, byte: u8| {

@@ -1,6 +1,6 @@
-//! The images of a run: loading them verified, and holding some of them out to validate on.
+//! The images of a run: loads and verifies the training split, and holds out images to validate on.
 //!
-//! The training split alone is read before training; the test split is read by evaluation ([`crate::evaluate`]).
+//! Training reads the training split only; evaluation ([`crate::evaluate`]) reads the test split.
 
 use std::path::{Path, PathBuf};
 
@@ -18,13 +18,12 @@ pub enum DataError {
     /// It could not be found, fetched or verified.
     #[error(transparent)]
     Download(#[from] DownloadError),
-    /// A file is not what it should be.
+    /// A file is malformed.
     #[error(transparent)]
     Idx(#[from] selvedge_idx::IdxError),
-    /// A label without a class.
+    /// A label that is not a class.
     #[error(
-        "{dir}: label {label} of {part} image {image} (counted from 0) has no class: the data set has {classes} classes, \
-         0 to {last}", dir = dir.display(), last = classes - 1
+        "{dir}: {part} image {image} (counted from 0) has label {label}, but the data set has {classes} classes, 0 to {last}", dir = dir.display(), last = classes - 1
     )]
     Label {
         /// The data set's folder.
@@ -38,9 +37,9 @@ pub enum DataError {
         /// The number of classes.
         classes: usize,
     },
-    /// Test images of another shape than the network's input.
+    /// The test images do not have the shape of the network's input.
     #[error(
-        "{dir}: the test images are {found:?} (height, width, channels), the network takes {expected:?}",
+        "{dir}: the test images are {found:?} (height, width, channels), the network expects {expected:?}",
         dir = dir.display()
     )]
     TestShape {
@@ -73,10 +72,10 @@ pub struct TrainingData {
 }
 
 impl TrainingData {
-    /// The training split of `dataset`, a registered name below `data_dir` or a folder. It is verified, and a
-    /// registered one is fetched where it is missing.
+    /// The training split of `dataset`: a known name, whose folder lies in `data_dir`, or any other folder. The files are
+    /// verified; those of a known data set are downloaded if missing.
     ///
-    /// Verification hashes the files while they are read. If it had to fetch one, what was read is read anew.
+    /// One thread verifies the files while another reads them. If a file had to be downloaded, all are read again.
     ///
     /// # Errors
     /// [`DataError`]
@@ -103,8 +102,8 @@ impl TrainingData {
         check_labels(&dir, &split, class_names.len(), "training")?;
         let data = Self { dir, split, class_names };
         if registered.is_none() {
-            // The files of a registered data set are known by their hashes; of any other folder it must not turn out
-            // after hours of training that the test files are broken.
+            // Hashes prove that the files of a known data set are sound. For any other folder, broken test files must not
+            // come to light after hours of training.
             load_test(&data.dir, data.image_shape(), data.class_names.len())?;
         }
         Ok(data)
@@ -149,9 +148,9 @@ pub fn load_test(dir: &Path, expected: [usize; 3], classes: usize) -> Result<Spl
     Ok(split)
 }
 
-/// The images, one after the other, and their labels.
+/// The pixels of all images, contiguous, and their labels.
 pub(crate) fn flat(split: &Split) -> (&[u8], &[u8]) {
-    // Splits are read from files into arrays of standard order, so both are slices.
+    // Splits are read from files in standard order, so both arrays are contiguous.
     (split.images.as_slice().unwrap_or_default(), split.labels.as_slice().unwrap_or_default())
 }
 
@@ -167,7 +166,7 @@ fn check_labels(dir: &Path, split: &Split, classes: usize, part: &'static str) -
     }
 }
 
-/// Passes progress on, and notes whether any file was fetched, or put in place of what an earlier run had fetched.
+/// Forwards progress, and notes whether any file was downloaded, now or by an earlier run that did not rename it.
 struct Watch<'a, P: ?Sized> {
     inner: &'a mut P,
     fetched: bool,
@@ -190,7 +189,7 @@ impl<P: Progress + ?Sized> Progress for Watch<'_, P> {
     }
 }
 
-/// What a random stream is for: two purposes never share one.
+/// What a random stream is for. No two purposes share a stream.
 #[derive(Clone, Copy, Debug)]
 enum Purpose {
     Order = 1,
@@ -206,8 +205,8 @@ fn stream(seed: u64, purpose: Purpose, number: u64) -> ChaCha8Rng {
     rng
 }
 
-/// Fisher and Yates, with numbers by multiplication (Lemire, arXiv 1805.10941): the bias of 2^-32 is far below what
-/// any run could show, and no release of another crate can change the order.
+/// The shuffle of Fisher and Yates. Numbers are drawn by multiplication (Lemire, arXiv 1805.10941) with a bias of 2^-32,
+/// which no run can show. It is written out here so that no release of another crate can change the order.
 fn shuffle(values: &mut [u32], rng: &mut ChaCha8Rng) {
     for last in (1..values.len()).rev() {
         let drawn = (u128::from(rng.next_u64()) * (last as u128 + 1)) >> 64;
@@ -215,26 +214,26 @@ fn shuffle(values: &mut [u32], rng: &mut ChaCha8Rng) {
     }
 }
 
-/// Writes the order of an epoch into `order`: a permutation of `indices` that depends on seed and epoch alone.
+/// Writes the order of an epoch into `order`: a permutation of `indices` that depends only on seed and epoch.
 pub fn epoch_order(indices: &[u32], seed: u64, epoch: u64, order: &mut Vec<u32>) {
     order.clear();
     order.extend_from_slice(indices);
     shuffle(order, &mut stream(seed, Purpose::Order, epoch));
 }
 
-/// Which images are trained on and which are held out, both ascending.
+/// The indices of the images to train on and of those held out, both ascending.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Partition {
-    /// Trained on.
+    /// The images to train on.
     pub train: Vec<u32>,
-    /// Held out.
+    /// The images to validate on.
     pub validation: Vec<u32>,
 }
 
-/// Holds `count` images out, of each class its share, chosen by the seed.
+/// Holds out `count` images, stratified by class and chosen by the seed.
 ///
-/// Every class gives the whole part of its share `count · n / N`; what is missing then comes, one image each, from
-/// the classes with the largest remainders, the first of equals.
+/// A class of `n` of the `N` images gives the integer part of `count · n / N`. The images still missing come, one each, from
+/// the classes with the largest remainders; of equal ones, from the first.
 ///
 /// # Panics
 /// If `count` is more than there are labels.
@@ -299,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn the_split_depends_on_the_seed_alone() {
+    fn the_split_depends_on_the_seed_only() {
         let labels = labels();
         assert_eq!(stratified(&labels, 20, 1), stratified(&labels, 20, 1));
         assert_ne!(stratified(&labels, 20, 1), stratified(&labels, 20, 2));
@@ -326,7 +325,7 @@ mod tests {
     fn the_order_does_not_change_between_releases() {
         let mut order = Vec::new();
         epoch_order(&[0, 1, 2, 3, 4, 5, 6, 7], 1, 0, &mut order);
-        // Recipes name seeds whose results are published.
+        // Published results name their seeds.
         assert_eq!(order, [4, 6, 0, 3, 7, 2, 5, 1]);
     }
 

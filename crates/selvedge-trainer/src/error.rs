@@ -12,36 +12,36 @@ use crate::run_folder::FolderError;
 /// Why a run, or the evaluation of one, fails.
 #[derive(Debug, Error)]
 pub enum TrainError {
-    /// The recipe, alone or with this data set.
+    /// The recipe cannot be used, or not with this data set.
     #[error(transparent)]
     Recipe(#[from] RecipeError),
-    /// The data set.
+    /// The data set cannot be used.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// The run's folder.
+    /// The run's folder cannot be used.
     #[error(transparent)]
     Folder(#[from] FolderError),
-    /// A checkpoint.
+    /// A checkpoint cannot be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The network.
+    /// The network cannot be built, loaded or saved.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The processor.
+    /// The processor lacks what was asked for.
     #[error(transparent)]
     Cpu(#[from] CpuError),
-    /// The threads.
+    /// The threads cannot be started.
     #[error(transparent)]
     Threads(#[from] ThreadsError),
-    /// A number that is none.
+    /// A loss is not finite.
     #[error(
-        "epoch {epoch}, after {step} steps: the {what} is {loss}, and {culprit}; what was saved is from before. \
+        "epoch {epoch}, after {step} steps: the {what} is {loss}, and {culprit}; saved files are from before. \
          A lower learning rate (now {rate:e}) or a warm-up may help"
     )]
     NotFinite {
         /// The epoch, counted from 1.
         epoch: u64,
-        /// Complete steps of the run.
+        /// Completed steps of the run.
         step: u64,
         /// Which loss.
         what: &'static str,
@@ -52,7 +52,7 @@ pub enum TrainError {
         /// The learning rate.
         rate: f64,
     },
-    /// A run's summary cannot be read.
+    /// The summary of a run cannot be used.
     #[error("{path} cannot be used: {problem}", path = path.display())]
     Summary {
         /// The file.

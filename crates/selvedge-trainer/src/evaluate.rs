@@ -33,14 +33,14 @@ impl HeldOut {
     }
 }
 
-/// Accuracy, loss and confusion of a network on labelled images.
+/// Accuracy, loss and confusion matrix of a network on labelled images.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
     /// Mean cross-entropy.
     pub loss: f64,
-    /// Share classified right.
+    /// Share of the images classified correctly.
     pub accuracy: f64,
-    /// `[true class, predicted class]`: how many images.
+    /// Number of images by `[true class, predicted class]`.
     pub confusion: Array2<usize>,
     /// Names of the classes.
     pub class_names: Vec<String>,
@@ -50,11 +50,11 @@ impl Evaluation {
     /// Evaluates on the network's threads.
     ///
     /// # Panics
-    /// If the images do not fit the network, or a label is beyond `class_names`.
+    /// If the images do not fit the network, or a label has no name in `class_names`.
     pub fn of(network: &mut Network, split: &Split, class_names: &[String]) -> Self {
         let (images, labels) = flat(split);
         let probabilities = network.predict(images);
-        let predicted = probabilities.rows().into_iter().map(|row| likeliest(row.iter().copied()));
+        let predicted = probabilities.rows().into_iter().map(|row| argmax(row.iter().copied()));
         let confusion = confusion(labels, predicted, class_names.len());
         let right: usize = confusion.diag().sum();
         Self {
@@ -66,8 +66,8 @@ impl Evaluation {
     }
 }
 
-/// The index of the largest value, the first of equals.
-pub(crate) fn likeliest(values: impl Iterator<Item = f32>) -> usize {
+/// The index of the largest value; of equal ones, the first.
+pub(crate) fn argmax(values: impl Iterator<Item = f32>) -> usize {
     let larger = |best: (usize, f32), new: (usize, f32)| if new.1 > best.1 { new } else { best };
     values.enumerate().fold((0, f32::NEG_INFINITY), larger).0
 }
@@ -78,7 +78,7 @@ fn confusion(labels: &[u8], predicted: impl Iterator<Item = usize>, classes: usi
     confusion
 }
 
-/// A share; a dash where nothing was counted.
+/// A share, or a dash if nothing was counted.
 fn share(part: usize, of: usize) -> String {
     if of == 0 { "-".to_owned() } else { format!("{:.4}", part as f64 / of as f64) }
 }
@@ -95,7 +95,7 @@ impl fmt::Display for Evaluation {
             let (recall, precision, f1) = (share(right, is), share(right, called), share(2 * right, is + called));
             writeln!(f, "{name:width$}  {is:>6}  {recall:>6}  {precision:>9}  {f1:>6}")?;
         }
-        writeln!(f, "\nconfusion: a row for each true class, a column for each predicted one")?;
+        writeln!(f, "\nconfusion matrix: a row for each true class, a column for each predicted class")?;
         let cell = images.to_string().len().max(3);
         let header: String = (0..self.class_names.len()).map(|class| format!(" {class:>cell$}")).collect();
         writeln!(f, "{:number$}  {:width$}{header}", "", "", number = 3)?;
@@ -112,9 +112,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_of_equals_is_the_likeliest() {
-        assert_eq!(likeliest([0.1, 0.4, 0.4, 0.1].into_iter()), 1);
-        assert_eq!(likeliest([f32::NAN, 0.2].into_iter()), 1);
+    fn of_equal_values_the_first_is_the_argmax() {
+        assert_eq!(argmax([0.1, 0.4, 0.4, 0.1].into_iter()), 1);
+        assert_eq!(argmax([f32::NAN, 0.2].into_iter()), 1);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! [`Observer`]: is told how training goes; [`Console`] shows it to a person.
+//! [`Observer`]: receives the events of training; [`Console`] prints them.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -7,34 +7,34 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::download::{ConsoleProgress, Progress};
 use crate::summary::HistoryLine;
 
-/// Is told how training goes. Every method does nothing unless it is written; notes arrive by [`Progress::note`].
+/// Receives the events of training. The provided methods do nothing. Notes arrive by [`Progress::note`].
 pub trait Observer: Progress + Send {
-    /// The network is built; `table` shows its layers.
+    /// The network has been built; `table` lists its layers.
     fn network(&mut self, table: &str) {
         let _ = table;
     }
-    /// An epoch, counted from 1, begins or goes on: `done` of its `steps` are behind.
+    /// An epoch, counted from 1, begins, or resumes after `done` of its `steps`.
     fn epoch_begins(&mut self, epoch: u64, epochs: u64, done: u64, steps: u64) {
         let _ = (epoch, epochs, done, steps);
     }
-    /// A step is done: the mean loss and the accuracy of the epoch so far.
+    /// A step has ended: mean loss and accuracy of the epoch so far.
     fn step_ends(&mut self, loss: f64, accuracy: f64) {
         let _ = (loss, accuracy);
     }
-    /// An epoch is done.
+    /// An epoch has ended.
     fn epoch_ends(&mut self, line: &HistoryLine, epochs: u64) {
         let _ = (line, epochs);
     }
 }
 
-/// Sees nothing.
+/// Ignores every event.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Silent;
 
 impl Progress for Silent {}
 impl Observer for Silent {}
 
-/// A line on standard output for each epoch, and a bar on standard error if that is a terminal.
+/// Prints a line an epoch on standard output, and a progress bar on standard error if that is a terminal.
 #[derive(Debug)]
 pub struct Console {
     download: ConsoleProgress,
@@ -43,12 +43,12 @@ pub struct Console {
 }
 
 impl Console {
-    /// Looks at standard error once.
+    /// Checks whether standard error is a terminal.
     pub fn new() -> Self {
         Self { download: ConsoleProgress::new(), bar: None, terminal: io::stderr().is_terminal() }
     }
 
-    /// A closed pipe must not end a training run.
+    /// Ignores errors: a closed pipe must not end a training run.
     fn line(&self, text: &str) {
         let print = || drop(writeln!(io::stdout().lock(), "{text}"));
         match &self.bar {
@@ -89,7 +89,7 @@ impl Observer for Console {
             return;
         }
         let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr());
-        // The template is a constant; should indicatif ever refuse it, its own default serves.
+        // Should indicatif refuse this constant, its own default will do.
         if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {msg} {eta} left") {
             bar.set_style(style);
         }
@@ -100,7 +100,7 @@ impl Observer for Console {
 
     fn step_ends(&mut self, loss: f64, accuracy: f64) {
         if let Some(bar) = &self.bar {
-            // Formatting is for the few steps that are drawn.
+            // Formatting every step would cost more than drawing the few that are shown.
             if bar.position().is_multiple_of(16) {
                 bar.set_message(format!("loss {loss:.4} accuracy {accuracy:.4}"));
             }

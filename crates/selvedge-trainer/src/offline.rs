@@ -1,4 +1,4 @@
-//! [`Offline`]: copies of the training images, augmented once before training, as data sets are enlarged on disk.
+//! [`Offline`]: copies of the training images that are augmented once, before training.
 
 use ndarray::{Array1, Array4};
 use selvedge_augment::{Augmenter, Batch, Canvas, DrawnStep, EpochKey, ImageShape};
@@ -7,13 +7,13 @@ use selvedge_idx::Split;
 use crate::data::{TrainingData, flat};
 use crate::recipe::{LoadedRecipe, RecipeError};
 
-/// Images that are copied at a time.
+/// Images copied at a time.
 const BATCH: usize = 1024;
 
 /// Makes the copies of a recipe's `[offline_copies]`.
 ///
-/// Copy `c` (from 1) of image `i` of `n` is image `c n + i` of the enlarged data set. What it becomes depends on the
-/// seed, `i` and `c` alone, so a resumed run makes the same copies.
+/// Copy `c` (from 1) of image `i` of `n` is image `c n + i` of the enlarged data set. It depends only on the seed, `i` and
+/// `c`, so a resumed run makes the same copies.
 #[derive(Debug)]
 pub(crate) struct Offline {
     augmenter: Augmenter,
@@ -33,7 +33,7 @@ impl Offline {
             .map_err(|error| recipe.error("offline_copies.augmentation", error))?;
         let originals = data.labels().len();
         if u32::try_from(originals * (1 + spec.count)).is_err() {
-            let problem = format!("{} copies of {originals} images are more images than can be counted", spec.count);
+            let problem = format!("{} copies of {originals} images make more than {} images", spec.count, u32::MAX);
             return Err(recipe.error("offline_copies.count", problem));
         }
         Ok(Some(Self { augmenter, copies: spec.count, seed: recipe.recipe.seed, originals }))
@@ -44,13 +44,13 @@ impl Offline {
         self.copies
     }
 
-    /// What copy `copy` (from 1) is drawn by. Training counts epochs up from 0, copies count down from the last number,
-    /// so that no epoch draws what a copy drew.
+    /// The key that copy `copy` (from 1) is drawn by. Training counts epochs up from 0 and copies count down from the largest
+    /// number, so that no epoch draws the same as a copy.
     fn key(&self, copy: usize) -> EpochKey {
         EpochKey { seed: self.seed, epoch: u64::MAX - copy as u64 }
     }
 
-    /// The images and, behind them, their copies. The work is spread over the current rayon pool.
+    /// The images followed by their copies, made on the current rayon pool.
     pub(crate) fn enlarge(&self, split: &Split) -> Split {
         let (pixels, labels) = flat(split);
         let mut images = Vec::with_capacity(pixels.len() * (1 + self.copies));
@@ -66,14 +66,14 @@ impl Offline {
         let (_, height, width, channels) = split.images.dim();
         let count = self.originals * (1 + self.copies);
         Split {
-            // There are so many images of this shape by construction.
+            // The loops above made that many images of this shape.
             images: Array4::from_shape_vec((count, height, width, channels), images)
                 .unwrap_or_else(|error| unreachable!("{count} images were made: {error}")),
             labels: Array1::from_iter(labels.iter().copied().cycle().take(count)),
         }
     }
 
-    /// What was done to image `index` to make copy `copy` (from 1) of it.
+    /// The operations that made copy `copy` (from 1) of image `index`.
     pub(crate) fn steps(&self, image: &[u8], index: u32, copy: usize) -> Vec<DrawnStep> {
         let mut canvas = Canvas::new(self.augmenter.shape());
         self.augmenter.apply_one(image, index, self.key(copy), &mut vec![0; image.len()], &mut canvas)
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn copies_stand_behind_the_images_and_are_drawn_each_by_itself() {
+    fn copies_follow_the_images_and_each_is_drawn_separately() {
         let data = data(BATCH + 5);
         let set = "offline_copies={count=2, augmentation=[{op='random_crop', padding=2, p=1}]}";
         let made = offline(&[set], &data).unwrap().unwrap();
@@ -112,7 +112,7 @@ mod tests {
             assert_eq!([labels[i], labels[n + i], labels[2 * n + i]], [(i % 3) as u8; 3]);
             same += usize::from(image(n + i) == image(2 * n + i));
         }
-        // 25 equally likely crops: 41 of 1029 pairs are alike by chance.
+        // Of 25 equally likely crops, 41 of 1029 pairs are expected to be equal.
         assert!(same < 80, "{same}");
         assert_eq!(made.enlarge(&data.split).images, images);
         let other = offline(&[set, "seed=2"], &data).unwrap().unwrap();
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_steps_told_are_those_that_were_taken() {
+    fn the_reported_steps_are_those_that_were_taken() {
         let data = data(40);
         let set = "offline_copies={count=1, augmentation=[{op='invert', p=0.5}]}";
         let made = offline(&[set], &data).unwrap().unwrap();

@@ -8,15 +8,14 @@ use clap::Args;
 use selvedge_compute::Threads;
 
 use crate::download::default_data_dir;
-use crate::recipe::{BUILT_IN, LoadedRecipe, Override, PrecisionChoice, RecipeError, RecipeSource};
+use crate::recipe::{LoadedRecipe, Override, PrecisionChoice, RecipeError, RecipeSource, built_in_names};
 
 /// The recipe that commands use unless told otherwise.
 pub(crate) const DEFAULT_RECIPE: &str = "seed";
 
 /// The help of an option that names a recipe; `before` and `after` are what the command adds.
 pub(crate) fn recipe_help(before: &str, after: &str) -> String {
-    let names: Vec<&str> = BUILT_IN.iter().map(|(name, _)| *name).collect();
-    format!("{before}a built-in recipe ({}), or a TOML file{after}", names.join(", "))
+    format!("{before}a built-in recipe ({}), or a TOML file{after}", built_in_names())
 }
 
 /// `--data-dir`.

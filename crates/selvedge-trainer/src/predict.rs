@@ -1,4 +1,4 @@
-//! Pictures in: PNG files become images of a network's size, with every limit that an unknown file needs.
+//! Reads PNG files as images for a network, with limits against hostile files.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use png::{BitDepth, ColorType, Decoder, Limits, Transformations};
 use thiserror::Error;
 
-/// No image that a network here takes needs more to be decoded.
+/// The most memory for decoding a file: more than any image for a network here takes.
 const MAX_BYTES: usize = 16 << 20;
 
 /// Why a picture cannot be classified.
@@ -21,17 +21,17 @@ pub enum PictureError {
         /// The cause.
         source: io::Error,
     },
-    /// It is not a PNG file, or a broken one.
+    /// It is not a PNG file, or a damaged one.
     #[error("{path} is not a PNG image: {problem}", path = path.display())]
     NotPng {
         /// The file.
         path: PathBuf,
-        /// What the decoder says.
+        /// The decoder's message.
         problem: String,
     },
-    /// It has another size than the network's input.
+    /// It does not have the size of the network's input.
     #[error(
-        "{path} has {} x {} pixels (width x height), the network takes {} x {}: scale it to that size first",
+        "{path} has {} x {} pixels (width x height), the network expects {} x {}: scale it to that size first",
         found[1], found[0], expected[1], expected[0], path = path.display()
     )]
     Size {
@@ -43,20 +43,18 @@ pub enum PictureError {
         expected: [usize; 2],
     },
     /// It has transparent pixels.
-    #[error("{path} has transparent pixels: put it on a background first (black is that of Fashion-MNIST)", path = path.display())]
+    #[error("{path} has transparent pixels: put it on a background first (in Fashion-MNIST it is black)", path = path.display())]
     Transparent {
         /// The file.
         path: PathBuf,
     },
-    /// The network takes neither grey nor colour images.
-    #[error(
-        "the network takes images of {channels} channels: only 1 (grey) and 3 (red, green, blue) can be read from PNG"
-    )]
+    /// The network expects neither grey nor colour images.
+    #[error("the network expects images of {channels} channels: PNG files give 1 (grey) or 3 (red, green, blue)")]
     Channels {
         /// Channels of its input.
         channels: usize,
     },
-    /// A folder without pictures.
+    /// A folder without PNG files.
     #[error("the folder {path} has no file that ends in .png", path = path.display())]
     Empty {
         /// The folder.
@@ -64,7 +62,7 @@ pub enum PictureError {
     },
 }
 
-/// The files that are named, and the PNG files in the folders that are named, by name.
+/// The given files, and the PNG files of the given folders in the order of their names.
 ///
 /// # Errors
 /// [`PictureError::Read`], [`PictureError::Empty`]
@@ -90,9 +88,9 @@ pub fn list_pictures(paths: &[PathBuf]) -> Result<Vec<PathBuf>, PictureError> {
     Ok(pictures)
 }
 
-/// Reads a PNG file as `[height, width, channels]` bytes. For a network with one channel colours become grey as in
-/// ITU-R BT.601 (299 red, 587 green, 114 blue of 1000), for one with three grey becomes three equal channels; 16 bits
-/// are cut to 8, fewer are spread over the range.
+/// Reads a PNG file as `[height, width, channels]` bytes. For one channel, colours become grey by the weights of ITU-R BT.601
+/// (.299 red, .587 green, .114 blue); for three, grey becomes three equal channels. Samples of 16 bits are reduced to 8,
+/// samples of fewer bits are scaled up.
 ///
 /// # Errors
 /// [`PictureError`]
@@ -122,7 +120,7 @@ pub fn read_picture(path: &Path, [height, width, channels]: [usize; 3]) -> Resul
         (ColorType::Rgb, BitDepth::Eight) => 3,
         (ColorType::Rgba, BitDepth::Eight) => 4,
         other => {
-            let problem = format!("pixels of the form {other:?} cannot be read");
+            let problem = format!("its pixels have the unsupported format {other:?}");
             return Err(PictureError::NotPng { path: path.to_owned(), problem });
         }
     };
@@ -152,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn grey_and_colour_become_what_the_network_takes() {
+    fn grey_and_colour_become_what_the_network_expects() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.png");
         write(&path, ColorType::Grayscale, [1, 3], &[0, 100, 255]);

@@ -1,4 +1,4 @@
-//! [`RunFolder`]: the folder that a run writes its results into. Whatever stands there under its final name is complete.
+//! [`RunFolder`]: the folder that a run writes its results into. A file there under its final name is complete.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -13,33 +13,33 @@ use thiserror::Error;
 pub const RECIPE: &str = "recipe.toml";
 /// A JSON line for each epoch.
 pub const HISTORY: &str = "history.jsonl";
-/// The run's figures; it is written last, so a run that has it is finished.
+/// The run's figures. It is written last: a run that has it is finished.
 pub const SUMMARY: &str = "summary.json";
 /// The trained network.
 pub const MODEL: &str = "model.safetensors";
-/// The state to go on from.
+/// The state to resume from.
 pub const LAST: &str = "last.ckpt";
 /// The state after the best epoch.
 pub const BEST: &str = "best.ckpt";
-/// Locked by the process that trains in the folder.
+/// Locked while a process trains in the folder.
 const LOCK: &str = ".lock";
 
 /// Why a run's folder cannot be used.
 #[derive(Debug, Error)]
 pub enum FolderError {
-    /// The folder is in use.
-    #[error("{path} exists and is not empty: name another folder, or go on with its run by --resume", path = path.display())]
+    /// The folder is not empty.
+    #[error("{path} exists and is not empty: name another folder, or continue its run with --resume", path = path.display())]
     NotEmpty {
         /// The folder.
         path: PathBuf,
     },
-    /// A file is in the folder's place.
-    #[error("{path} exists and is not a folder: name another", path = path.display())]
+    /// A file has that name.
+    #[error("{path} exists and is not a folder: use another name", path = path.display())]
     NotAFolder {
         /// The file.
         path: PathBuf,
     },
-    /// It is not the folder of a run.
+    /// The folder holds no run.
     #[error("{path} is not the folder of a run: it has no {missing}", path = path.display())]
     NotARun {
         /// The folder.
@@ -47,18 +47,18 @@ pub enum FolderError {
         /// The file it should have.
         missing: &'static str,
     },
-    /// Another process trains in it.
+    /// Another process trains in the folder.
     #[error("another process is training in {path}", path = path.display())]
     Busy {
         /// The folder.
         path: PathBuf,
     },
-    /// The file system refused something.
+    /// The file system refused an operation.
     #[error("cannot {action} {path}: {source}", path = path.display())]
     Io {
-        /// What was tried, as a verb.
+        /// The operation, as a verb.
         action: &'static str,
-        /// On which file or folder.
+        /// The file or folder.
         path: PathBuf,
         /// The cause.
         source: io::Error,
@@ -76,17 +76,17 @@ fn not_written(error: selvedge_atomic_file::Error) -> FolderError {
 /// Where a new run goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
-    /// Into this folder, which must not exist or be empty.
+    /// Into this folder, which must be empty or not exist.
     Folder(PathBuf),
     /// Into `DIR/<date-time>-<recipe>`.
     Below(PathBuf),
 }
 
 impl Destination {
-    /// Refuses a folder that is not empty, before any work is done.
+    /// Refuses a folder that cannot be used, before any work is done.
     ///
     /// # Errors
-    /// [`FolderError::NotEmpty`], [`FolderError::Io`]
+    /// [`FolderError::NotEmpty`], [`FolderError::NotAFolder`], [`FolderError::Io`]
     pub fn check(&self) -> Result<(), FolderError> {
         match self {
             Self::Folder(path) if path.exists() && !path.is_dir() => {
@@ -101,7 +101,7 @@ impl Destination {
     }
 }
 
-/// The folder of a run, locked against other processes as long as this value lives.
+/// The folder of a run, locked against other processes while this value lives.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
@@ -126,7 +126,7 @@ impl RunFolder {
         Self::lock(path)
     }
 
-    /// Opens the folder of a run to go on with it.
+    /// Opens the folder of a run to resume it.
     ///
     /// # Errors
     /// [`FolderError`]
@@ -139,11 +139,13 @@ impl RunFolder {
 
     fn lock(path: PathBuf) -> Result<Self, FolderError> {
         let lock_path = path.join(LOCK);
-        let lock = File::create(&lock_path).map_err(refused("write", &lock_path))?;
+        // Without truncation: Windows refuses to change a file that another process has locked.
+        let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&lock_path);
+        let lock = lock.map_err(refused("write", &lock_path))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(FolderError::Busy { path }),
-            // A file system without locks: two processes in one folder is then the user's to avoid.
+            // A file system without locks: there the user must not train twice in one folder.
             Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {}
             Err(TryLockError::Error(error)) => return Err(refused("lock", &lock_path)(error)),
         }
@@ -163,7 +165,7 @@ impl RunFolder {
         self.path.join(name)
     }
 
-    /// Writes a file so that under `name` there is always a whole one: the old one or the new one.
+    /// Writes a file atomically: `name` is always a complete file, the old one or the new one.
     ///
     /// # Errors
     /// [`FolderError::Io`]
@@ -186,7 +188,7 @@ impl RunFolder {
         self.history.write_all(text.as_bytes()).map_err(refused("write", &path))
     }
 
-    /// Brings the history to the disk, so that it is never behind a checkpoint.
+    /// Syncs the history to disk, so that no checkpoint is newer than it.
     ///
     /// # Errors
     /// [`FolderError::Io`]
@@ -194,8 +196,8 @@ impl RunFolder {
         self.history.sync_all().map_err(refused("sync", &self.path.join(HISTORY)))
     }
 
-    /// Keeps the history's first `epochs` lines: what came after the checkpoint that the run goes on from happens
-    /// again.
+    /// Keeps the first `epochs` lines of the history. The epochs after the checkpoint that the run resumes from will be
+    /// trained again.
     ///
     /// # Errors
     /// [`FolderError::Io`]
@@ -204,7 +206,9 @@ impl RunFolder {
         let text = fs::read_to_string(&path).map_err(refused("read", &path))?;
         let keep = usize::try_from(epochs).unwrap_or(usize::MAX);
         let kept: usize = text.split_inclusive('\n').take(keep).filter(|line| line.ends_with('\n')).map(str::len).sum();
-        self.history.set_len(kept as u64).map_err(refused("write", &path))
+        // `self.history` is open for appending, and on Windows such a handle may not change the length.
+        let file = OpenOptions::new().write(true).open(&path).map_err(refused("write", &path))?;
+        file.set_len(kept as u64).map_err(refused("write", &path))
     }
 }
 
@@ -223,8 +227,8 @@ fn create_dated(parent: &Path, recipe: &str) -> Result<PathBuf, FolderError> {
     Err(FolderError::NotEmpty { path: parent.join(name) })
 }
 
-/// `2026-11-24T03-34-12Z`: UTC, and a file name on every system. The calendar is the proleptic Gregorian one, by the
-/// days of 400-year eras that begin on the first of March.
+/// `2026-11-24T03-34-12Z`: UTC in a form that every system allows in file names. The date comes from the day's number in its
+/// era of 400 years, which begins on 1 March: leap days are then at the end of a year.
 fn date_time(seconds: u64) -> String {
     let (days, second) = (seconds / 86_400 + 719_468, seconds % 86_400);
     let (era, day_of_era) = (days / 146_097, days % 146_097);
@@ -281,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn the_history_is_cut_back_to_whole_epochs() {
+    fn the_history_is_truncated_to_whole_epochs() {
         let dir = tempfile::tempdir().unwrap();
         let mut folder = RunFolder::create(&Destination::Folder(dir.path().to_owned()), "seed").unwrap();
         for line in ["one", "two", "three"] {
@@ -294,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_replaced_as_a_whole() {
+    fn a_file_is_replaced_atomically() {
         let dir = tempfile::tempdir().unwrap();
         let folder = RunFolder::create(&Destination::Folder(dir.path().to_owned()), "seed").unwrap();
         folder.write(LAST, b"one").unwrap();
@@ -307,7 +311,7 @@ mod tests {
     fn a_write_that_fails_leaves_nothing_half_written() {
         let dir = tempfile::tempdir().unwrap();
         let folder = RunFolder::create(&Destination::Folder(dir.path().to_owned()), "seed").unwrap();
-        // A folder in the file's place: the bytes can be written, and not be moved there.
+        // A folder has the file's name: the bytes can be written, but not renamed.
         fs::create_dir(folder.file(LAST)).unwrap();
         fs::write(folder.file(LAST).join("inside"), "kept").unwrap();
         let message = folder.write(LAST, b"one").unwrap_err().to_string();

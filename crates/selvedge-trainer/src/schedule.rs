@@ -47,7 +47,7 @@ impl Schedule {
         if step < self.warmup_steps {
             return between(self.warmup.start, 1.0, (step + 1) as f64 / self.warmup_steps as f64);
         }
-        let behind = (step - self.warmup_steps) as f64 / (self.total_steps - self.warmup_steps).max(1) as f64;
+        let done = (step - self.warmup_steps) as f64 / (self.total_steps - self.warmup_steps).max(1) as f64;
         match &self.spec {
             ScheduleSpec::Constant => 1.0,
             ScheduleSpec::Step { milestones, gamma } => {
@@ -55,14 +55,14 @@ impl Schedule {
                 let passed = milestones.iter().filter(|&&milestone| milestone <= epoch).count();
                 gamma.powi(passed as i32)
             }
-            ScheduleSpec::Cosine { end } => between(1.0, *end, half_cosine(behind)),
-            ScheduleSpec::OneCycle { rise, start, end } => up_and_down(behind, *rise, *start, *end, half_cosine),
-            ScheduleSpec::Linear { rise, start, end } => up_and_down(behind, *rise, *start, *end, |x| x),
+            ScheduleSpec::Cosine { end } => between(1.0, *end, half_cosine(done)),
+            ScheduleSpec::OneCycle { rise, start, end } => rise_and_fall(done, *rise, *start, *end, half_cosine),
+            ScheduleSpec::Linear { rise, start, end } => rise_and_fall(done, *rise, *start, *end, |x| x),
         }
     }
 }
 
-fn up_and_down(x: f64, rise: f64, start: f64, end: f64, ease: impl Fn(f64) -> f64) -> f64 {
+fn rise_and_fall(x: f64, rise: f64, start: f64, end: f64, ease: impl Fn(f64) -> f64) -> f64 {
     if x < rise {
         between(start, 1.0, ease(x / rise))
     } else {
@@ -74,7 +74,7 @@ fn between(from: f64, to: f64, share: f64) -> f64 {
     from + (to - from) * share
 }
 
-/// From 0 to 1 along half a cosine.
+/// From 0 to 1 along half a period of a cosine.
 fn half_cosine(x: f64) -> f64 {
     (1.0 - (PI * x).cos()) / 2.0
 }
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn cosine_goes_from_one_to_its_end() {
+    fn cosine_falls_from_one_to_its_end() {
         let cosine = schedule(&["schedule={kind='cosine', end=0.2}"]);
         // .2 + .8 (1 + cos(πx)) / 2
         let at = |x: f64| 0.2 + 0.8 * (1.0 + (PI * x).cos()) / 2.0;
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn warm_up_comes_first_and_the_schedule_has_the_rest() {
+    fn warm_up_comes_before_the_schedule() {
         let warm = schedule(&["schedule={kind='linear'}", "warmup={epochs=2.0, start=0.5}"]);
         assert_rates(&warm, &[(0, 0.525), (9, 0.75), (19, 1.0), (20, 1.0), (60, 0.5), (100, 0.0)]);
         assert_rates(&schedule(&["warmup.epochs=10"]), &[(0, 0.01), (99, 1.0)]);

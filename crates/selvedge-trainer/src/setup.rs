@@ -210,3 +210,22 @@ fn hold_out(loaded: &LoadedRecipe, data: &TrainingData) -> Result<Partition, Tra
     }
     Ok(partition)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::{BUILT_IN, Override};
+
+    #[test]
+    fn every_built_in_recipe_builds() {
+        let threads = Threads::new(1).unwrap();
+        let shape = ImageShape { height: 28, width: 28, channels: 1 };
+        for (name, _) in BUILT_IN {
+            // Small batches, for little memory.
+            let loaded = RecipeSource::find(name).unwrap().load(&[Override::new("batch", 32, "test")]).unwrap();
+            let augmenter = Augmenter::new(loaded.recipe.augmentation.clone(), shape, 10).unwrap();
+            let network = build_network(&loaded, &augmenter, Precision::F32, &threads).unwrap();
+            assert_eq!(network.spec().classes, 10, "{name}");
+        }
+    }
+}

@@ -20,13 +20,13 @@ pub struct HistoryLine {
     pub learning_rate: f64,
     /// Mean loss of its steps, label smoothing included.
     pub train_loss: f64,
-    /// Share of its training images, augmented, that were classified right.
+    /// Accuracy on its augmented training images.
     pub train_accuracy: f64,
-    /// Mean loss on the validation images; null without any.
+    /// Mean loss on the validation images; null if there are none.
     pub validation_loss: Option<f64>,
-    /// Share of the validation images classified right; null without any.
+    /// Accuracy on the validation images; null if there are none.
     pub validation_accuracy: Option<f64>,
-    /// Training images a second, evaluation left out.
+    /// Training images per second, without evaluation.
     pub images_per_second: f64,
     /// Seconds of its training steps.
     pub seconds: f64,
@@ -41,7 +41,7 @@ pub struct Summary {
     pub dataset: String,
     /// The seed.
     pub seed: u64,
-    /// What was computed in: `f32` or `bf16`.
+    /// The precision: `f32` or `bf16`.
     pub precision: String,
     /// The name of the instruction set: see [`selvedge_compute::Isa`].
     pub isa: String,
@@ -51,37 +51,37 @@ pub struct Summary {
     pub epochs: u64,
     /// Steps that were trained.
     pub steps: u64,
-    /// Images that were trained on, validation images left out.
+    /// Training images, without validation images.
     pub train_images: usize,
-    /// Seconds of the training steps, evaluation left out.
+    /// Seconds of the training steps, without evaluation.
     pub train_seconds: f64,
     /// Seconds from the start of the process to this summary, summed over the processes of a resumed run.
     pub total_seconds: f64,
     /// Seconds from the start of the process to the end of the first step.
     pub seconds_to_first_step: f64,
-    /// Training images a second: those of all steps by `train_seconds`.
+    /// Training images per second: the images of all steps divided by `train_seconds`.
     pub images_per_second: f64,
-    /// Share of the test images classified right.
+    /// Accuracy on the test images.
     pub test_accuracy: f64,
-    /// The same with test-time augmentation; null if the recipe has none.
+    /// Accuracy with test-time augmentation; null if the recipe has none.
     pub test_accuracy_tta: Option<f64>,
     /// Mean loss on the test images.
     pub test_loss: f64,
-    /// Share of the validation images that the final weights classify right; null without any.
+    /// Accuracy of the final weights on the validation images; null if there are none.
     pub validation_accuracy: Option<f64>,
-    /// Trained parameters.
+    /// Trainable parameters.
     pub parameters: usize,
-    /// Multiply-adds of one image's forward pass.
+    /// Multiply-adds of the forward pass of one image.
     pub multiply_adds_per_image: usize,
-    /// The most memory the process had; null where the system does not tell.
+    /// The most memory that the process used; null where the system does not tell.
     pub peak_memory_bytes: Option<u64>,
-    /// SHA-256 of all weights and running statistics in logical order, little-endian f32.
+    /// SHA-256 of all weights and running statistics in logical order, as little-endian f32.
     pub weights_sha256: String,
     /// Version of the program.
     pub version: String,
     /// The processor's name.
     pub cpu: String,
-    /// Names of the classes, which `predict` prints.
+    /// Names of the classes, for `predict`.
     pub class_names: Vec<String>,
 }
 

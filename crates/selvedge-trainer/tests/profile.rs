@@ -161,7 +161,7 @@ fn every_operation_can_be_profiled() {
         let report: Value = serde_json::from_str(&place.read("p.json")).unwrap();
         let operands = &report["operations"][0]["operands"];
         assert_eq!(operands.as_str(), (operation == "dense").then_some("relu"), "{operation}");
-        assert_eq!(text.contains("as behind a ReLU"), operation == "dense", "{text}");
+        assert_eq!(text.contains("as after a ReLU"), operation == "dense", "{text}");
         assert_eq!(report["operations"].as_array().unwrap().len(), passes, "{operation}");
         assert_eq!(report["operations"][0]["shape"], shape);
         assert_eq!(report["recipe"], Value::Null);

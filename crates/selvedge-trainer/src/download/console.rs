@@ -1,4 +1,4 @@
-//! Progress of downloads on a terminal, and in a log.
+//! Progress of downloads, for terminals and logs.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::fetch::Progress;
 
-/// A bar on standard error if that is a terminal; otherwise a line when a file begins and one when it is done.
+/// Shows a bar on standard error if that is a terminal, else a line when a file begins and one when it is complete.
 #[derive(Debug)]
 pub struct ConsoleProgress {
     bar: Option<ProgressBar>,
@@ -15,7 +15,7 @@ pub struct ConsoleProgress {
 }
 
 impl ConsoleProgress {
-    /// Looks at standard error once.
+    /// Checks whether standard error is a terminal.
     pub fn new() -> Self {
         Self { bar: None, terminal: io::stderr().is_terminal() }
     }
@@ -28,8 +28,7 @@ impl ConsoleProgress {
     }
 }
 
-/// A line on standard error. Nobody may be listening any more, as after `2>&1 | head -1`: that ends no run, which
-/// `eprintln!` would do.
+/// Prints a line on standard error. Unlike `eprintln!` it does not panic if nobody reads it, as in `2>&1 | head -1`.
 pub(crate) fn tell(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
@@ -48,7 +47,7 @@ impl Progress for ConsoleProgress {
         }
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
         let template = "{msg:28} {bar:30} {bytes:>10} of {total_bytes}  {bytes_per_sec}  {eta} left";
-        // The template is a constant; should indicatif ever refuse it, its own default serves.
+        // Should indicatif refuse this constant, its own default will do.
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }

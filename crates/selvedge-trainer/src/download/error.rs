@@ -1,5 +1,6 @@
-//! What can go wrong with a data set: on this machine ([`DownloadError`]) and at a source ([`SourceError`]).
+//! Errors of data sets: on this machine ([`DownloadError`]) and at a source ([`SourceError`]).
 
+use std::env::consts::OS;
 use std::fmt::Write;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,40 +10,40 @@ use thiserror::Error;
 
 use super::registry::{DATASETS, NamedDataset, PinnedFile};
 
-/// Why a data set could not be had.
+/// Why a data set cannot be downloaded or verified.
 #[derive(Debug, Error)]
 pub enum DownloadError {
-    /// Neither a registered name nor a folder.
+    /// The data set is neither a known name nor a folder.
     #[error(
         "data set {name:?} is neither a known name nor a folder; known names: {known}; \
          a folder must hold the four IDX files (see `download --list`)"
     )]
     UnknownDataset {
-        /// What was asked for.
+        /// The name as given.
         name: String,
-        /// The registered names, separated by commas.
+        /// The known names, separated by commas.
         known: String,
     },
-    /// A `--mirror` that may not be used.
+    /// A `--mirror` cannot be used.
     #[error("mirror {mirror:?} cannot be used: {reason}")]
     BadMirror {
         /// The address as given.
         mirror: String,
-        /// What is wrong with it and what would be right.
+        /// What is wrong with it, and what is expected.
         reason: String,
     },
-    /// The file system refused something.
+    /// The file system refused an operation.
     #[error("cannot {action} {path}: {source}", path = path.display())]
     Io {
-        /// What was tried, as a verb: "write", "rename".
+        /// The operation, as a verb: "write", "rename".
         action: &'static str,
-        /// On which file or folder.
+        /// The file or folder.
         path: PathBuf,
         /// The cause.
         source: io::Error,
     },
-    /// Another process writes the same file.
-    #[error("another process is downloading to {path}; wait until it has ended", path = path.display())]
+    /// Another process downloads the same file.
+    #[error("another process is downloading to {path}: wait until it ends", path = path.display())]
     Busy {
         /// The temporary file that is locked.
         path: PathBuf,
@@ -54,15 +55,15 @@ pub enum DownloadError {
         dataset: &'static str,
         /// The file's name.
         file: &'static str,
-        /// Each source with its failure, in the order they were tried.
+        /// The sources with their errors, in the order in which they were tried.
         failures: Vec<SourceFailure>,
-        /// Commands that fetch and verify the file.
+        /// Commands that download and verify the file.
         by_hand: String,
     },
-    /// A file of a folder is not what its `selvedge.lock` says.
+    /// A file does not match the `selvedge.lock` of its folder.
     #[error(
         "{path} has changed: {lock} has SHA-256 {expected}, the file has {found}; \
-         restore the file, or delete {lock} if the change is meant",
+         restore the file, or delete {lock} if you changed it on purpose",
         path = path.display(), lock = lock.display()
     )]
     Changed {
@@ -75,18 +76,18 @@ pub enum DownloadError {
         /// The file's hash.
         found: String,
     },
-    /// The lock file and the folder do not name the same files.
+    /// The lock file does not list the files of the folder.
     #[error(
-        "{lock} does not fit the folder: {problem}; restore the files, or delete the lock file if the change is meant",
+        "{lock} does not fit the folder: {problem}; restore the files, or delete the lock file if you changed them on purpose",
         lock = lock.display()
     )]
     BadLock {
         /// The lock file.
         lock: PathBuf,
-        /// What does not fit.
+        /// What is wrong.
         problem: String,
     },
-    /// A data set file is missing from a folder.
+    /// The folder lacks a file of a data set.
     #[error("{dir} has neither {name} nor {name}.gz; a data set is a folder with {}", super::registry::RAW_NAMES.join(", "), dir = dir.display())]
     MissingFile {
         /// The folder.
@@ -94,7 +95,7 @@ pub enum DownloadError {
         /// The name without `.gz`.
         name: &'static str,
     },
-    /// The folder of a named data set is broken and was given by its path.
+    /// A folder given by its path is that of a named data set, and is damaged.
     #[error(
         "{dir} holds {dataset}, but {file} is not the published file; \
          `download --dataset {dataset}` verifies and repairs it",
@@ -103,9 +104,9 @@ pub enum DownloadError {
     BrokenNamed {
         /// The folder.
         dir: PathBuf,
-        /// The data set that it is the folder of.
+        /// The data set.
         dataset: &'static str,
-        /// The file that is not as pinned.
+        /// The file that is not the published one.
         file: &'static str,
     },
 }
@@ -137,81 +138,93 @@ impl DownloadError {
         for base in bases {
             let _ = writeln!(by_hand, "  curl -fL -o {target} {base}/{}", pin.name);
         }
-        let _ = write!(by_hand, "  sha256sum {target}   # must print {}", pin.gz_sha256);
+        let hash = match OS {
+            "windows" => format!("certutil -hashfile {target} SHA256"),
+            "macos" => format!("shasum -a 256 {target}"),
+            _ => format!("sha256sum {target}"),
+        };
+        let _ = write!(by_hand, "  {hash}   # expected: {}", pin.gz_sha256);
         Self::AllSourcesFailed { dataset: dataset.name, file: pin.name, failures, by_hand }
     }
 }
 
-/// Single quotes, so that a folder with spaces survives being pasted into a shell.
+/// The path in quotes, so that a folder with spaces can be pasted into a shell.
+#[cfg(not(windows))]
 fn shell_quoted(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+}
+
+/// No file name on Windows contains a double quote.
+#[cfg(windows)]
+fn shell_quoted(path: &Path) -> String {
+    format!("\"{}\"", path.display())
 }
 
 fn lines(failures: &[SourceFailure]) -> String {
     failures.iter().map(|failure| format!("  {}: {}\n", failure.url, failure.error)).collect()
 }
 
-/// One source that did not give the file.
+/// A source that failed.
 #[derive(Debug)]
 pub struct SourceFailure {
-    /// The file's address there.
+    /// The address of the file.
     pub url: String,
-    /// What happened.
+    /// The error.
     pub error: SourceError,
 }
 
-/// Why a source did not give the file.
+/// Why a source failed.
 #[derive(Debug, Error)]
 pub enum SourceError {
-    /// An answer other than the file.
+    /// The server did not send the file.
     #[error("the server answered with HTTP status {0}")]
     Status(u16),
-    /// Redirects without end.
+    /// Too many redirects.
     #[error("more than {0} redirects")]
     TooManyRedirects(usize),
     /// A redirect that may not be followed.
     #[error("redirect to {to} refused: {reason}")]
     BadRedirect {
-        /// The address as the server gave it.
+        /// The address as the server sent it.
         to: String,
         /// Why it is refused.
         reason: &'static str,
     },
-    /// No connection, a broken one, or one whose certificate does not hold.
+    /// The connection failed, or its certificate is not valid.
     #[error("{0}")]
     Connection(String),
-    /// Too slow, or silent.
+    /// The server is too slow, or silent.
     #[error("stalled: {got} bytes in {} s", waited.as_secs_f32())]
     Stalled {
-        /// Bytes that came in that time.
+        /// Bytes received in that time.
         got: u64,
-        /// How long was waited.
+        /// That time.
         waited: Duration,
     },
-    /// Not a gzip file, most often a web page.
+    /// It sent something else than a gzip file, most often a web page.
     #[error("not a gzip file (content type {content_type})")]
     NotGzip {
-        /// What the server calls it.
+        /// The content type in the answer.
         content_type: String,
     },
-    /// More bytes than the file can have.
-    #[error("too long: {announced} bytes announced or sent, the file has at most {most}")]
+    /// It sent or announced more bytes than the file can have.
+    #[error("too long: {announced} bytes announced or sent, expected at most {most}")]
     TooLong {
-        /// Bytes announced, or sent until the download was given up.
+        /// Bytes announced, or sent before the download ended.
         announced: u64,
-        /// The cap.
+        /// The most bytes that the file can have.
         most: u64,
     },
-    /// The connection ended before the file did.
-    #[error("cut short after {got} bytes")]
+    /// The connection ended before the file was complete.
+    #[error("the connection ended after {got} bytes")]
     CutShort {
-        /// Bytes received in all.
+        /// All bytes received.
         got: u64,
     },
-    /// A partial answer to another question than was asked.
-    #[error("asked for the bytes from {asked} on, got {answered:?}")]
+    /// It sent another part of the file than was requested.
+    #[error("requested the bytes from {asked} on, received {answered:?}")]
     WrongRange {
-        /// The first byte asked for.
+        /// The first byte requested.
         asked: u64,
         /// The `Content-Range` of the answer, or its status.
         answered: String,
@@ -219,11 +232,11 @@ pub enum SourceError {
     /// The bytes are not those of the file.
     #[error("wrong content: SHA-256 {found} ({bytes} bytes), expected {expected}")]
     WrongContent {
-        /// The hash of what came.
+        /// The hash of the received bytes.
         found: String,
-        /// Its length.
+        /// Their number.
         bytes: u64,
-        /// The pin.
+        /// The pinned hash.
         expected: &'static str,
     },
 }

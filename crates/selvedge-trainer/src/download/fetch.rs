@@ -1,4 +1,4 @@
-//! Brings a folder to the state in which every file of a data set is there and verified.
+//! [`fetch`]: downloads the missing files of a data set until all are present and verified.
 
 use std::fs;
 use std::mem;
@@ -10,77 +10,77 @@ use super::part::Part;
 use super::registry::{NamedDataset, PinnedFile};
 use super::verify::{FileState, Matched, verify_file};
 
-/// How often a download that was cut off after some progress goes on at the same source.
+/// How often a download that was cut off after some progress is resumed from the same source.
 const RESUMES: usize = 3;
 
-/// Where to download from, and how patiently.
+/// Where to download from, and how long to wait.
 #[derive(Debug, Clone, Default)]
 pub struct FetchOptions {
-    /// Addresses that have the files directly below them, tried in this order *instead of* the public
-    /// sources. https, or http on this machine.
+    /// Addresses with the files directly below them, tried in this order instead of the public sources; https, or http on
+    /// this machine.
     pub mirrors: Vec<String>,
-    /// When to give a source up.
+    /// When to give up on a source.
     pub timeouts: Timeouts,
 }
 
-/// Is told how a download goes. Every method does nothing unless it is written.
+/// Receives the events of a download. The provided methods do nothing.
 pub trait Progress {
-    /// A file is being fetched from `url`.
+    /// The download of a file from `url` begins.
     fn begin(&mut self, file: &str, url: &str) {
         let _ = (file, url);
     }
-    /// `got` bytes of it are here, of `total` if the server said how many there are.
+    /// `got` bytes have arrived, of `total` if the server said how many there are.
     fn advance(&mut self, got: u64, total: Option<u64>) {
         let _ = (got, total);
     }
-    /// The file is here and verified.
+    /// The file is complete and verified.
     fn end(&mut self, file: &str) {
         let _ = file;
     }
-    /// Something that does not end the download, most often a source that failed.
+    /// Something that does not end the download, such as a failed source.
     fn note(&mut self, message: &str) {
         let _ = message;
     }
 }
 
-/// Tells nobody.
+/// Ignores every event.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoProgress;
 
 impl Progress for NoProgress {}
 
-/// What [`fetch`] did about a file.
+/// How [`fetch`] got a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was there already and is what it must be.
+    /// It was present and is verified.
     Present(Matched),
-    /// It was fetched and verified.
+    /// It was downloaded and verified.
     Downloaded(Matched),
 }
 
-/// A file that is now verified.
+/// A verified file.
 #[derive(Debug, Clone, Copy)]
 pub struct FileOutcome {
-    /// Which file.
+    /// The file.
     pub pin: PinnedFile,
-    /// What was done.
+    /// How it came here.
     pub outcome: Outcome,
 }
 
-/// Verifies the four files of `dataset` in `dir` and fetches those that are missing or wrong.
+/// Verifies the four files of `dataset` in `dir` and downloads those that are missing or wrong.
 ///
-/// The network is not touched when all are right. A wrong file is replaced only by a verified one.
+/// It does not use the network if all files are right. It replaces a wrong file only by a verified one.
 ///
 /// # Errors
-/// [`DownloadError::AllSourcesFailed`] if a file could not be had anywhere, [`DownloadError::BadMirror`],
-/// [`DownloadError::Busy`] if another process fetches the same file, [`DownloadError::Io`].
+/// [`DownloadError::AllSourcesFailed`] if no source has a file, [`DownloadError::BadMirror`], [`DownloadError::Busy`] if
+/// another process downloads the same file, [`DownloadError::Io`].
 pub fn fetch(
     dir: &Path,
     dataset: &NamedDataset,
     options: &FetchOptions,
     progress: &mut dyn Progress,
 ) -> Result<Vec<FileOutcome>, DownloadError> {
-    // Before anything is looked at: a mirror that cannot be used is told even when nothing is missing.
+    // First: a bad mirror is an error even if nothing is missing.
     let sources = open_sources(dataset, options)?;
     let mut outcomes = Vec::new();
     for pin in &dataset.files {
@@ -107,7 +107,7 @@ fn open_sources(dataset: &NamedDataset, options: &FetchOptions) -> Result<Vec<So
     }
 }
 
-/// Why an attempt ended: only what the source did lets the next source try.
+/// Why an attempt ended: here, which ends the download, or at the source, after which the next one is tried.
 enum Stop {
     Here(DownloadError),
     Source(SourceError),
@@ -134,7 +134,7 @@ fn fetch_file(
 ) -> Result<Matched, DownloadError> {
     let mut part = Part::open(dir, pin)?;
     let target = dir.join(pin.name);
-    // A run that was killed between the last byte and the rename has left a whole file.
+    // A process that was killed between the last byte and the rename has left a complete file.
     if let Ok(matched) = part.check(pin)? {
         part.finish(&target)?;
         return Ok(matched);
@@ -160,7 +160,7 @@ fn fetch_file(
     Err(DownloadError::sources(dataset, pin, dir, &bases, failures))
 }
 
-/// Fetches from one source: goes on after a cut, and begins anew when what was there was wrong.
+/// Downloads from one source: resumes after an interruption, and starts over if the part that was there is wrong.
 fn fetch_from(
     source: &Source,
     pin: &PinnedFile,
@@ -176,7 +176,7 @@ fn fetch_from(
                 Err(found) => {
                     let bytes = part.len();
                     part.clear()?;
-                    // A resumed beginning may have come from elsewhere: this source gets one try of its own.
+                    // The first bytes may have come from another source: this one gets a try of its own.
                     if !resumed {
                         return Err(SourceError::WrongContent { found, bytes, expected: pin.gz_sha256 }.into());
                     }
@@ -197,18 +197,18 @@ fn fetch_from(
     }
 }
 
-/// Appends what the source sends; says whether that continued an earlier beginning.
+/// Appends what the source sends. Returns whether it resumed an earlier download.
 fn append_from(source: &Source, pin: &PinnedFile, part: &mut Part, progress: &mut dyn Progress) -> Result<bool, Stop> {
     let mut answer = source.get(pin.name, part.len(), pin.max_bytes())?;
-    let mut anew = answer.start == 0;
+    let mut starts_over = answer.start == 0;
     let mut buffer = vec![0; 1 << 16];
     loop {
         let n = answer.read(&mut buffer)?;
         if n == 0 {
             return Ok(answer.start > 0);
         }
-        // Only now: had the answer been a web page, the beginning on disk would still be of use.
-        if mem::take(&mut anew) {
+        // Not before: had the answer been a web page, the part on disk would still be useful.
+        if mem::take(&mut starts_over) {
             part.clear()?;
         }
         part.write(&buffer[..n])?;

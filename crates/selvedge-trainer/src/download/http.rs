@@ -1,4 +1,4 @@
-//! One request to one source: which addresses are allowed, how long to wait, which answers are refused.
+//! Requests to a source: which addresses are allowed, how long to wait, and which answers are refused.
 
 use std::io::{self, Read};
 use std::net::IpAddr;
@@ -9,21 +9,21 @@ use ureq::{Agent, Body};
 
 use super::error::{DownloadError, SourceError};
 
-/// Redirects followed for one file.
+/// The most redirects to follow for a file.
 const MAX_REDIRECTS: usize = 5;
 
 /// The first two bytes of every gzip file.
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// How long a download waits before it gives a source up.
+/// How long a download waits before it gives up on a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// For the name look-up, and again for connecting with TLS: 10 s.
+    /// For the name look-up, and again for the connection with TLS: 10 s.
     pub connect: Duration,
-    /// For the answer to begin, for each read, and the span over which `least_bytes` counts: 30 s.
+    /// For the start of the answer, for each read, and the interval of `least_bytes`: 30 s.
     pub idle: Duration,
-    /// Fewest bytes in each span of `idle`; fewer count as stalled, so that a server that sends a byte
-    /// now and then cannot hold a download for hours: 30 KiB.
+    /// The least bytes per interval of `idle`: 30 KiB. A server that sends fewer has stalled, so that it cannot hold a
+    /// download for hours.
     pub least_bytes: u64,
 }
 
@@ -33,7 +33,7 @@ impl Default for Timeouts {
     }
 }
 
-/// Somewhere that has the files of a data set directly below one address.
+/// An address with the files of a data set directly below it.
 pub(crate) struct Source {
     base: String,
     agent: Agent,
@@ -41,22 +41,22 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// Takes any https address, and an http address of this machine.
+    /// Accepts any https address, and http addresses of this machine.
     pub(crate) fn new(base: &str, timeouts: Timeouts) -> Result<Self, DownloadError> {
         let bad = |reason: &str| DownloadError::BadMirror { mirror: base.to_owned(), reason: reason.to_owned() };
-        let uri: Uri = base.parse().map_err(|error| bad(&format!("not an address ({error})")))?;
+        let uri: Uri = base.parse().map_err(|error| bad(&format!("it is not an address ({error})")))?;
         if uri.query().is_some() {
             return Err(bad("file names are appended to it, so it cannot have a query"));
         }
         let loopback_http = match uri.scheme_str() {
             Some("https") => false,
             Some("http") if is_loopback(&uri) => true,
-            Some("http") => return Err(bad("plain http is accepted from this machine (localhost) only; use https")),
+            Some("http") => return Err(bad("http is accepted from this machine (localhost) only; use https")),
             _ => return Err(bad("expected https://HOST/FOLDER")),
         };
         let mut config = Agent::config_builder()
             .https_only(!loopback_http)
-            // Redirects are followed here, where each can be judged.
+            // Redirects are followed below, where each is checked.
             .max_redirects(0)
             .max_redirects_will_error(false)
             .http_status_as_error(false)
@@ -77,15 +77,15 @@ impl Source {
         &self.base
     }
 
-    /// Asks for `name` from byte `offset` on, following redirects.
+    /// Requests `name` from byte `offset` on, following redirects.
     ///
-    /// Anything but a gzip file of at most `max_bytes` bytes is refused as soon as that shows.
+    /// An answer that is not a gzip file of at most `max_bytes` bytes is refused as early as possible.
     pub(crate) fn get(&self, name: &str, offset: u64, max_bytes: u64) -> Result<Answer, SourceError> {
         let mut uri: Uri = format!("{}/{name}", self.base)
             .parse()
             .map_err(|error| SourceError::Connection(format!("not an address: {error}")))?;
         for _ in 0..=MAX_REDIRECTS {
-            // The bytes are hashed as they travel, so no compression may come on top.
+            // The file's own bytes are hashed: no compression on top.
             let mut request = self.agent.get(uri.clone()).header(header::ACCEPT_ENCODING, "identity");
             if offset > 0 {
                 request = request.header(header::RANGE, format!("bytes={offset}-"));
@@ -101,19 +101,19 @@ impl Source {
     }
 }
 
-/// The body of an answer, read with an eye on the clock.
+/// The body of an answer, with limits on its length and time.
 pub(crate) struct Answer {
     reader: Box<dyn Read>,
-    /// Where in the file the body begins: the offset asked for, or 0 if the server ignored it.
+    /// The position in the file at which the body starts: the requested offset, or 0 if the server ignored it.
     pub(crate) start: u64,
-    /// The length of the whole file, if the server said it.
+    /// The length of the file, if the server sent it.
     pub(crate) total: Option<u64>,
     content_type: String,
     position: u64,
     max_bytes: u64,
     timeouts: Timeouts,
-    span_began: Instant,
-    span_bytes: u64,
+    interval_began: Instant,
+    interval_bytes: u64,
 }
 
 impl Answer {
@@ -147,12 +147,12 @@ impl Answer {
             position: start,
             max_bytes,
             timeouts,
-            span_began: Instant::now(),
-            span_bytes: 0,
+            interval_began: Instant::now(),
+            interval_bytes: 0,
         })
     }
 
-    /// Reads on; 0 is the end of the file.
+    /// Reads the next bytes; 0 is the end of the file.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, SourceError> {
         let n = loop {
             match self.reader.read(buffer) {
@@ -163,11 +163,11 @@ impl Answer {
         };
         let first = self.position == 0;
         self.position += n as u64;
-        self.span_bytes += n as u64;
+        self.interval_bytes += n as u64;
         if self.position > self.max_bytes {
             return Err(SourceError::TooLong { announced: self.position, most: self.max_bytes });
         }
-        // A first read of a single byte is judged by that byte: the hash judges the rest.
+        // If the first read has one byte only, that byte is checked: the hash checks the rest.
         let looked_at = n.min(GZIP_MAGIC.len());
         if first && (n == 0 || buffer[..looked_at] != GZIP_MAGIC[..looked_at]) {
             return Err(SourceError::NotGzip { content_type: self.content_type.clone() });
@@ -175,13 +175,13 @@ impl Answer {
         if n == 0 && self.total.is_some_and(|total| self.position < total) {
             return Err(SourceError::CutShort { got: self.position });
         }
-        let waited = self.span_began.elapsed();
+        let waited = self.interval_began.elapsed();
         if n > 0 && waited >= self.timeouts.idle {
-            if self.span_bytes < self.timeouts.least_bytes {
-                return Err(SourceError::Stalled { got: self.span_bytes, waited });
+            if self.interval_bytes < self.timeouts.least_bytes {
+                return Err(SourceError::Stalled { got: self.interval_bytes, waited });
             }
-            self.span_began = Instant::now();
-            self.span_bytes = 0;
+            self.interval_began = Instant::now();
+            self.interval_bytes = 0;
         }
         Ok(n)
     }
@@ -210,8 +210,8 @@ fn range_start(content_range: &str) -> Option<u64> {
     content_range.strip_prefix("bytes ")?.split_once('-')?.0.parse().ok()
 }
 
-/// Resolves a `Location` and says whether it may be followed: https always, http only when the
-/// request already went to that very http host and port, which [`Source::new`] lets be this machine only.
+/// Resolves a `Location` and decides whether to follow it: https always, http only if the request went to the same http
+/// host and port, which [`Source::new`] restricts to this machine.
 fn redirect_target(from: &Uri, location: &str) -> Result<Uri, SourceError> {
     let refused = |reason| SourceError::BadRedirect { to: location.to_owned(), reason };
     let scheme = from.scheme_str().unwrap_or("https");

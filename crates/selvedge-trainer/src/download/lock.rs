@@ -1,7 +1,6 @@
-//! `selvedge.lock`: what the files of a folder without a registered name were when it was first used.
+//! `selvedge.lock`: the hashes of a folder's files at its first use, which prove that later runs use the same bytes.
 //!
-//! One line for each of the four files, hash, two spaces, name: the form `sha256sum -c` reads.
-//! A run months later on the same folder is then known to be a run on the same bytes.
+//! One line per file: hash, two spaces, name. `sha256sum -c` reads it.
 
 use std::fs::{self, File};
 use std::io;
@@ -14,23 +13,23 @@ use super::verify::{FileState, sha256_of, verify};
 /// Name of the lock file in a data set's folder.
 pub const LOCK_NAME: &str = "selvedge.lock";
 
-/// What [`confirm`] found.
+/// The result of [`confirm`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Confirmation {
-    /// The files are those of this registered data set; its pins are better than a lock file.
+    /// The files are those of this named data set, whose pinned hashes make a lock file unnecessary.
     Named(&'static str),
-    /// First use: the hashes were written to this file.
+    /// First use: the hashes have been written to this file.
     Written(PathBuf),
-    /// The files are what the lock file says.
+    /// The files match the lock file.
     Unchanged,
-    /// First use, and the folder cannot be written to; says so for the user.
+    /// First use, but the folder cannot be written to: a message for the user.
     NotWritable(String),
 }
 
 /// Compares the files of a folder with its [`LOCK_NAME`], which is written at first use.
 ///
-/// A folder of a registered data set never gets a lock file: neither one whose files match the pins, nor
-/// `data_dir/NAME`, which must match them.
+/// A folder of a named data set gets no lock file: neither one whose files match the pinned hashes, nor `data_dir/NAME`,
+/// whose files must match them.
 ///
 /// # Errors
 /// [`DownloadError::MissingFile`], [`DownloadError::Changed`], [`DownloadError::BadLock`],
@@ -69,7 +68,7 @@ pub fn confirm(dir: &Path, data_dir: &Path) -> Result<Confirmation, DownloadErro
             if matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) =>
         {
             Ok(Confirmation::NotWritable(format!(
-                "{} cannot be written ({source}): later changes of the files will go unnoticed",
+                "{} cannot be written ({source}): later changes to the files will go unnoticed",
                 lock.display()
             )))
         }
@@ -77,7 +76,7 @@ pub fn confirm(dir: &Path, data_dir: &Path) -> Result<Confirmation, DownloadErro
     }
 }
 
-/// Whether the folder holds this data set; an error if it must and does not.
+/// Whether the folder holds this data set. If it should but does not, that is an error.
 fn is_named(dir: &Path, data_dir: &Path, dataset: &'static NamedDataset) -> Result<bool, DownloadError> {
     let reports = verify(dir, dataset)?;
     let Some(broken) = reports.iter().find(|report| !matches!(report.state, FileState::Verified(_))) else {
@@ -129,7 +128,7 @@ fn is_data_file(name: &str) -> bool {
     RAW_NAMES.contains(&name.strip_suffix(".gz").unwrap_or(name))
 }
 
-/// The gz where there is one, else the plain file.
+/// The gz if there is one, else the uncompressed file.
 fn locate(dir: &Path, raw_name: &str) -> Option<PathBuf> {
     [dir.join(format!("{raw_name}.gz")), dir.join(raw_name)].into_iter().find(|path| path.is_file())
 }

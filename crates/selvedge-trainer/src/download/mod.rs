@@ -1,21 +1,19 @@
-//! Data sets that have a name: what they are, where they come from, and how they get here verified.
+//! Data sets known by name: what they are, where they come from, and how they are downloaded and verified.
 //!
-//! Three data sets are known by name ([`DATASETS`]): `fashion-mnist`, which is part of the repository,
-//! and `mnist` and `kmnist`, which are fetched on demand. Each of their files is pinned by SHA-256.
-//! A folder of one's own needs no name: its hashes are noted at first use in a `selvedge.lock` beside
-//! the files and compared from then on ([`lock::confirm`]).
+//! Three data sets have names ([`DATASETS`]): `fashion-mnist`, which is part of the repository, and `mnist` and `kmnist`,
+//! which are downloaded on demand. Each of their files is pinned by SHA-256. Any other folder is a data set too: its hashes
+//! are written to a `selvedge.lock` beside the files at first use, and compared from then on ([`lock::confirm`]).
 //!
-//! What [`fetch`] promises:
+//! [`fetch`] guarantees:
 //!
-//! - a file under its final name is complete and verified. Bytes arrive in `NAME.part`, are synced to
-//!   the disk, read back and hashed there, and only then renamed;
-//! - https only, through every redirect. `--mirror` may name an http address on one condition: the
-//!   host is this machine (`localhost`, `127.0.0.0/8`, `::1`), and then no redirect may leave that
-//!   host and port except to https. There is no other switch;
-//! - nothing hangs: 10 s for a connection, 30 s without an answer or with less than 1 KiB/s;
-//! - an interrupted download goes on where it stopped, also in the next run, also from another source;
-//!   a beginning that turns out to be wrong is thrown away and fetched anew;
-//! - when every source fails, the error says why each did, and which commands do the same by hand.
+//! - A file under its final name is complete and verified. Bytes arrive in `NAME.part`, are synced to disk, read back and
+//!   hashed, and only then renamed.
+//! - Downloads use https through every redirect. `--mirror` may name an http address if its host is this machine
+//!   (`localhost`, `127.0.0.0/8`, `::1`); then a redirect may lead to that host and port, or to https.
+//! - Nothing hangs: 10 s for a connection, 30 s without an answer or with less than 1 KiB/s.
+//! - An interrupted download resumes where it stopped, even in the next run or from another source. A part that turns out
+//!   to be wrong is discarded and downloaded again.
+//! - When every source fails, the error says why each did, and which commands do the same by hand.
 //!
 //! ```no_run
 //! use selvedge_trainer::download::{self, FetchOptions, NoProgress};
@@ -48,12 +46,11 @@ pub use verify::{FileReport, FileState, Matched, verify};
 use std::env;
 use std::path::{Path, PathBuf};
 
-/// The folder that holds one folder for each named data set.
+/// The folder that holds a folder for each named data set: the first of these that applies.
 ///
-/// The first of these that applies:
 /// 1. the environment variable `SELVEDGE_DATA` (`cargo xtask` sets it to the repository's `data`);
 /// 2. `data` in the current folder, if it has a `fashion-mnist` in it: a checkout of the repository;
-/// 3. the user's own data folder: `$XDG_DATA_HOME/selvedge`, `%LOCALAPPDATA%\selvedge` or
+/// 3. the user's data folder: `$XDG_DATA_HOME/selvedge`, `%LOCALAPPDATA%\selvedge` or
 ///    `~/.local/share/selvedge`;
 /// 4. `data` in the current folder.
 pub fn default_data_dir() -> PathBuf {
@@ -71,11 +68,10 @@ pub fn default_data_dir() -> PathBuf {
         .map_or(local, |base| base.join("selvedge"))
 }
 
-/// Turns what `--dataset` was given into a folder whose files are verified.
+/// The folder of the data set that `--dataset` names, with its files verified.
 ///
-/// A registered name means `data_dir/NAME`: its files are verified, and fetched where they are missing
-/// or wrong. Anything else is a folder: its files are compared with its `selvedge.lock`, which is
-/// written at first use ([`lock::confirm`]).
+/// A known name means `data_dir/NAME`: missing or wrong files are downloaded. Anything else is a folder: its files are
+/// compared with its `selvedge.lock`, which is written at first use ([`lock::confirm`]).
 ///
 /// # Errors
 /// [`DownloadError::UnknownDataset`] if it is neither a name nor a folder, and whatever [`fetch`] and

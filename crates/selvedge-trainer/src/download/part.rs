@@ -1,4 +1,4 @@
-//! The temporary file of a download, and how a finished file gets its final name.
+//! [`Part`]: the temporary file of a download, which is renamed when it is complete and verified.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Seek, SeekFrom, Write};
@@ -8,7 +8,7 @@ use super::error::DownloadError;
 use super::registry::PinnedFile;
 use super::verify::{self, Matched};
 
-/// `NAME.part` beside the final file: open, locked, and removed again when it holds nothing of use.
+/// `NAME.part` beside the final file: open, locked against other processes, and removed if it stays empty.
 #[derive(Debug)]
 pub(crate) struct Part {
     file: File,
@@ -17,11 +17,11 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    /// Opens or creates the temporary file; what an interrupted download left in it is kept.
+    /// Opens or creates the temporary file. It keeps what an interrupted download has left in it.
     pub(crate) fn open(dir: &Path, pin: &PinnedFile) -> Result<Self, DownloadError> {
         let path = dir.join(format!("{}.part", pin.name));
         loop {
-            // A link here would let the download write wherever the link points.
+            // A link would redirect the download to wherever it points.
             if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file()) {
                 fs::remove_file(&path).map_err(DownloadError::io("remove", &path))?;
             }
@@ -38,8 +38,8 @@ impl Part {
                 Err(TryLockError::Error(error)) => return Err(DownloadError::io("lock", &path)(error)),
             }
             let metadata = file.metadata().map_err(DownloadError::io("read", &path))?;
-            // Between open and lock another process may have renamed this very file to its final name:
-            // writing on would damage what is verified there.
+            // Between open and lock, another process may have renamed this file to its final name: writing to it would
+            // damage a verified file.
             if !same_file(&path, &metadata) {
                 continue;
             }
@@ -56,7 +56,7 @@ impl Part {
         self.len
     }
 
-    /// Throws away what was written.
+    /// Discards what was written.
     pub(crate) fn clear(&mut self) -> Result<(), DownloadError> {
         self.file.set_len(0).map_err(DownloadError::io("write", &self.path))?;
         self.len = 0;
@@ -73,18 +73,18 @@ impl Part {
         Ok(())
     }
 
-    /// Syncs the file and compares what the disk gives back with the pin; the inner `Err` is its hash.
+    /// Syncs the file, reads it back and compares it with the pinned hashes. The inner `Err` is its hash.
     pub(crate) fn check(&mut self, pin: &PinnedFile) -> Result<Result<Matched, String>, DownloadError> {
         self.file.sync_all().map_err(DownloadError::io("sync", &self.path))?;
         verify::check(&mut self.file, pin).map_err(DownloadError::io("read", &self.path))
     }
 
-    /// Gives the verified file its final name.
+    /// Renames the verified file to its final name.
     pub(crate) fn finish(self, target: &Path) -> Result<(), DownloadError> {
         selvedge_atomic_file::rename(&self.path, target).map_err(DownloadError::not_written)
     }
 
-    /// Ends a download that failed: a useful beginning stays for the next run, an empty file goes.
+    /// Ends a failed download: bytes stay for the next run, an empty file is removed.
     pub(crate) fn abandon(self) -> Result<(), DownloadError> {
         if self.len == 0 {
             fs::remove_file(&self.path).map_err(DownloadError::io("remove", &self.path))?;
@@ -99,6 +99,8 @@ fn same_file(path: &Path, opened: &fs::Metadata) -> bool {
     fs::metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == (opened.dev(), opened.ino()))
 }
 
+/// Elsewhere the standard library cannot tell files apart by identity. A file that was renamed is no longer at its path; only
+/// if a third process created it again in the same moment would this be wrong.
 #[cfg(not(unix))]
 fn same_file(path: &Path, _opened: &fs::Metadata) -> bool {
     path.exists()

@@ -1,23 +1,23 @@
-//! The data sets that have a name: files, pins, licence and sources.
+//! The named data sets: files, hashes, licences and sources.
 
 use std::fmt::Write;
 
-/// The four file names that every data set of this form uses, without `.gz`.
+/// The names of the four files that every data set here has, without `.gz`.
 pub(crate) const RAW_NAMES: [&str; 4] =
     ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"];
 
-/// One gzipped IDX file and what it must be.
+/// A gzipped IDX file with its hashes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PinnedFile {
-    /// Name in the folder and below each source, with `.gz`.
+    /// Its name in the folder and below each source, with `.gz`.
     pub name: &'static str,
-    /// Bytes of the gz as published.
+    /// Bytes of the published gz.
     pub gz_bytes: u64,
     /// Bytes of the IDX file inside.
     pub raw_bytes: u64,
-    /// SHA-256 of the gz as published, lower-case hexadecimal.
+    /// SHA-256 of the published gz, in lower-case hexadecimal.
     pub gz_sha256: &'static str,
-    /// SHA-256 of the IDX bytes inside, where they are known: a copy that was gzipped anew is the same data.
+    /// SHA-256 of the IDX bytes inside, if known. It also accepts another gzip of the same bytes.
     pub raw_sha256: Option<&'static str>,
 }
 
@@ -27,10 +27,8 @@ impl PinnedFile {
         self.name.strip_suffix(".gz").unwrap_or(self.name)
     }
 
-    /// The most bytes a download of this file may have.
-    ///
-    /// Where only the published gz is accepted, that is its size. Otherwise any gzip of the raw bytes
-    /// is: deflate's fixed codes make at most 9 bits of a byte, and 4 KiB cover the headers.
+    /// The most bytes that a download of this file may have: the size of the published gz if only that is accepted, else that
+    /// of any gzip of the raw bytes. Deflate's fixed codes take at most 9 bits per byte, and 4 KiB cover the headers.
     pub fn max_bytes(&self) -> u64 {
         match self.raw_sha256 {
             None => self.gz_bytes,
@@ -39,20 +37,20 @@ impl PinnedFile {
     }
 }
 
-/// A data set that can be asked for by name.
+/// A data set known by name.
 #[derive(Debug, Clone, Copy)]
 pub struct NamedDataset {
-    /// What `--dataset` takes, and the name of its folder.
+    /// The name that `--dataset` takes, and that of its folder.
     pub name: &'static str,
-    /// What it is, in a line.
+    /// A description in one line.
     pub title: &'static str,
-    /// The terms it is published under, and by whom.
+    /// Its licence and copyright holder.
     pub licence: &'static str,
-    /// Whether the repository holds the files already.
+    /// Whether the repository contains it.
     pub in_repository: bool,
     /// Training images, training labels, test images, test labels.
     pub files: [PinnedFile; 4],
-    /// Addresses that have the four files directly below them, in the order they are tried.
+    /// Addresses with the four files directly below them, in the order in which they are tried.
     pub sources: &'static [&'static str],
 }
 
@@ -66,7 +64,7 @@ const fn pin(
     PinnedFile { name, gz_bytes, raw_bytes, gz_sha256, raw_sha256 }
 }
 
-/// Every data set that has a name.
+/// All named data sets.
 pub const DATASETS: &[NamedDataset] = &[
     NamedDataset {
         name: "fashion-mnist",
@@ -192,7 +190,7 @@ pub fn find(name: &str) -> Option<&'static NamedDataset> {
     DATASETS.iter().find(|dataset| dataset.name == name)
 }
 
-/// What `download --list` prints: each data set with its size, licence and sources.
+/// The list of data sets with size, licence and sources, which `download --list` prints.
 ///
 /// ```
 /// assert!(selvedge_trainer::download::list().contains("kmnist"));
@@ -211,6 +209,6 @@ pub fn list() -> String {
         }
         text.push('\n');
     }
-    text.push_str("A folder with the same four files, gzipped or not, is a data set too: --dataset DIR.\n");
+    text.push_str("Any folder with the same four files, gzipped or not, is a data set too: --dataset DIR.\n");
     text
 }

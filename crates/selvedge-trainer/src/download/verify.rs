@@ -1,4 +1,4 @@
-//! Compares files with their pins.
+//! Compares files with their pinned hashes.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
@@ -10,46 +10,46 @@ use sha2::{Digest, Sha256};
 use super::error::DownloadError;
 use super::registry::{NamedDataset, PinnedFile};
 
-/// Which of a file's two pins was met.
+/// The pinned hash that a file matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Matched {
-    /// The gz is the published one.
+    /// That of the published gz.
     Gz,
-    /// The IDX bytes are the published ones, gzipped anew or not at all.
+    /// That of the published IDX bytes; the file is another gzip of them, or not compressed.
     Raw,
 }
 
-/// What [`verify`] found about a file.
+/// The state of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FileState {
     /// It is the published file.
     Verified(Matched),
-    /// There is no such file.
+    /// It does not exist.
     Missing,
-    /// It is another file.
+    /// It is not the published file.
     Wrong {
-        /// The hash it has.
+        /// Its hash.
         found: String,
     },
 }
 
-/// One file of a data set as it stands in a folder.
+/// A file of a data set in a folder.
 #[derive(Debug, Clone)]
 pub struct FileReport {
-    /// What it must be.
+    /// The published file.
     pub pin: PinnedFile,
-    /// The file that was looked at: the gz, or the plain file where there is no gz.
+    /// The file that was checked: the gz, or the uncompressed file if there is no gz.
     pub path: PathBuf,
-    /// Whether it is what it must be.
+    /// Whether it is the published file.
     pub state: FileState,
 }
 
-/// Compares the four files of `dataset` in `dir` with their pins, reading nothing but them.
+/// Compares the four files of `dataset` in `dir` with their pinned hashes. It reads no other file.
 ///
-/// A gz may be the published one or another gzip of the same bytes; without a gz, the plain file counts.
+/// A gz may be the published one or another gzip of the same bytes. Without a gz, the uncompressed file counts.
 ///
 /// # Errors
-/// [`DownloadError::Io`] if a file is there and cannot be read. A missing or wrong file is no error.
+/// [`DownloadError::Io`] if a file exists but cannot be read. A missing or wrong file is not an error.
 pub fn verify(dir: &Path, dataset: &NamedDataset) -> Result<Vec<FileReport>, DownloadError> {
     dataset.files.iter().map(|pin| verify_file(dir, pin)).collect()
 }
@@ -69,8 +69,8 @@ pub(crate) fn verify_file(dir: &Path, pin: &PinnedFile) -> Result<FileReport, Do
     Ok(FileReport { pin: *pin, path, state })
 }
 
-/// Hashes a file, as it is and, if that does not fit, what it holds when decompressed.
-/// The inner `Err` is the hash of a file that fits neither pin.
+/// Hashes a file, and if that hash does not match, its decompressed content. The inner `Err` is the hash of a file that
+/// matches neither.
 pub(crate) fn check(file: &mut File, pin: &PinnedFile) -> io::Result<Result<Matched, String>> {
     let found = sha256_of(file)?;
     if found == pin.gz_sha256 {
@@ -85,17 +85,18 @@ pub(crate) fn check(file: &mut File, pin: &PinnedFile) -> io::Result<Result<Matc
     Ok(Err(found))
 }
 
-/// SHA-256 of a whole file, lower-case hexadecimal.
+/// SHA-256 of a file in lower-case hexadecimal.
 pub(crate) fn sha256_of(file: &mut File) -> io::Result<String> {
     file.rewind()?;
     hash(file)
 }
 
-/// `None` if it is not gzip, or holds another number of bytes: a bomb ends at the first byte too many.
+/// SHA-256 of the decompressed content; `None` if the file is not gzip, or its content has another length. A bomb is read up
+/// to the first byte too many.
 fn decompressed_sha256(file: &mut File, raw_bytes: u64) -> io::Result<Option<String>> {
     file.rewind()?;
     let mut limited = MultiGzDecoder::new(BufReader::new(file)).take(raw_bytes + 1);
-    // A fault of the disk shows as another kind; the decoder's own complaints only mean "not this file".
+    // The decoder's own errors mean that it is another file; errors of the disk have other kinds.
     match hash(&mut limited) {
         Ok(found) if limited.limit() == 1 => Ok(Some(found)),
         Ok(_) => Ok(None),

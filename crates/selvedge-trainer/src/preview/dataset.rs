@@ -1,18 +1,18 @@
-//! The sheet of a data set: three rows of images of each class, as the authors of Fashion-MNIST show theirs.
+//! The sheet of a data set: three rows of images per class, as the authors of Fashion-MNIST show theirs.
 
 use super::sheet::{CHARACTER, INK, Image, LINE, Line, SOFT_INK, Sheet};
 use super::{MARGIN, PreviewError, check_channels, header, scale_for};
 use crate::data::TrainingData;
 
-/// Rows of a class, and at most so many images in each.
+/// Rows per class, and the most images in a row.
 const ROWS: usize = 3;
 const COLUMNS: usize = 30;
-/// The longer side of an image, enlarged, and what all images of a row take at most where they are wide.
+/// The longer side of an enlarged image in pixels, and the greatest width of a row.
 const TARGET: usize = 56;
 const MOST_WIDTH: usize = 1680;
-/// Between classes.
+/// Pixels between classes.
 const GAP: usize = 10;
-/// Characters of a line beside the images.
+/// Characters per line beside the images.
 const NAME: usize = 14;
 
 /// Draws the first training images of each class.
@@ -30,7 +30,7 @@ pub(crate) fn dataset_sheet(name: &str, data: &TrainingData) -> Result<Sheet, Pr
     let sheet_width = left + row_width + MARGIN;
     let title = Line::bold(format!("{name}: the training images"), INK);
     let text = format!(
-        "{} images of {width} x {height} pixels in {} classes; of each class the first {} are shown",
+        "{} images of {width} x {height} pixels in {} classes; the first {} of each class are shown",
         labels.len(),
         classes.len(),
         ROWS * columns
@@ -56,7 +56,7 @@ pub(crate) fn dataset_sheet(name: &str, data: &TrainingData) -> Result<Sheet, Pr
 
 struct Class {
     caption: Vec<Line>,
-    /// Its images, by their index.
+    /// The indices of its images.
     images: Vec<usize>,
 }
 

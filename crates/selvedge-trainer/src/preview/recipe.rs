@@ -1,6 +1,5 @@
-//! The sheet of a recipe: a row for each of some images, the image itself and then what training sees of it in each of
-//! the first epochs, with what was drawn. Batches are made by training's own loader, so pixels, partners and shares are
-//! those of the run.
+//! The sheet of a recipe: each row shows an image, then the image as training sees it in each of the first epochs, with what
+//! was drawn. The loader is that of training, so pixels, partners and shares are those of the run.
 
 use selvedge_augment::{Augmentation, Batch, DrawnStep};
 
@@ -11,24 +10,24 @@ use crate::loader::Loader;
 use crate::recipe::Recipe;
 use crate::setup::Images;
 
-/// Rows: one image of each of so many classes, and more of each where there are few classes.
+/// Rows: one image of each class, more if there are few classes.
 const ROWS: usize = 10;
 /// Columns: the first epochs of training.
 const EPOCHS: u64 = 6;
-/// The longer side of an image, enlarged.
+/// The longer side of an enlarged image in pixels.
 const TARGET: usize = 140;
-/// A column is at least as wide as most names of operations.
+/// The least characters per column: most names of operations fit.
 const LEAST_CHARACTERS: usize = 20;
 const GAP: usize = 18;
 
-/// An image and what is written below it.
+/// An image and the text below it.
 struct Cell {
-    /// Empty where there is none to show.
+    /// Empty if there is no image to show.
     pixels: Vec<u8>,
     lines: Vec<Line>,
 }
 
-/// Draws what the recipe makes of some images.
+/// Draws some images before and after the recipe's augmentation.
 pub(crate) fn recipe_sheet(recipe: &Recipe, images: Images) -> Result<Sheet, PreviewError> {
     let Images { data, partition, augmenter, offline } = images;
     let [height, width, channels] = data.image_shape();
@@ -45,13 +44,13 @@ pub(crate) fn recipe_sheet(recipe: &Recipe, images: Images) -> Result<Sheet, Pre
             let position = copy * originals + index as usize;
             let mut lines = describe_steps(steps);
             if partition.validation.binary_search(&(position as u32)).is_ok() {
-                lines.push(Line::new("held out to validate", SOFT_INK));
+                lines.push(Line::new("held out for validation", SOFT_INK));
             }
             Cell { pixels: data.image(position).to_vec(), lines }
         };
         columns.push(shown.iter().map(of).collect());
     }
-    // Without a chain one epoch is as the other.
+    // Without augmentation all epochs are alike.
     let epochs = if augmenter.ops().is_empty() { 1 } else { EPOCHS };
     let mut lines =
         vec![Line::bold(format!("recipe {} on {}, seed {}", recipe.name, recipe.dataset, recipe.seed), INK)];
@@ -60,7 +59,7 @@ pub(crate) fn recipe_sheet(recipe: &Recipe, images: Images) -> Result<Sheet, Pre
     }
     let chain = describe_chain(augmenter.ops());
     lines.push(Line::new(format!("augmentation in every epoch: {chain}"), SOFT_INK));
-    let explanation = "below each image: what was drawn for it, and its label where images are mixed";
+    let explanation = "below each image: what was drawn for it, and its label if images are mixed";
     lines.push(Line::new(explanation, SOFT_INK));
     let mut loader = Loader::new(recipe, &data, &partition.train, augmenter);
     for epoch in 0..epochs {
@@ -74,12 +73,12 @@ pub(crate) fn recipe_sheet(recipe: &Recipe, images: Images) -> Result<Sheet, Pre
 /// "horizontal_flip (p 0.5), blur (p 0.5)"
 fn describe_chain(ops: &[Augmentation]) -> String {
     match ops {
-        [] => "none, images are trained on as they are".to_owned(),
+        [] => "none".to_owned(),
         ops => ops.iter().map(|op| format!("{} (p {})", op.name(), op.probability())).collect::<Vec<_>>().join(", "),
     }
 }
 
-/// Some images of every class, of different classes first, by class.
+/// Some images of every class, ordered by class.
 fn choose(data: &TrainingData, candidates: impl Iterator<Item = u32>) -> Vec<u32> {
     let classes = data.class_names.len();
     let each = (ROWS / classes).max(1);
@@ -93,17 +92,17 @@ fn choose(data: &TrainingData, candidates: impl Iterator<Item = u32>) -> Vec<u32
     chosen.into_iter().flatten().take(ROWS).collect()
 }
 
-/// "Bag" and the image's number.
+/// An image as it is in the data set, with its class and number.
 fn original(data: &TrainingData, index: u32) -> Cell {
     let name = &data.class_names[usize::from(data.labels()[index as usize])];
     let lines = vec![Line::bold(name, INK), Line::new(format!("image {index}"), SOFT_INK)];
     Cell { pixels: data.image(index as usize).to_vec(), lines }
 }
 
-/// What training sees of the images in the loader's epoch.
+/// The images as training sees them in the loader's epoch.
 fn seen(loader: &Loader<'_>, data: &TrainingData, shown: &[u32], originals: u32) -> Vec<Cell> {
     let places: Vec<Option<(usize, usize)>> = shown.iter().map(|&index| loader.find(index)).collect();
-    let absent = || Cell { pixels: Vec::new(), lines: vec![Line::new("left over at the end of this epoch", PALE_INK)] };
+    let absent = || Cell { pixels: Vec::new(), lines: vec![Line::new("left out of this epoch", PALE_INK)] };
     let mut cells: Vec<Cell> = shown.iter().map(|_| absent()).collect();
     let mut numbers: Vec<usize> = places.iter().flatten().map(|&(number, _)| number).collect();
     numbers.sort_unstable();
@@ -144,7 +143,7 @@ fn describe_steps(steps: impl IntoIterator<Item = DrawnStep>) -> Vec<Line> {
     if lines.is_empty() { vec![Line::new(UNCHANGED, PALE_INK)] } else { lines }
 }
 
-/// The classes that have half a per cent or more of a mixed label, the largest first.
+/// The classes with at least half a per cent of a mixed label, the largest share first.
 fn describe_label(shares: &[f32], names: &[String]) -> Vec<Line> {
     let mut classes: Vec<(f32, &String)> =
         shares.iter().copied().zip(names).filter(|(share, _)| *share >= 0.005).collect();
@@ -152,7 +151,7 @@ fn describe_label(shares: &[f32], names: &[String]) -> Vec<Line> {
     classes.iter().map(|(share, name)| Line::new(format!("{:.0} % {name}", 100.0 * share), SOFT_INK)).collect()
 }
 
-/// Puts the cells of all columns on a sheet; a row is as high as its longest text needs.
+/// Draws the cells of all columns on a sheet. The longest text of a row decides its height.
 fn layout(
     header_lines: Vec<Line>,
     titles: &[String],

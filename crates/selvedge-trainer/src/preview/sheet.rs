@@ -1,4 +1,4 @@
-//! [`Sheet`]: a picture that is drawn on: enlarged images, lines of text, and its way into a PNG file.
+//! [`Sheet`]: a picture with enlarged images and lines of text, saved as a PNG file.
 
 use std::fs::File;
 use std::io::{self, BufReader};
@@ -23,12 +23,12 @@ pub(super) const PALE_INK: Colour = [170, 174, 179];
 pub(super) const ACCENT: Colour = [26, 95, 180];
 pub(super) const RULE: Colour = [218, 220, 224];
 
-/// No viewer shows a larger sheet well, and its pixels are in memory.
+/// The most pixels of a sheet: few viewers show more, and all are in memory.
 const MAX_PIXELS: usize = 100_000_000;
-/// Every sheet says in its file what it is, so that it may be replaced by the next one.
+/// Written into every sheet's file: only a file with this mark may be replaced.
 const MARK: (&str, &str) = ("Software", "selvedge preview");
 
-/// A line of text with its look.
+/// A line of text with its colour and weight.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Line {
     pub(super) text: String,
@@ -45,7 +45,7 @@ impl Line {
         Self { text: text.into(), colour, bold: true }
     }
 
-    /// The line cut between words, and within words that are longer, so that no part has more than `most` characters.
+    /// Wraps the line to at most `most` characters: between words, and within words that are longer.
     pub(super) fn wrapped(self, most: usize) -> Vec<Line> {
         let most = most.max(1);
         let mut lines: Vec<String> = vec![String::new()];
@@ -83,7 +83,7 @@ pub(super) struct Image<'a> {
     pub(super) channels: usize,
 }
 
-/// The picture under work.
+/// A picture in memory.
 #[derive(Debug)]
 pub(crate) struct Sheet {
     width: usize,
@@ -92,7 +92,7 @@ pub(crate) struct Sheet {
 }
 
 impl Sheet {
-    /// An empty one.
+    /// An empty sheet.
     pub(super) fn new(width: usize, height: usize) -> Result<Self, PreviewError> {
         if width.saturating_mul(height) > MAX_PIXELS {
             return Err(PreviewError::TooLarge { width, height, most: MAX_PIXELS });
@@ -111,12 +111,12 @@ impl Sheet {
         }
     }
 
-    /// A horizontal line over the whole width.
+    /// Draws a horizontal line over the whole width.
     pub(super) fn rule(&mut self, y: usize) {
         (0..self.width).for_each(|x| self.set(x, y, RULE));
     }
 
-    /// An image, each of its pixels a square of `scale` pixels.
+    /// Draws an image, each pixel as a square of `scale` pixels.
     pub(super) fn image(&mut self, left: usize, top: usize, scale: usize, image: Image<'_>) {
         for (index, pixel) in image.pixels.chunks_exact(image.channels).enumerate() {
             let (x, y) = (left + index % image.width * scale, top + index / image.width * scale);
@@ -127,12 +127,12 @@ impl Sheet {
         }
     }
 
-    /// Lines of text below each other.
+    /// Draws lines of text.
     pub(super) fn text(&mut self, left: usize, top: usize, lines: &[Line]) {
         for (number, line) in lines.iter().enumerate() {
             let weight = if line.bold { FontWeight::Bold } else { FontWeight::Regular };
             for (column, character) in line.text.chars().enumerate() {
-                // What the font lacks is shown as a question mark, which it has.
+                // A character that the font lacks becomes a question mark.
                 let glyph = get_raster(character, weight, RasterHeight::Size16)
                     .or_else(|| get_raster('?', weight, RasterHeight::Size16));
                 for (y, row) in glyph.iter().flat_map(|glyph| glyph.rows()).enumerate() {
@@ -150,8 +150,7 @@ impl Sheet {
         }
     }
 
-    /// Writes the sheet as a PNG file that appears under its name when it is complete. An older sheet of that name is
-    /// replaced, anything else is not.
+    /// Writes the sheet atomically as a PNG file. It replaces an older sheet, and nothing else.
     pub(crate) fn save(&self, path: &Path) -> Result<(), PreviewError> {
         check_target(path)?;
         let bytes = self.png().map_err(|source| PreviewError::Write { path: path.to_owned(), source })?;
@@ -173,7 +172,7 @@ impl Sheet {
     }
 }
 
-/// Refuses a name under which no sheet can or should be written, before any work is done.
+/// Refuses a file that no sheet can or should replace, before any work is done.
 pub(crate) fn check_target(path: &Path) -> Result<(), PreviewError> {
     if path.extension().is_none_or(|extension| !extension.eq_ignore_ascii_case("png")) {
         return Err(PreviewError::Extension { path: path.to_owned() });
@@ -200,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_cut_between_words_and_long_words_within() {
+    fn lines_are_wrapped_between_words_and_within_long_words() {
         assert_eq!(wrap("columns 0.95 1.02, rows 1.00", 13), ["columns 0.95", "1.02, rows", "1.00"]);
         assert_eq!(wrap("field 0123456789abcdef", 10), ["field", "0123456789", "abcdef"]);
         assert_eq!(wrap("0123456789", 10), ["0123456789"]);
@@ -237,7 +236,7 @@ mod tests {
         assert_ne!(fs::read(&path).unwrap(), first);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 
-        // A picture of somebody else's, and a file that is none.
+        // Another picture, and a file that is not a picture.
         let mut encoder = Encoder::new(File::create(&path).unwrap(), 1, 1);
         encoder.set_color(ColorType::Grayscale);
         encoder.write_header().unwrap().write_image_data(&[7]).unwrap();
@@ -252,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sheet_that_nobody_could_look_at_is_refused() {
+    fn a_sheet_of_too_many_pixels_is_refused() {
         let message = Sheet::new(20_000, 20_000).unwrap_err().to_string();
         assert!(message.contains("20000 x 20000"), "{message}");
     }

@@ -1,8 +1,8 @@
-//! A flame graph of a recipe's training steps: sampled by `perf`, folded and drawn by the crate `inferno`.
+//! A flame graph of a recipe's training steps: sampled by `perf`, which exists on Linux only, folded and drawn by `inferno`.
 //!
-//! `perf record` watches this process while it takes steps, and ends by itself. It samples by a timer (`cpu-clock`), so
-//! that it works in virtual machines, which have no hardware counters, and unwinds stacks by the tables that every
-//! Rust program has, so that no other build is needed.
+//! `perf record` samples this process for a few seconds while it takes steps. It samples by a timer (`cpu-clock`), because
+//! virtual machines have no hardware counters, and unwinds stacks by the tables that every Rust program has, so that no
+//! special build is needed.
 
 use std::fs::File;
 use std::io::{self, BufReader};
@@ -15,24 +15,24 @@ use inferno::flamegraph::{Options, from_reader};
 
 use super::{ProfileError, TimedRecipe};
 
-/// How long is sampled, and how often a second: with every sample, `perf` writes the most of the stack that it can.
+/// The seconds to sample, and the samples per second: few, because each writes up to 64 KiB of stack.
 const SECONDS: &str = "3";
 const SAMPLES_PER_SECOND: &str = "199";
 
-/// Samples `recipe`'s steps for a few seconds and writes the flame graph to `path`.
+/// Samples the recipe's steps for a few seconds and writes the flame graph to `path`.
 ///
 /// # Errors
 /// [`ProfileError::NoPerf`] without `perf`, [`ProfileError::Perf`] if it fails, [`ProfileError::Write`] if the file
 /// cannot be written.
 pub fn write(recipe: &mut TimedRecipe, path: &Path) -> Result<(), ProfileError> {
-    // What is in the way of the file is found out before anything is sampled.
+    // A file that cannot be written is refused before anything is sampled.
     let output = File::create(path).map_err(refused(path))?;
     let samples = path.with_extension("perf.data");
     let result = record(recipe, &samples).and_then(|()| draw(&samples, output, path));
     match (std::fs::remove_file(&samples), result) {
         (Err(source), Ok(())) => Err(ProfileError::Write { path: samples, source }),
         (_, Err(error)) => {
-            // An empty file would look like a result; that it may not be there is what is wanted.
+            // An empty file would look like a result. It may be missing already.
             let _ = std::fs::remove_file(path);
             Err(error)
         }
@@ -40,7 +40,7 @@ pub fn write(recipe: &mut TimedRecipe, path: &Path) -> Result<(), ProfileError> 
     }
 }
 
-/// Whether there is a `perf` to be run.
+/// Checks that `perf` can be run.
 ///
 /// # Errors
 /// [`ProfileError::NoPerf`] with what to install.
@@ -60,7 +60,7 @@ pub fn check() -> Result<(), ProfileError> {
 fn record(recipe: &mut TimedRecipe, samples: &Path) -> Result<(), ProfileError> {
     check()?;
     let mut perf = Command::new("perf");
-    // Kernels keep tiles on the stack: the callers are tens of kilobytes away.
+    // Kernels keep tiles on the stack, so their callers are tens of kilobytes away.
     perf.args(["record", "--event", "cpu-clock", "--freq", SAMPLES_PER_SECOND, "--call-graph", "dwarf,65528"]);
     perf.arg("--output").arg(samples).args(["--pid", &std::process::id().to_string(), "--", "sleep", SECONDS]);
     let mut perf = start(perf, Stdio::null())?;
@@ -70,7 +70,7 @@ fn record(recipe: &mut TimedRecipe, samples: &Path) -> Result<(), ProfileError> 
 
 fn draw(samples: &Path, output: File, path: &Path) -> Result<(), ProfileError> {
     let mut perf = Command::new("perf");
-    // Inlined functions are looked for in debug information, which release builds do not have; it takes minutes.
+    // Without it, perf searches for inlined functions in debug information that release builds lack, for minutes.
     perf.args(["script", "--no-inline", "--input"]).arg(samples);
     let mut perf = start(perf, Stdio::piped())?;
     let mut folded = Vec::new();
@@ -94,7 +94,7 @@ fn start(mut perf: Command, stdout: Stdio) -> Result<Child, ProfileError> {
     perf.spawn().map_err(|source| ProfileError::NoPerf { source })
 }
 
-/// Waits for the end. `perf` says little, so its words wait in the pipe meanwhile.
+/// Waits for `perf` to end. It prints too little to fill the pipe meanwhile.
 fn finish(perf: Child, subcommand: &'static str) -> Result<(), ProfileError> {
     let failed = |problem: String| ProfileError::Perf { subcommand, problem };
     let output = perf.wait_with_output().map_err(|error| failed(error.to_string()))?;

@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::cpu_name;
 
-/// Everything that a profile found.
+/// The results of a profile.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Version of the program.
@@ -47,14 +47,14 @@ pub struct Report {
     pub threads: usize,
     /// The machine's limits.
     pub peaks: Peaks,
-    /// Kernels, each on its own.
+    /// Operations, each measured alone.
     pub operations: Vec<Measurement>,
-    /// The steps of a recipe; null if none was asked for.
+    /// The steps of a recipe; null if none was measured.
     pub recipe: Option<RecipeProfile>,
 }
 
 impl Report {
-    /// A report with nothing but the machine.
+    /// A report of the machine, without measurements.
     pub fn new(cpu: Cpu, threads: &Threads, peaks: Peaks) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -68,7 +68,7 @@ impl Report {
     }
 }
 
-/// A kernel on a shape.
+/// An operation on a shape.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measurement {
     /// The operation, as `--op` names it.
@@ -77,13 +77,13 @@ pub struct Measurement {
     pub shape: String,
     /// `forward`, `backward`, `backward_data`, `backward_weights` or `update`.
     pub pass: String,
-    /// What tensors are stored in: `f32` or `bf16`.
+    /// The precision of the tensors: `f32` or `bf16`.
     pub precision: String,
-    /// Instruction set and code that computed it, such as `amx tiles`.
+    /// Instruction set and algorithm, such as `amx tiles`.
     pub path: String,
-    /// Images of the batch, or 0 for an optimizer.
+    /// Images of the batch; 0 for an optimizer.
     pub batch: usize,
-    /// The numbers that a convolution or dense layer reads, as `--operands` takes them; null for other operations.
+    /// The operands of a convolution or dense layer, as `--operands` names them; null for other operations.
     pub operands: Option<String>,
     /// The figure.
     pub figure: Figure,
@@ -93,30 +93,30 @@ pub struct Measurement {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Bound {
-    /// Arithmetic: the peak of the products' precision.
+    /// Arithmetic: the peak in the precision of the products.
     Compute,
-    /// Reading and writing the first-level cache.
+    /// Bandwidth of L1.
     L1,
-    /// Reading and writing the second-level cache.
+    /// Bandwidth of L2.
     L2,
-    /// Reading and writing what is beyond a core's own caches.
+    /// Bandwidth of what lies beyond L2: shared caches and memory.
     Beyond,
 }
 
-/// A time, what was done in it, and what would have been possible.
+/// A time, the work done in it, and its share of what is possible.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
     /// The time.
     pub seconds: f64,
-    /// Floating-point operations that were needed, products with padding left out.
+    /// Floating-point operations needed, without products with padding.
     pub flops: u64,
-    /// The same with the taps on a convolution's padding.
+    /// The same with the products on a convolution's padding.
     pub nominal_flops: u64,
-    /// Bytes moved if each operand is moved once.
+    /// Bytes moved if each operand moves once.
     pub bytes: u64,
     /// `flops / seconds`.
     pub flops_per_second: f64,
-    /// `nominal_flops / seconds`: what other libraries' figures are.
+    /// `nominal_flops / seconds`, which other libraries report.
     pub nominal_flops_per_second: f64,
     /// `bytes / seconds`.
     pub bytes_per_second: f64,
@@ -124,13 +124,14 @@ pub struct Figure {
     pub intensity: f64,
     /// What bounds it.
     pub bound: Bound,
-    /// The part of the time that the limit alone would have taken: 1 is perfect. It passes 1 where operands were nearer
-    /// than their size says.
+    /// The share of the time that the limit alone would take: 1 is perfect. It exceeds 1 where operands lie in a faster cache
+    /// than their size suggests.
     pub share: f64,
 }
 
 impl Figure {
-    /// A figure by these limits; `resident` are the bytes that a thread works on, which decide on the cache.
+    /// The figure of `cost` in `seconds` by these limits. `resident`, the bytes that a thread works on, decides which cache
+    /// they lie in.
     pub fn new(seconds: f64, cost: Cost, precision: Precision, resident: u64, peaks: &Peaks, limits: &Limits) -> Self {
         let level = peaks.level_of(resident);
         let peak = limits.flops(precision);
@@ -163,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_figure_is_a_share_of_what_bounds_it() {
+    fn a_figure_is_a_share_of_its_bound() {
         let bandwidths = Bandwidths { l1: 400e9, l2: 100e9, beyond: 10e9 };
         let limits =
             Limits { threads: 1, f32_flops: 200e9, bf16_flops: Some(3e12), read: bandwidths, copy: bandwidths };
@@ -176,9 +177,9 @@ mod tests {
         let compute = figure(100_000_000, 1_000_000, Precision::F32, 1_000_000);
         assert_eq!((compute.bound, compute.flops_per_second, compute.intensity), (Bound::Compute, 1e11, 100.0));
         assert!((compute.share - 0.5).abs() < 1e-12 && compute.nominal_flops_per_second == 2e11);
-        // The same in bf16 is done in a thirtieth of a millisecond.
+        // In bf16 it takes a thirtieth of a millisecond.
         assert!((figure(100_000_000, 1_000_000, Precision::Bf16, 0).share - 1.0 / 30.0).abs() < 1e-12);
-        // 5 MB from beyond the caches take half a millisecond, 30 µs of arithmetic are hidden.
+        // 5 MB from beyond L2 take half a millisecond and hide 30 µs of arithmetic.
         let memory = figure(6_000_000, 5_000_000, Precision::F32, 5_000_000);
         assert_eq!(memory.bound, Bound::Beyond);
         assert!((memory.share - 0.5).abs() < 1e-12);

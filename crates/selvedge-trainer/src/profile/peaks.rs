@@ -7,34 +7,34 @@ use selvedge_compute::peak::{self, Caches, STEP};
 use selvedge_compute::{AlignedVec, Cpu, Precision, Threads};
 use serde::{Deserialize, Serialize};
 
-/// The time of one measurement; the best of a few counts.
+/// The time of one sample, and the number of samples; the best counts.
 const SAMPLE: Duration = Duration::from_millis(15);
 const SAMPLES: usize = 4;
 
-/// What a thread reads to be beyond its caches, unless many threads share what there is.
+/// Bytes that a thread reads to miss its L2, if that is not too much for all threads together.
 const BEYOND_BYTES: usize = 64 << 20;
-/// What all threads together read.
+/// The most bytes that all threads together read.
 const BEYOND_TOTAL: usize = 1 << 30;
 
-/// Where operands are.
+/// Where operands lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// In a core's first-level data cache.
+    /// In a core's L1 data cache.
     L1,
-    /// In its second-level cache.
+    /// In its L2.
     L2,
     /// In a cache that cores share, or in memory.
     Beyond,
 }
 
-/// Bytes a second from and to each level.
+/// Bytes per second from and to each level.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bandwidths {
-    /// The first-level data cache.
+    /// L1 data cache.
     pub l1: f64,
-    /// The second-level cache.
+    /// L2.
     pub l2: f64,
-    /// Beyond: a buffer that is larger than both.
+    /// Beyond L2: a buffer larger than both caches.
     pub beyond: f64,
 }
 
@@ -48,23 +48,23 @@ impl Bandwidths {
     }
 }
 
-/// Limits of a number of threads together.
+/// The limits of a number of threads together.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
     /// The number of threads.
     pub threads: usize,
-    /// f32 operations a second: fused multiply-adds in registers, two operations each.
+    /// f32 operations per second: fused multiply-adds in registers, two operations each.
     pub f32_flops: f64,
-    /// bf16 operations a second: products in tile registers; null without them.
+    /// bf16 operations per second: products in tile registers; null without AMX.
     pub bf16_flops: Option<f64>,
-    /// Bytes read a second.
+    /// Bytes read per second.
     pub read: Bandwidths,
-    /// Bytes read and written a second by copying.
+    /// Bytes read and written per second by copying.
     pub copy: Bandwidths,
 }
 
 impl Limits {
-    /// Operations a second in a precision.
+    /// Operations per second in a precision.
     pub fn flops(&self, precision: Precision) -> f64 {
         match precision {
             Precision::Bf16 => self.bf16_flops.unwrap_or(self.f32_flops),
@@ -72,7 +72,7 @@ impl Limits {
         }
     }
 
-    /// Bytes a second at a level: reading or copying, whichever is more.
+    /// Bytes per second at a level: reading or copying, whichever is more.
     pub fn bandwidth(&self, level: Level) -> f64 {
         self.read.of(level).max(self.copy.of(level))
     }
@@ -81,13 +81,13 @@ impl Limits {
 /// The limits of this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Peaks {
-    /// Bytes of a core's first-level data cache.
+    /// Bytes of a core's L1 data cache.
     pub l1_bytes: usize,
-    /// Bytes of a core's second-level cache.
+    /// Bytes of a core's L2.
     pub l2_bytes: usize,
     /// One thread alone.
     pub one_thread: Limits,
-    /// All threads of the profile at the same time.
+    /// All threads of the profile together.
     pub all_threads: Limits,
 }
 
@@ -103,7 +103,7 @@ impl Peaks {
         Self { l1_bytes: first, l2_bytes: second, one_thread: one, all_threads: all }
     }
 
-    /// Where `bytes` that a thread works on over and over are.
+    /// Where `bytes` lie that a thread works on repeatedly.
     pub fn level_of(&self, bytes: u64) -> Level {
         match bytes {
             bytes if bytes <= self.l1_bytes as u64 => Level::L1,
@@ -116,7 +116,7 @@ impl Peaks {
 fn limits(cpu: Cpu, threads: usize) -> Limits {
     let caches = Caches::detect();
     let beyond = BEYOND_BYTES.max(8 * caches.second).min(BEYOND_TOTAL / threads);
-    // A quarter of the first cache and half of the second leave room for whatever else lies there.
+    // A quarter of L1 and half of L2 leave room for other data.
     let places = [caches.first / 4, caches.second / 2, beyond];
     let read = places.map(|bytes| bandwidth(cpu, threads, bytes, false));
     let copy = places.map(|bytes| bandwidth(cpu, threads, bytes, true));
@@ -130,12 +130,12 @@ fn limits(cpu: Cpu, threads: usize) -> Limits {
     }
 }
 
-/// Bytes a second of buffers of `bytes`, one for each thread; for copies that is both sides together.
+/// Bytes per second of buffers of `bytes`, one per thread. A copy counts bytes read and written.
 fn bandwidth(cpu: Cpu, threads: usize, bytes: usize, copies: bool) -> f64 {
     let len = (bytes / size_of::<f32>() / 2).next_multiple_of(STEP);
-    // In pieces of at least 8 KiB or so, small buffers many times: reading the clock must not show.
+    // Small buffers are read many times between two looks at the clock.
     let times = (1usize << 18).div_ceil(bytes);
-    // Written once, so that the system has given every page a place.
+    // Written once, so that every page is mapped.
     let filled = || AlignedVec::from_slice(&vec![1.0f32; len]);
     rate(
         threads,
@@ -153,9 +153,9 @@ fn bandwidth(cpu: Cpu, threads: usize, bytes: usize, copies: bool) -> f64 {
     )
 }
 
-/// The most that `threads` workers of the current pool counted together a second, each in a state of its own.
+/// The most that `threads` workers of the current pool counted per second together, each with its own state.
 fn rate<T: Send>(threads: usize, state: impl Fn() -> T + Sync, work: impl Fn(&mut T) -> u64 + Sync) -> f64 {
-    // All begin and end together, or the first would have the machine for itself for a while.
+    // All start together: a worker alone on the machine would be too fast.
     let barrier = std::sync::Barrier::new(threads);
     let run = |_: rayon::BroadcastContext<'_>| {
         let index = rayon::current_thread_index().unwrap_or(0);

@@ -1,9 +1,8 @@
 //! [`RecipeProfile`]: where the time of a recipe's training steps goes.
 //!
-//! A step is what the training loop does: the network's passes, beside them the augmentation of the next batch, then
-//! the optimizer. Its time on T threads is T times as much of the threads' time, every bit of which belongs to an
-//! operation of the network, to one of the few other things a step does, or is left over: threads that wait for others
-//! at the ends of phases, or for work to be handed out. Divided by T, the accounts add up to the step.
+//! The steps are those of the training loop ([`TrainingStep`]). In a step of time t, T threads spend T·t. All of it belongs
+//! to an operation of the network, to one of the few other parts of a step, or is left over: threads wait for others at the
+//! end of a phase, or for work. Divided by T, the parts add up to t.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -23,78 +22,78 @@ use crate::schedule::Schedule;
 use crate::setup::{Images, build_network, choose_precision};
 use crate::step::{Learner, StepArgs, TrainingStep};
 
-/// The time of a round of steps, how many rounds there are, and how many steps a round has at least.
+/// The least time of a round of steps, the number of rounds, and the least number of steps in a round.
 const ROUND: Duration = Duration::from_millis(400);
 const ROUNDS: usize = 4;
 const STEPS: usize = 3;
 
-/// The steps of a recipe, on average over the fastest of a few rounds of them.
+/// The steps of a recipe, averaged over the fastest of a few rounds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RecipeProfile {
     /// The recipe's name.
     pub recipe: String,
     /// `f32` or `bf16`.
     pub precision: String,
-    /// Images of a step.
+    /// Images per step.
     pub batch: usize,
     /// Worker threads.
     pub threads: usize,
-    /// Steps that the figures are averages of.
+    /// Number of steps that the figures average.
     pub steps: usize,
-    /// Images a second.
+    /// Images per second.
     pub images_per_second: f64,
-    /// Every operation of the network, in its order.
+    /// The operations of the network, in order.
     pub layers: Vec<LayerTimes>,
-    /// Where the step's time goes.
+    /// Where the time of a step goes.
     pub step: StepTimes,
 }
 
-/// An operation of the network: a layer, or a few that are computed in one pass.
+/// An operation of the network: a layer, or several that are computed in one pass.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LayerTimes {
     /// The layers' names, as in the network's summary.
     pub name: String,
-    /// What is computed: `conv2d`, `dense`, `norm` and so on.
+    /// The kind of operation: `conv2d`, `dense`, `norm` and so on.
     pub kind: String,
-    /// Height, width and channels before it.
+    /// Height, width and channels of the input.
     pub input: [usize; 3],
-    /// Height, width and channels behind it.
+    /// Height, width and channels of the output.
     pub output: [usize; 3],
-    /// Instruction set and code.
+    /// Instruction set and algorithm.
     pub path: String,
-    /// What it multiplies in, `f32` or `bf16`: the peak that bounds it is that of these products.
+    /// The precision of its products, `f32` or `bf16`, whose peak bounds it.
     pub precision: String,
-    /// The forward pass: the threads' time, summed and divided by their number.
+    /// The forward pass: time summed over threads and divided by their number.
     pub forward: Figure,
-    /// The backward pass, gradients of weights included, in the same measure.
+    /// The backward pass in the same measure, gradients of weights included.
     pub backward: Figure,
 }
 
-/// Where a step's time goes, in seconds. All but `step` and `exposed_augmentation` add up to `step`; all but those two
-/// and `update` are the threads' times, summed and divided by the number of threads.
+/// Where the time of a step goes, in seconds. All but `step` and `exposed_augmentation` add up to `step`. All but these two
+/// and `update` are summed over threads and divided by their number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepTimes {
-    /// A whole step, by the clock on the wall.
+    /// A whole step, by the wall clock.
     pub step: f64,
-    /// All layers' forward passes.
+    /// The forward passes of all layers.
     pub forward: f64,
-    /// All layers' backward passes.
+    /// The backward passes of all layers.
     pub backward: f64,
-    /// Images made the network's input.
+    /// Conversion of pixels to the network's input.
     pub input: f64,
     /// The loss and its gradient.
     pub loss: f64,
-    /// Weights brought into the forms that passes read.
+    /// Packing of weights for the kernels.
     pub packing: f64,
-    /// Partial sums of weights' gradients, cleared and added up.
+    /// Clearing and adding up partial sums of the weights' gradients.
     pub gradient_sums: f64,
-    /// The next batch, gathered and augmented.
+    /// Gathering and augmenting the next batch.
     pub augmentation: f64,
-    /// The optimizer, by the clock on the wall.
+    /// The optimizer, by the wall clock.
     pub update: f64,
-    /// What is left over: waiting for other threads, and for work to be handed out.
+    /// The rest: threads wait for others, or for work.
     pub left_over: f64,
-    /// How much longer a step is than one without augmentation: what of it does not hide in waiting.
+    /// How much longer a step takes than one without augmentation: the part that does not hide in waiting.
     pub exposed_augmentation: f64,
 }
 
@@ -189,7 +188,7 @@ impl Steps<'_> {
     }
 
     fn profile(&mut self, peaks: &Peaks) -> RecipeProfile {
-        // Once for the memory to be touched, and for everything that allocates to have allocated.
+        // Warm up: touch the memory and allocate everything.
         (0..STEPS).for_each(|_| self.take_one(true));
         let mut best: Option<RecipeProfile> = None;
         let mut without = f64::INFINITY;
@@ -216,7 +215,7 @@ impl Steps<'_> {
         network.record_times(false);
 
         let batch = self.step.batch_len();
-        // A thread's time, summed over threads and steps, as part of one step.
+        // A time summed over threads and steps becomes part of one step.
         let part = |time: Duration| time.as_secs_f64() / (steps * self.threads) as f64;
         let costs = network.operations(batch).into_iter().zip(network.operations(BLOCK.min(batch)));
         let layers: Vec<LayerTimes> = costs
@@ -254,15 +253,15 @@ impl Steps<'_> {
 }
 
 impl StepTimes {
-    /// Everything but what is left over.
+    /// Everything but the rest.
     pub fn accounted(&self) -> f64 {
         let Self { forward, backward, input, loss, packing, gradient_sums, augmentation, update, .. } = self;
         forward + backward + input + loss + packing + gradient_sums + augmentation + update
     }
 }
 
-/// A layer's figures. A worker takes one block after the other through the network, so what a block's operands fit into
-/// decides on the bandwidth.
+/// The figures of a layer. A worker takes one block after another through the network, so the cache that the operands of a
+/// block fit into decides the bandwidth.
 fn layer(operation: &Operation, of_block: &Operation, seconds: [f64; 2], peaks: &Peaks) -> LayerTimes {
     let limits = &peaks.all_threads;
     let figure = |seconds, cost, resident| Figure::new(seconds, cost, operation.precision, resident, peaks, limits);

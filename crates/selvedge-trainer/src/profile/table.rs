@@ -1,4 +1,4 @@
-//! [`Report::table`]: the report for people.
+//! [`Report::table`]: the report as text.
 
 use std::fmt::Write;
 
@@ -89,7 +89,7 @@ fn operations(report: &Report) -> String {
     let mut text = align(&rows, &[false, false, true, false, false, false]);
     let relu = Some(Operands::Relu.name());
     if report.operations.iter().any(|row| row.operands.as_deref() == relu) {
-        text += "Half of the numbers that convolutions and dense layers read are zeros, as behind a ReLU.\n";
+        text += "Half of the operands of convolutions and dense layers are zero, as after a ReLU.\n";
     }
     text
 }
@@ -109,7 +109,7 @@ fn steps(recipe: &RecipeProfile) -> String {
     let shape = |[h, w, c]: [usize; 3]| format!("{h}x{w}x{c}");
     for layer in &recipe.layers {
         let cells = |figure: &Figure| match figure.bytes {
-            // Nothing is done in this direction.
+            // The operation has no work in this direction.
             0 => [time(figure.seconds), "-".to_owned(), "-".to_owned()],
             _ => [time(figure.seconds), billions(figure.flops_per_second), percent(figure.share)],
         };
@@ -125,8 +125,8 @@ fn steps(recipe: &RecipeProfile) -> String {
         ("layers, backward", step.backward),
         ("pixels to input", step.input),
         ("loss", step.loss),
-        ("packing of weights", step.packing),
-        ("sums of gradients", step.gradient_sums),
+        ("weight packing", step.packing),
+        ("gradient sums", step.gradient_sums),
         ("augmentation", step.augmentation),
         ("update", step.update),
         ("left over (waiting)", step.left_over),
@@ -146,7 +146,7 @@ fn steps(recipe: &RecipeProfile) -> String {
     text
 }
 
-/// The columns under each other: those marked `false`, and none behind, to the left.
+/// Aligns columns: to the left if `to_the_right` says false, else, and beyond its end, to the right.
 fn align(rows: &[Vec<String>], to_the_right: &[bool]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
@@ -171,7 +171,7 @@ fn align(rows: &[Vec<String>], to_the_right: &[bool]) -> String {
     text
 }
 
-/// A duration in the unit that suits it.
+/// A duration in a unit that suits it.
 pub(super) fn time(seconds: f64) -> String {
     match seconds.abs() {
         s if s >= 1.0 => format!("{seconds:.2} s "),
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_aligned_and_numbers_stand_to_the_right() {
+    fn names_are_aligned_to_the_left_and_numbers_to_the_right() {
         let rows = [vec!["name", "time"], vec!["a", "1.00 ms"], vec!["longer", "10.00 ms"]];
         let rows = rows.map(|row| row.into_iter().map(str::to_owned).collect());
         let expected = "name        time\n================\na        1.00 ms\nlonger  10.00 ms\n";

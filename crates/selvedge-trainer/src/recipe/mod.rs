@@ -1,9 +1,8 @@
-//! A recipe: everything that decides what a training run computes, as a TOML file a person can read.
+//! A recipe: a TOML file that decides everything a training run computes.
 //!
-//! [`RecipeSource`] finds the text (built in or a file) and applies overrides, [`LoadedRecipe`] is the checked
-//! [`Recipe`] that still knows which line each value came from, so that later checks (the batch against the data)
-//! can name it too. The whole recipe with every default filled in is written into the run's folder; training from
-//! that file repeats the run.
+//! [`RecipeSource`] finds the text, built in or in a file, and applies overrides. [`LoadedRecipe`] is the checked [`Recipe`];
+//! it knows which line each value came from, so that later checks, such as the batch size against the data, can name the line
+//! too. The run's folder gets the recipe with every default filled in; training from that file repeats the run.
 
 mod builtin;
 mod place;
@@ -14,6 +13,7 @@ mod tests;
 mod validate;
 
 pub use builtin::BUILT_IN;
+pub(crate) use builtin::names as built_in_names;
 pub use source::{LoadedRecipe, Override, RecipeError, RecipeSource};
 pub use spec::{
     EarlyStoppingSpec, ModelTable, Monitor, Normalisation, OfflineCopies, PrecisionChoice, Recipe,

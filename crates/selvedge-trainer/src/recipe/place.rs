@@ -1,20 +1,20 @@
 //! Finds the key that a deserialisation error is about, and the line of a key.
 //!
-//! serde names neither: below a tagged enum (a layer, an optimizer) it has lost the position. But the document is small
-//! and deserialising it is quick, so the key is found by experiment: it is the one without which the error is another.
+//! serde reports neither inside a tagged enum such as a layer or an optimizer. But a recipe is small and deserialises fast,
+//! so the key is found by experiment: remove a key, and see whether the error changes.
 
 use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
-/// Keys that say which variant a table is: every other key of the table depends on them.
+/// Keys that select the variant of a table: the meaning of its other keys depends on them.
 const TAGS: [&str; 3] = ["kind", "layer", "op"];
 
 /// The dotted path of the key that makes `T` refuse the document with `message`; empty for the document itself.
 ///
-/// Deserialisation stops at the first error, so keys behind the culprit cannot change the message: of the keys that
-/// do, the culprit is the last, or lies below it. A tag changes the meaning of the keys beside it and is blamed only if
-/// none of them is. A missing key is the fault of the table in which the key, put there, is not unknown.
+/// Deserialisation stops at the first error, so keys after the culprit cannot change the message: the culprit is the last of
+/// the keys that do, or lies inside it. A tag changes the meaning of the keys beside it, and is blamed only if none of them
+/// is. A missing key belongs to the table that accepts it.
 pub(super) fn blame<T: DeserializeOwned>(document: &Table, message: &str) -> String {
     let document = Value::Table(document.clone());
     let message_after = |change: &dyn Fn(&mut Value)| {

@@ -1,4 +1,4 @@
-//! From a recipe's text and overrides to a checked [`Recipe`], with errors that name the file, the line and the key.
+//! Loads a recipe: its text and overrides become a checked [`Recipe`]; errors name the file, the line and the key.
 
 use std::path::{Path, PathBuf};
 use std::{fmt, fs, io};
@@ -8,18 +8,18 @@ use thiserror::Error;
 use toml::{Table, Value};
 
 use super::spec::Recipe;
-use super::{BUILT_IN, builtin, place, validate};
+use super::{builtin, place, validate};
 
-/// A recipe is a page of text; a file beyond this many bytes is another file.
+/// A recipe is a page of text: a file of more bytes is something else.
 const MAX_BYTES: u64 = 1 << 20;
 
 /// Why a recipe cannot be used.
 #[derive(Debug, Error)]
 pub enum RecipeError {
     /// Neither a built-in recipe nor a file.
-    #[error("recipe {asked:?} is neither built in nor a file; built in: {}", known())]
+    #[error("recipe {asked:?} is neither built in nor a file; built in: {}", builtin::names())]
     Unknown {
-        /// What was asked for.
+        /// The name as given.
         asked: String,
     },
     /// The file cannot be read.
@@ -42,17 +42,17 @@ pub enum RecipeError {
         /// What is wrong.
         problem: String,
     },
-    /// A key or a value is not possible.
+    /// A key is unknown, or a value not possible.
     #[error("{place}: {}{problem}", if key.is_empty() { String::new() } else { format!("{key}: ") })]
     Value {
-        /// The file and the line, or the option of the command line.
+        /// The file and the line, or the command-line option.
         place: String,
         /// The key, as a dotted path.
         key: String,
         /// What is wrong, and what is allowed.
         problem: String,
     },
-    /// An override that is not `key=value`, or whose key leads nowhere.
+    /// An override is not `key=value`, or its key does not exist.
     #[error("{origin}: {problem}")]
     Override {
         /// The option as given.
@@ -62,16 +62,12 @@ pub enum RecipeError {
     },
 }
 
-fn known() -> String {
-    BUILT_IN.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
-}
-
 /// A value that replaces the one in a recipe's text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Override {
     key: String,
     value: Value,
-    /// The option of the command line, for messages.
+    /// The command-line option, for messages.
     origin: String,
 }
 
@@ -81,7 +77,7 @@ impl Override {
         Self { key: key.to_owned(), value: value.into(), origin: origin.to_owned() }
     }
 
-    /// Reads `key=value`. The value is TOML; what is not TOML is a string, so that quotes can be left out.
+    /// Reads `key=value`. A value that is not TOML is taken as a string, so that quotes can be left out.
     ///
     /// # Errors
     /// [`RecipeError::Override`] without `=` or without a key.
@@ -115,7 +111,7 @@ impl Override {
     }
 }
 
-/// A place in the document that a dotted path has led to.
+/// The part of a document that a dotted path leads to.
 enum Node<'a> {
     Table(&'a mut Table),
     Array(&'a mut Vec<Value>),
@@ -130,7 +126,7 @@ impl<'a> Node<'a> {
         match value {
             Value::Table(table) => Ok(Node::Table(table)),
             Value::Array(array) => Ok(Node::Array(array)),
-            other => Err(format!("`{segment}` is a {}, it has no keys below it", other.type_str())),
+            other => Err(format!("`{segment}` is a {}: it has no keys", other.type_str())),
         }
     }
 
@@ -160,12 +156,12 @@ pub struct RecipeSource {
 }
 
 impl RecipeSource {
-    /// A text; `origin` is what errors call it.
+    /// A text; errors call it `origin`.
     pub fn from_text(origin: impl Into<String>, text: impl Into<String>) -> Self {
         Self { origin: origin.into(), text: text.into() }
     }
 
-    /// A built-in recipe by its name, or a file. What ends in `.toml` or has a folder in it is a file.
+    /// A built-in recipe by its name, or a file. A name that ends in `.toml` or contains a folder is a file.
     ///
     /// # Errors
     /// [`RecipeError::Unknown`] and [`RecipeError::Read`].
@@ -195,7 +191,7 @@ impl RecipeSource {
         Ok(Self::from_text(path.display().to_string(), fs::read_to_string(path).map_err(error)?))
     }
 
-    /// Applies the overrides in their order and checks every value.
+    /// Applies the overrides in order and checks every value.
     ///
     /// # Errors
     /// [`RecipeError::Syntax`], [`RecipeError::Override`], and [`RecipeError::Value`] for the first key or value that
@@ -239,7 +235,7 @@ impl Origin {
     }
 }
 
-/// A checked recipe that knows where its values came from.
+/// A checked recipe that knows where its values come from.
 #[derive(Clone, Debug)]
 pub struct LoadedRecipe {
     /// The recipe.
@@ -248,13 +244,13 @@ pub struct LoadedRecipe {
 }
 
 impl LoadedRecipe {
-    /// The error that the value at `key` is not possible, naming the file and the line it is on, or the option of the
-    /// command line that set it.
+    /// The error that the value at `key` is not possible. It names the file and the line, or the command-line option, that set
+    /// the value.
     pub fn error(&self, key: &str, problem: impl fmt::Display) -> RecipeError {
         self.origin.error(key, problem.to_string())
     }
 
-    /// The text it was read from, without overrides.
+    /// The text that the recipe was read from, without overrides.
     pub fn source_text(&self) -> &str {
         &self.origin.source.text
     }

@@ -9,78 +9,78 @@ use serde::{Deserialize, Serialize};
 
 use crate::optimizer::OptimizerSpec;
 
-/// Everything that decides what a training run computes. The number of threads is not part of it, because the
-/// weights do not depend on it.
+/// Everything that decides what a training run computes. The number of threads is not part of it: the weights do not depend
+/// on it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
-    /// A short name; the run's folder is called after it.
+    /// A short name; the name of the run's folder ends with it.
     pub name: String,
-    /// What it is, in a line.
+    /// A description in one line.
     #[serde(default)]
     pub description: String,
-    /// A registered data set, or the path of a folder with the four files.
+    /// The name of a data set, or the path of a folder with the four files.
     #[serde(default = "default_dataset")]
     pub dataset: String,
-    /// Decides the initial weights, the validation split, the order, the augmentation and dropout.
+    /// Seed of the initial weights, the validation split, the order, the augmentation and dropout.
     #[serde(default = "default_seed")]
     pub seed: u64,
-    /// What activations and packed weights are stored in.
+    /// The precision of activations and packed weights.
     #[serde(default)]
     pub precision: PrecisionChoice,
     /// Passes over the training images.
     pub epochs: u64,
-    /// Images in a step.
+    /// Images per step.
     pub batch: usize,
-    /// Whether the images left over at the end of an epoch, fewer than a batch, are left out. By default they are
-    /// a smaller last batch, as in Keras.
+    /// Whether to leave out the last batch of an epoch if it is smaller than the others. By default it is trained on, as in
+    /// Keras.
     #[serde(default)]
     pub drop_last: bool,
-    /// The share of the target that is spread over all classes, from 0 to below 1.
+    /// The share of the target that is distributed over all classes, from 0 to below 1.
     #[serde(default)]
     pub label_smoothing: f64,
     /// How many of the training images are held out to validate on.
     #[serde(default)]
     pub validation: Validation,
-    /// How pixels become the network's input.
+    /// How pixels are normalised.
     #[serde(default)]
     pub input: Normalisation,
-    /// How gradients change the weights.
+    /// The optimizer and its settings.
     pub optimizer: OptimizerSpec,
-    /// How the learning rate changes over the run.
+    /// The learning rate over the run, relative to its peak.
     #[serde(default)]
     pub schedule: ScheduleSpec,
-    /// A gentle start of the learning rate, before the schedule begins.
+    /// A linear warm-up of the learning rate, before the schedule begins.
     #[serde(default)]
     pub warmup: WarmupSpec,
-    /// Cuts the learning rate when a figure stops improving. None: it is not cut.
+    /// Cuts the learning rate when a figure stops improving. Without it there are no cuts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reduce_lr_on_plateau: Option<ReduceLrOnPlateauSpec>,
-    /// Ends the run when a figure stops improving. None: all epochs are trained.
+    /// Ends the run when a figure stops improving. Without it all epochs are trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub early_stopping: Option<EarlyStoppingSpec>,
     /// The network.
     pub model: ModelTable,
-    /// The chain of operations that each training image goes through, anew in every epoch.
+    /// The operations applied to each training image in order, drawn anew in every epoch.
     #[serde(default)]
     pub augmentation: Vec<Augmentation>,
-    /// Augmented copies that enlarge the data set before it is split. They leak into validation. None: no copies.
+    /// Augmented copies that enlarge the data set before it is split. They leak into validation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offline_copies: Option<OfflineCopies>,
 }
 
-/// The table `[offline_copies]`: the training images and copies of them, each augmented once, become the data set.
+/// The table `[offline_copies]`: the data set becomes the training images and copies of them, each augmented once.
 ///
-/// **This leaks.** The validation images are chosen after copying, as by those who enlarge a data set on disk and split
-/// it later: an image is trained on while its copy is validated on, and the validation figures are better than the
-/// network. It is there to repeat what was done that way (`seed-notebook`); `augmentation` draws anew in every epoch,
-/// costs next to nothing and does not leak.
+/// **This leaks.** The validation images are chosen after copying, as when a data set is enlarged on disk and split later:
+/// the network trains on an image and validates on its copy, and the validation figures are better than the network. It is
+/// there to repeat experiments that were done that way (`seed-notebook`). `augmentation` draws anew in every epoch, costs
+/// next to nothing and does not leak.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OfflineCopies {
-    /// Copies of each image, from 1 to 100; they are held in memory.
+    /// Copies of each image, from 1 to 100. They are held in memory.
     pub count: usize,
-    /// The chain that each copy goes through once. Operations that mix images, whose labels are shares, are refused.
+    /// The operations applied to each copy once. Operations that mix images are refused: a copy has one label.
     pub augmentation: Vec<Augmentation>,
 }
 
@@ -96,12 +96,12 @@ pub struct ModelTable {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PrecisionChoice {
-    /// bf16 where the processor has matrix units for it, else f32.
+    /// bf16 if the processor has matrix units for it, else f32.
     #[default]
     Auto,
     /// 32-bit floats.
     F32,
-    /// bfloat16 products with f32 sums.
+    /// bfloat16 products, f32 sums.
     Bf16,
 }
 
@@ -116,21 +116,21 @@ impl PrecisionChoice {
     }
 }
 
-/// How many of the training images are held out to validate on: an integer is their number, a number with a decimal
-/// point their share of all, from 0 to below 1 (as scikit-learn's `test_size`).
+/// How many of the training images are held out to validate on: an integer is their number; a number with a decimal point is
+/// their share of all, from 0 to below 1 (as scikit-learn's `test_size`).
 ///
-/// The images are chosen by the seed, the same share of every class.
+/// The seed chooses the images, the same share of every class.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Validation {
-    /// So many images.
+    /// This many images.
     Count(usize),
     /// This share of the images.
     Fraction(f64),
 }
 
 impl Validation {
-    /// Of so many training images.
+    /// The number held out of `images` training images.
     pub fn count(self, images: usize) -> usize {
         match self {
             Self::Count(count) => count,
@@ -174,9 +174,9 @@ impl Visitor<'_> for ValidationVisitor {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Normalisation {
-    /// Subtracted, in units of the brightest pixel.
+    /// Subtracted from pixels that are scaled to 0 to 1.
     pub mean: f32,
-    /// Divided by, above 0.
+    /// The divisor, above 0.
     pub std: f32,
 }
 
@@ -186,8 +186,8 @@ impl Default for Normalisation {
     }
 }
 
-/// The table `[schedule]`: the factor that the peak learning rate is multiplied by, as a function of `x`, the share
-/// of the steps (after warm-up) that lie behind. The first step has `x = 0`; `x = 1` would be the step after the last.
+/// The table `[schedule]`: the factor of the peak learning rate as a function of `x`, the share of the steps after warm-up
+/// that are done. The first step has `x = 0`; `x = 1` would be the step after the last.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ScheduleSpec {
@@ -196,7 +196,7 @@ pub enum ScheduleSpec {
     Constant,
     /// Multiplied by `gamma` at each milestone.
     Step {
-        /// Epochs, counted from 0 at the start of the run, ascending.
+        /// Ascending epochs, counted from 0 at the start of the run.
         milestones: Vec<f64>,
         /// The factor, from 0 to 1.
         #[serde(default = "default_gamma")]
@@ -211,7 +211,7 @@ pub enum ScheduleSpec {
     /// Half a cosine up from `start` to 1 over the first `rise` of the steps, then half a cosine down to `end`
     /// (Smith and Topin, arXiv 1708.07120). The defaults are those of PyTorch's `OneCycleLR`.
     OneCycle {
-        /// The share of the steps that the rate rises for, from 0 to 1.
+        /// The share of the steps in which the rate rises, from 0 to 1.
         #[serde(default = "default_rise")]
         rise: f64,
         /// The factor of the first step.
@@ -221,12 +221,12 @@ pub enum ScheduleSpec {
         #[serde(default = "default_cycle_end")]
         end: f64,
     },
-    /// Straight up from `start` to 1 over the first `rise` of the steps, then straight down to `end`.
+    /// Linear from `start` to 1 over the first `rise` of the steps, then linear to `end`.
     Linear {
-        /// The share of the steps that the rate rises for, from 0 to 1.
+        /// The share of the steps in which the rate rises, from 0 to 1.
         #[serde(default)]
         rise: f64,
-        /// The factor of the first step, of no effect without a rise.
+        /// The factor of the first step. It has no effect if `rise` is 0.
         #[serde(default)]
         start: f64,
         /// The factor at the end.
@@ -240,24 +240,24 @@ pub enum ScheduleSpec {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WarmupSpec {
-    /// How long, in epochs; 0 for none.
+    /// The length in epochs; 0 for no warm-up.
     pub epochs: f64,
-    /// The factor that it begins above, from 0 to 1.
+    /// The factor before the first step, from 0 to 1.
     pub start: f64,
 }
 
-/// A figure of an epoch that a callback watches.
+/// A figure of an epoch that a callback monitors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Monitor {
     /// The mean loss on the validation images.
     #[default]
     ValidationLoss,
-    /// The share of validation images classified right.
+    /// The accuracy on the validation images.
     ValidationAccuracy,
     /// The mean loss of the epoch's steps.
     TrainLoss,
-    /// The share of training images classified right during the epoch.
+    /// The accuracy on the training images during the epoch.
     TrainAccuracy,
 }
 
@@ -288,17 +288,17 @@ impl fmt::Display for Monitor {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReduceLrOnPlateauSpec {
-    /// The figure that is watched.
+    /// The figure to monitor.
     pub monitor: Monitor,
-    /// What the learning rate is multiplied by, from 0 to below 1.
+    /// The learning rate is multiplied by this, from 0 to below 1.
     pub factor: f64,
-    /// After how many epochs without improvement.
+    /// Epochs without improvement before a cut.
     pub patience: u64,
-    /// The least change that is an improvement.
+    /// The least change that counts as an improvement.
     pub min_delta: f64,
-    /// For how many epochs after a cut none are counted.
+    /// Epochs after a cut that do not count.
     pub cooldown: u64,
-    /// The learning rate that cuts do not go below.
+    /// Cuts do not go below this learning rate.
     pub min_lr: f64,
 }
 
@@ -312,18 +312,18 @@ impl Default for ReduceLrOnPlateauSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EarlyStoppingSpec {
-    /// The figure that is watched.
+    /// The figure to monitor.
     pub monitor: Monitor,
-    /// The least change that is an improvement.
+    /// The least change that counts as an improvement.
     pub min_delta: f64,
-    /// After how many epochs without improvement training ends.
+    /// Epochs without improvement before training ends.
     pub patience: u64,
-    /// A value that must be beaten for the wait to begin anew.
+    /// The figure must be better than this before improvements reset the patience.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub baseline: Option<f64>,
-    /// Whether the run ends with the weights of the best epoch, as in Keras 3 also when it was not cut short.
+    /// Whether to restore the weights of the best epoch at the end, as in Keras 3 even if the run was not stopped early.
     pub restore_best: bool,
-    /// The first epoch, counted from 0, that is watched.
+    /// The first epoch to monitor, counted from 0.
     pub start_from_epoch: u64,
 }
 

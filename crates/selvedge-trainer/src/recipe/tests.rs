@@ -1,4 +1,4 @@
-//! Recipes that are read, overridden and refused, and what the messages say.
+//! Tests of recipes: reading, overriding, refusing, and the messages.
 
 use super::*;
 

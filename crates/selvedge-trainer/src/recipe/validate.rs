@@ -1,21 +1,21 @@
-//! Checks of values that have the right type and make no sense: each names the key, what was found and what is allowed.
+//! Checks of values that have the right type but make no sense: each names the key, the value and what is allowed.
 
 use selvedge_augment::Augmentation;
 
 use super::spec::{OfflineCopies, Recipe, ScheduleSpec, Validation};
 use crate::checks::{Range, Refusal, number};
 
-/// The most images in a step: the activations of a step are in memory at once.
+/// The most images per step: the activations of a step are in memory together.
 const MAX_BATCH: usize = 65_536;
 
-/// The most copies of an image: they are in memory at once.
+/// The most copies of an image: all are in memory together.
 const MAX_COPIES: usize = 100;
 
 /// The first value of the recipe that makes no sense.
 pub(super) fn validate(recipe: &Recipe) -> Result<(), Refusal> {
     let bare = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     if recipe.name.is_empty() || !recipe.name.chars().all(bare) {
-        let allowed = "letters a to z, digits, - and _, because the run's folder is called after it";
+        let allowed = "letters a to z, digits, - and _, because the name of the run's folder ends with it";
         return Err(Refusal::new("name", format!("{:?}", recipe.name), allowed));
     }
     if recipe.epochs == 0 || recipe.epochs > 1_000_000 {
@@ -45,7 +45,7 @@ fn offline_copies(copies: &OfflineCopies) -> Result<(), Refusal> {
     match copies.augmentation.iter().position(Augmentation::is_mixing) {
         Some(i) => {
             let name = copies.augmentation[i].name();
-            let allowed = "a copy has one label; operations that mix images can stand in `augmentation`";
+            let allowed = "a copy has one label; put operations that mix images into `augmentation`";
             Err(Refusal::new(&format!("offline_copies.augmentation.{i}"), name, allowed))
         }
         None => Ok(()),
@@ -87,7 +87,7 @@ fn callbacks(recipe: &Recipe) -> Result<(), Refusal> {
     let held_out = !matches!(recipe.validation, Validation::Count(0) | Validation::Fraction(0.0));
     let monitored = |table: &str, monitor: super::Monitor| {
         if monitor.needs_validation() && !held_out {
-            let allowed = "there are no validation images: set `validation`, or watch train_loss or train_accuracy";
+            let allowed = "there are no validation images: set `validation`, or monitor train_loss or train_accuracy";
             return Err(Refusal::new(&format!("{table}.monitor"), monitor, allowed));
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! What works: a plain download, resuming, the next source, repairing.
+//! Downloads that succeed: plain, resumed, from the next source, repaired.
 
 use std::fs::{self, File};
 
@@ -22,11 +22,11 @@ fn a_missing_file_is_fetched_and_then_left_alone() {
     assert_eq!(server.requests()[0].path, "/set/train-images-idx3-ubyte.gz");
 
     folder.fetch(&[server.url()]).unwrap();
-    assert_eq!(server.requests().len(), 1, "a verified file was asked for again");
+    assert_eq!(server.requests().len(), 1, "a verified file was requested again");
 }
 
 #[test]
-fn a_cut_download_goes_on_where_it_stopped() {
+fn an_interrupted_download_resumes_where_it_stopped() {
     let server = Server::start(|request, stream| {
         let content = &sample().gz[0];
         match request.index {
@@ -60,11 +60,11 @@ fn the_next_run_resumes_too_and_a_server_without_ranges_starts_over() {
 }
 
 #[test]
-fn leftovers_of_every_kind_are_dealt_with() {
+fn parts_of_every_kind_are_handled() {
     let content = &sample().gz[0];
     let mut long = content.clone();
     long.extend_from_slice(b"more");
-    // Whole (killed before the rename), garbage, too long by a little, too long by far.
+    // Complete (killed before the rename), garbage, a little too long, far too long.
     for leftover in [content.clone(), vec![7; 1000], long, vec![0; 400_000]] {
         let (folder, server) = (Folder::new(), good());
         fs::write(folder.part(), &leftover).unwrap();
@@ -76,7 +76,7 @@ fn leftovers_of_every_kind_are_dealt_with() {
 }
 
 #[test]
-fn a_page_does_not_cost_what_is_already_here() {
+fn a_web_page_does_not_discard_the_part_on_disk() {
     let page = Server::start(|_, stream| respond(stream, "200 OK", "", b"<html>"));
     let (folder, server) = (Folder::new(), good());
     fs::write(folder.part(), &sample().gz[0][..100_000]).unwrap();
@@ -114,7 +114,7 @@ fn the_error_lists_every_source() {
 }
 
 #[test]
-fn a_refused_connection_is_told() {
+fn a_refused_connection_is_reported() {
     let folder = Folder::new();
     // No mirror: the sample's own source, where nothing listens.
     let text = folder.fetch(&[]).unwrap_err().to_string();
@@ -122,7 +122,7 @@ fn a_refused_connection_is_told() {
 }
 
 #[test]
-fn a_mirror_that_cannot_be_used_is_told_even_when_nothing_is_missing() {
+fn a_bad_mirror_is_an_error_even_if_nothing_is_missing() {
     let folder = Folder::new();
     fs::write(folder.target(), &sample().gz[0]).unwrap();
     let error = folder.fetch(&["http://example.org".to_owned()]).unwrap_err();
@@ -141,7 +141,7 @@ fn two_downloads_at_once_are_refused() {
 
 #[cfg(unix)]
 #[test]
-fn a_link_in_the_temporary_place_is_not_followed() {
+fn a_link_in_place_of_the_part_is_not_followed() {
     let (folder, server) = (Folder::new(), good());
     let victim = folder.0.path().join("victim");
     fs::write(&victim, b"precious").unwrap();
@@ -187,7 +187,7 @@ fn the_registry_is_well_formed() {
 }
 
 #[test]
-fn an_unknown_name_is_answered_with_the_known_ones() {
+fn an_unknown_name_is_refused_with_the_known_ones() {
     let text = ensure("emnist", "data".as_ref(), &FetchOptions::default(), &mut NoProgress).unwrap_err().to_string();
     assert!(text.contains("fashion-mnist, mnist, kmnist"), "{text}");
 }

@@ -1,4 +1,4 @@
-//! Servers that lie, stall and send wrong bytes: nothing unverified ever stands at the final path.
+//! Servers that lie, stall and send wrong bytes: nothing unverified appears at the final path.
 
 use std::fs;
 use std::io::{self, Write};
@@ -10,13 +10,13 @@ use super::super::{DownloadError, SourceError};
 use super::server::{Request, Server, respond, serve};
 use super::{Folder, gzip, sample};
 
-/// An idle time-out that lets a test of a stalling server end soon, and a loaded machine keep up.
+/// Short, so that tests of stalling servers end soon; long enough for a loaded machine.
 const SHORT: Duration = Duration::from_millis(700);
 
-/// Downloads from a hostile server, alone and then with a good source behind it.
+/// Downloads from a hostile server, alone and then followed by a good source.
 ///
-/// Alone, the download fails with the error that is returned, and the final path stays as it was:
-/// empty in one folder, with an older broken file in another. With the good source the file arrives.
+/// Alone, the download fails with the returned error and leaves the final path as it was: empty in one folder, with an older
+/// broken file in another. With the good source the file arrives.
 fn attack(answer: impl Fn(&Request, &mut TcpStream) -> io::Result<()> + Send + 'static) -> SourceError {
     attack_within(Duration::from_secs(10), answer)
 }
@@ -43,7 +43,7 @@ fn attack_within(
     assert_eq!(fs::read(older.target()).unwrap(), sample().gz[0]);
     assert!(!older.part().exists());
 
-    // What the hostile server left behind in the first run spoils nothing later.
+    // What the hostile server left on disk does no harm later.
     folder.fetch_within(idle, &[good.url()]).unwrap();
     assert_eq!(fs::read(folder.target()).unwrap(), sample().gz[0]);
 
@@ -82,7 +82,7 @@ fn cut_short_without_a_length() {
 fn too_long() {
     let error = attack(|_, stream| {
         respond(stream, "200 OK", "", &sample().gz[0])?;
-        // Without a length, and without an end: only the cap stops this.
+        // Neither a length nor an end: only the limit stops this.
         loop {
             stream.write_all(&[0; 1 << 16])?;
         }
@@ -132,7 +132,7 @@ fn an_empty_answer() {
 #[test]
 fn status_403_404_and_503() {
     for (status, code) in [("403 Forbidden", 403), ("404 Not Found", 404), ("503 Service Unavailable", 503)] {
-        // The right bytes under a wrong status are refused too.
+        // The right bytes with a wrong status are refused too.
         let error = attack(move |_, stream| respond(stream, status, "", &sample().gz[0]));
         assert!(matches!(error, SourceError::Status(found) if found == code), "{error}");
     }
@@ -187,7 +187,7 @@ fn redirect_to_http() {
     assert!(elsewhere.requests().is_empty(), "the redirect was followed");
 }
 
-/// A part of the right size from the wrong place, and a part that nobody asked for.
+/// A part of the right size from the wrong position, and a part that was not requested.
 #[test]
 fn wrong_range() {
     let wrong_start = |_: &Request, stream: &mut TcpStream| {
@@ -206,7 +206,7 @@ fn wrong_range() {
     assert_eq!(offsets, [Some(50_000), None], "first a part, then the whole");
 }
 
-/// The `Content-Range` is right and the bytes are not.
+/// The `Content-Range` is right, but the bytes are not.
 #[test]
 fn wrong_bytes_in_the_right_range() {
     let liar = Server::start(|request, stream| {

@@ -1,4 +1,4 @@
-//! `selvedge.lock` of folders that have no registered name.
+//! `selvedge.lock` of folders that are not named data sets.
 
 use std::fs;
 use std::path::Path;
@@ -23,7 +23,7 @@ fn confirmed(dir: &Path) -> Result<Confirmation, DownloadError> {
 }
 
 #[test]
-fn written_at_first_use_and_checked_from_then_on() {
+fn the_lock_is_written_at_first_use_and_checked_afterwards() {
     let dir = folder();
     let lock = dir.path().join(LOCK_NAME);
     assert_eq!(confirmed(dir.path()).unwrap(), Confirmation::Written(lock.clone()));
@@ -53,7 +53,7 @@ fn missing_and_exchanged_files_are_named() {
 }
 
 #[test]
-fn a_lock_file_that_is_none_is_refused() {
+fn a_malformed_lock_file_is_refused() {
     let hash = sha256(b"");
     for text in [
         "nonsense\n".to_owned(),
@@ -70,13 +70,13 @@ fn a_lock_file_that_is_none_is_refused() {
 }
 
 #[test]
-fn a_folder_of_a_registered_data_set_gets_no_lock_file() {
+fn a_folder_of_a_named_data_set_gets_no_lock_file() {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data");
     let dir = data.join("fashion-mnist");
     assert_eq!(confirmed(&dir).unwrap(), Confirmation::Named("fashion-mnist"));
     assert!(!dir.join(LOCK_NAME).exists());
 
-    // Broken files in the place of a registered data set are an error, not a new data set.
+    // Broken files in the folder of a named data set are an error, not a new data set.
     let home = TempDir::new().unwrap();
     let broken = folder();
     let place = home.path().join("mnist");

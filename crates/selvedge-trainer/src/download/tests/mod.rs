@@ -1,4 +1,4 @@
-//! Downloads from servers on 127.0.0.1, kind and hostile ones.
+//! Downloads from servers on 127.0.0.1, working and hostile ones.
 
 mod fetching;
 mod hostile;
@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use super::{DownloadError, FetchOptions, FileOutcome, NamedDataset, NoProgress, PinnedFile, Timeouts, fetch};
 
-/// A data set of noise: a first file that a download takes several reads for, and three small ones.
+/// A data set of noise: one file that takes several reads, and three small ones.
 struct Sample {
     dataset: NamedDataset,
     gz: [Vec<u8>; 4],
@@ -74,7 +74,7 @@ fn sample() -> &'static Sample {
     })
 }
 
-/// A folder that has all files of the sample but the first.
+/// A folder with all files of the sample but the first.
 struct Folder(TempDir);
 
 impl Folder {
@@ -95,7 +95,7 @@ impl Folder {
         self.0.path().join(format!("{}.part", sample().dataset.files[0].name))
     }
 
-    /// Downloads what is missing.
+    /// Downloads the missing file.
     fn fetch(&self, mirrors: &[String]) -> Result<Vec<FileOutcome>, DownloadError> {
         self.fetch_within(Duration::from_secs(10), mirrors)
     }

@@ -1,4 +1,4 @@
-//! [`Labels`]: places for labels beside their points, so that no label covers a point or another label.
+//! [`Labels`]: places labels beside their points, so that no label covers a point or another label.
 
 /// A rectangle of the picture, in pixels from its upper left corner.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -15,7 +15,7 @@ impl Area {
         Self { left: x - radius, top: y - radius, right: x + radius, bottom: y + radius }
     }
 
-    /// The pixels that both have.
+    /// The number of pixels that both cover.
     fn overlap(&self, other: &Self) -> f64 {
         let width = self.right.min(other.right) - self.left.max(other.left);
         let height = self.bottom.min(other.bottom) - self.top.max(other.top);
@@ -27,24 +27,24 @@ impl Area {
     }
 }
 
-/// Where a label goes.
+/// The position of a label.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Label {
-    /// The beginning of its baseline.
+    /// The start of its baseline.
     pub(super) baseline: [f64; 2],
-    /// Whether it is so far from its point that a line should lead to it, and the end of that line.
+    /// Whether it is so far from its point that a line should lead to it, and where that line ends.
     pub(super) is_far: bool,
     pub(super) nearest: [f64; 2],
 }
 
-/// What is taken of the plot.
+/// The occupied areas of the plot.
 #[derive(Debug)]
 pub(super) struct Labels {
     plot: Area,
     taken: Vec<Area>,
 }
 
-/// About the width of a text in a sans-serif font.
+/// The approximate width of a text in a sans-serif font.
 pub(super) fn width(text: &str, font_size: f64) -> f64 {
     0.56 * font_size * text.chars().count() as f64
 }
@@ -59,19 +59,19 @@ impl Labels {
         self.taken.push(area);
     }
 
-    /// Keeps labels out of a line or text that begins at a point and rises by an angle in degrees. `radius` is half its
-    /// thickness, `above` how far its middle is above the line.
+    /// Keeps labels off a line or text that starts at a point and rises by an angle in degrees. `radius` is half its thickness,
+    /// `above` the distance of its middle above the line.
     pub(super) fn occupy_slope(&mut self, [x, y]: [f64; 2], length: f64, angle: f64, [radius, above]: [f64; 2]) {
         let (sin, cos) = angle.to_radians().sin_cos();
-        let pieces = (length / radius).ceil() as usize;
-        for piece in 0..=pieces {
-            let along = radius * piece as f64;
+        let squares = (length / radius).ceil() as usize;
+        for square in 0..=squares {
+            let along = radius * square as f64;
             let centre = [x + along * cos - above * sin, y - along * sin - above * cos];
             self.taken.push(Area::around(centre, radius));
         }
     }
 
-    /// A place for a text of that width beside a point: the nearest that is free, or else the one that covers least.
+    /// Places a text of that width beside a point: the nearest free place, or else the one that covers least.
     pub(super) fn place(&mut self, point: [f64; 2], width: f64, font_size: f64) -> Label {
         const DIRECTIONS: usize = 16;
         let height = 0.8 * font_size;
@@ -79,7 +79,7 @@ impl Labels {
         'search: for ring in 0..7 {
             let distance = 8.0 + 8.0 * f64::from(ring);
             for direction in 0..DIRECTIONS {
-                // From the upper right on.
+                // Starts at the upper right.
                 let angle = std::f64::consts::TAU * (direction as f64 / DIRECTIONS as f64) - 0.6;
                 let (sin, cos) = angle.sin_cos();
                 let centre = [point[0] + (distance + width / 2.0) * cos, point[1] + (distance + height / 2.0) * sin];
@@ -111,7 +111,7 @@ impl Labels {
                 self.taken.push(area);
                 label
             }
-            // The plot is smaller than the label: beside the point, then.
+            // The plot is smaller than the label.
             None => Label { baseline: point, is_far: false, nearest: point },
         }
     }
@@ -143,13 +143,13 @@ mod tests {
     }
 
     #[test]
-    fn the_first_label_stands_close_and_without_a_line() {
+    fn the_first_label_is_close_and_has_no_line() {
         let label = Labels::new(PLOT).place([200.0, 150.0], 12.0, 11.0);
         assert!(!label.is_far && label.baseline[0] > 200.0 && label.baseline[0] < 215.0, "{label:?}");
     }
 
     #[test]
-    fn a_corner_leaves_room_inside() {
+    fn labels_of_corners_stay_inside() {
         let mut labels = Labels::new(PLOT);
         labels.place([399.0, 1.0], 12.0, 11.0);
         assert!(PLOT.contains(&labels.taken[0]), "{:?}", labels.taken[0]);

@@ -1,9 +1,8 @@
 //! The roofline plot (Williams, Waterman and Patterson, 2009) of a report, as SVG.
 //!
-//! Both axes are logarithmic. Every measurement is a point: to the right, operations for each byte moved; upwards,
-//! operations a second. The roofs are the machine's limits: level ones for arithmetic, sloping ones for the bandwidth of
-//! each cache and of what lies beyond. How far a point is below the roof is how much there is to gain; under which roof
-//! it is says how.
+//! Every measurement is a point on logarithmic axes: operations per byte moved to the right, operations per second upwards.
+//! The roofs are the machine's limits: horizontal for arithmetic, sloping for the bandwidth of each cache and of what lies
+//! beyond. The distance of a point to its roof is the possible gain.
 
 mod labels;
 
@@ -15,11 +14,11 @@ use super::{Figure, Level, Report};
 
 const WIDTH: f64 = 1180.0;
 const HEIGHT: f64 = 700.0;
-/// The plot within the picture.
+/// The area of the plot.
 const PLOT: Area = Area { left: 78.0, top: 62.0, right: 838.0, bottom: 634.0 };
-/// Where the list of operations begins, and how far its lines are apart.
+/// The left edge of the list of operations, and the distance of its lines.
 const LIST: (f64, f64) = (866.0, 19.0);
-/// The most letters of a line of the list.
+/// The most characters of a line of the list.
 const LIST_LETTERS: usize = 42;
 
 const F32: &str = "#1d5fad";
@@ -36,8 +35,8 @@ struct Point<'a> {
     figure: &'a Figure,
 }
 
-/// The plot of a report's operations, or, if there are none, of its recipe's layers. It has a white background of its
-/// own, so that it can be read wherever it is shown.
+/// Plots a report's operations, or its recipe's layers if it has none, on a white background, which stays readable in dark
+/// pages.
 pub fn draw(report: &Report) -> String {
     let (names, points) = points(report);
     let axes = Axes::of(report, &points);
@@ -70,12 +69,12 @@ fn points(report: &Report) -> (Vec<String>, Vec<Point<'_>>) {
             }
         }
     }
-    // What computes nothing, or took no tick of the clock, has no place on logarithmic axes.
+    // Logarithmic axes have no place for zeros.
     points.retain(|point| point.figure.intensity > 0.0 && point.figure.flops_per_second > 0.0);
     (names, points)
 }
 
-/// Ranges of the axes, in powers of ten.
+/// The ranges of the axes, as powers of ten.
 struct Axes {
     x: [f64; 2],
     y: [f64; 2],
@@ -103,7 +102,7 @@ impl Axes {
         PLOT.bottom - (flops.log10() - low) / (high - low) * (PLOT.bottom - PLOT.top)
     }
 
-    /// The angle of a line of constant bandwidth, in degrees, upwards.
+    /// The slope of a line of constant bandwidth, in degrees.
     fn slope(&self) -> f64 {
         let across = (PLOT.right - PLOT.left) / (self.x[1] - self.x[0]);
         let up = (PLOT.bottom - PLOT.top) / (self.y[1] - self.y[0]);
@@ -165,7 +164,7 @@ impl Svg {
             "<rect x=\"{left}\" y=\"{top}\" width=\"{width}\" height=\"{height}\" fill=\"none\" stroke=\"#8a949b\"/>"
         ));
         let middle = (left + right) / 2.0;
-        self.words(middle, bottom + 44.0, "text-anchor=\"middle\" font-size=\"14\"", "operations for each byte moved");
+        self.words(middle, bottom + 44.0, "text-anchor=\"middle\" font-size=\"14\"", "operations per byte moved");
         let (x, y) = (24.0, (top + bottom) / 2.0);
         let turned = format!("text-anchor=\"middle\" font-size=\"14\" transform=\"rotate(-90 {x} {y})\"");
         self.words(x, y, &turned, "GFLOP/s");
@@ -178,7 +177,7 @@ impl Svg {
         let slope = axes.slope();
         for (level, name) in [(Level::L1, "L1"), (Level::L2, "L2"), (Level::Beyond, "beyond L2")] {
             let bandwidth = limits.bandwidth(level);
-            // From where the line enters the plot to where it meets the highest roof.
+            // The line runs from the edge of the plot to the highest roof.
             let from = first.max(10f64.powf(axes.y[0]) / bandwidth);
             let to = last.min(peak / bandwidth);
             if from >= to {
@@ -187,7 +186,7 @@ impl Svg {
             let ends = [from, to].map(|x| [axes.x(x), axes.y(bandwidth * x)]);
             self.line(ends[0], ends[1], &format!("stroke=\"{MEMORY}\" stroke-width=\"1.6\" stroke-dasharray=\"6 4\""));
             let words = format!("{name} {} GB/s", super::table::billions(bandwidth));
-            // The words end below the roof, where there are fewer points than at the other end.
+            // The words end at the roof, where there are fewer points than at the other end.
             let length = labels::width(&words, 12.0);
             let (sin, cos) = slope.to_radians().sin_cos();
             let along = length + 16.0;
@@ -228,7 +227,7 @@ impl Svg {
             let [x, y] = label.baseline;
             self.words(x, y, "font-size=\"11\"", &number);
         }
-        // Above the leaders.
+        // Drawn over the lines to the labels.
         for (point, &place) in points.iter().zip(&places) {
             self.marker(place, point.pass, if point.is_bf16 { BF16 } else { F32 });
         }
@@ -250,10 +249,9 @@ impl Svg {
         self.push(format_args!("{shape}"));
     }
 
-    /// What the numbers, forms and colours mean.
+    /// The legend: what numbers, shapes and colours mean.
     fn list(&mut self, names: &[String], points: &[Point<'_>]) {
         let (x, step) = LIST;
-        // As many lines as there is room for, closer together if need be.
         let keys: Vec<&str> = ["forward", "backward_data", "backward_weights", "backward", "update"]
             .into_iter()
             .filter(|pass| points.iter().any(|point| point.pass == *pass))

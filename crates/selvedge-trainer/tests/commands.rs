@@ -1,4 +1,4 @@
-//! The program from outside: exit codes and messages, above all for what is wrong.
+//! The program as a user runs it: exit codes and messages, above all of errors.
 
 mod common;
 
@@ -15,11 +15,11 @@ impl Workplace {
         self.training(args).output().unwrap()
     }
 
-    /// Expects failure with `code`, these parts in the message, and nothing of a run left under a final name.
+    /// Expects failure with `code`, these parts in the message, and no run folder.
     #[track_caller]
     fn assert_fails(&self, output: &Output, code: i32, parts: &[&str]) {
         assert_fails(output, code, parts);
-        assert!(!self.path().join("runs").exists(), "a run was begun: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(!self.path().join("runs").exists(), "a run was started: {}", String::from_utf8_lossy(&output.stderr));
     }
 }
 
@@ -49,7 +49,7 @@ fn wrong_usage_is_exit_code_2() {
 }
 
 #[test]
-fn what_cannot_be_done_is_exit_code_1() {
+fn failure_is_exit_code_1() {
     let place = Workplace::new();
     place.assert_fails(&place.run(&["train", "--recipe", "fats"]), 1, &["fats", "built in: seed"]);
     place.assert_fails(&place.train(&["--set", "epoch=3"]), 1, &["--set epoch=3", "unknown key", "`epochs`"]);
@@ -121,13 +121,13 @@ fn an_output_folder_that_cannot_be_used_is_refused() {
     fs::write(place.path().join("full/mine.txt"), "mine").unwrap();
     place.assert_fails(&place.train(&["--out", "full"]), 1, &["full exists and is not empty"]);
     assert_eq!(fs::read_dir(place.path().join("full")).unwrap().count(), 1);
-    // Not a folder, and nothing can be made below it, whoever runs this.
+    // A file: nothing can be created below it, not even by root.
     place.assert_fails(&place.train(&["--out", "small.toml/run"]), 1, &["cannot create", "small.toml"]);
     place.assert_fails(&place.train(&["--out", "small.toml"]), 1, &["small.toml exists and is not a folder"]);
 }
 
 #[test]
-fn a_run_can_be_evaluated_and_asked() {
+fn a_run_can_be_evaluated_and_predict() {
     let place = Workplace::new();
     let text = stdout(&place.train(&["--epochs", "8", "--out", "run"]));
     assert!(text.contains("epoch 8/8") && text.contains("test accuracy"), "{text}");
@@ -139,7 +139,7 @@ fn a_run_can_be_evaluated_and_asked() {
     let accuracy = format!("accuracy {:.4}", summary["test_accuracy"].as_f64().unwrap());
     assert!(report.contains(&accuracy) && report.contains("confusion"), "{accuracy}: {report}");
 
-    // An image of class 2: of four bands of rows the third is bright.
+    // An image of class 2: the third of four bands of rows is bright.
     let pixels: Vec<u8> = (0..100).map(|i| if (i / 10) * 4 / 10 == 2 { 160 } else { 40 }).collect();
     write_png(&place.path().join("a.png"), 10, &pixels);
     write_png(&place.path().join("small.png"), 5, &pixels[..25]);
@@ -162,7 +162,7 @@ fn write_png(path: &Path, size: u32, pixels: &[u8]) {
 }
 
 #[test]
-fn the_default_folder_is_below_runs() {
+fn the_default_folder_is_in_runs() {
     let place = Workplace::new();
     stdout(&place.train(&["--epochs", "1"]));
     let runs: Vec<_> = fs::read_dir(place.path().join("runs")).unwrap().map(|entry| entry.unwrap()).collect();

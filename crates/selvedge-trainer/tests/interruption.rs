@@ -1,4 +1,4 @@
-//! The program in bad weather, from outside: signals, kill -9, pipes nobody reads, a full disk, two runs at once.
+//! The program under adverse conditions: signals, kill -9, closed pipes, a full disk, two runs at once.
 #![cfg(unix)]
 
 mod common;
@@ -16,7 +16,7 @@ impl Workplace {
         self.path().join(name)
     }
 
-    /// Trains with no file larger than `bytes`, as on a disk that is full.
+    /// Trains with files limited to `bytes`, as on a full disk.
     fn train_within(&self, bytes: u64, args: &[&str]) -> Command {
         let train = self.training(args);
         let mut command = Command::new("sh");
@@ -32,7 +32,7 @@ impl Workplace {
     }
 }
 
-/// Waits until the file has `bytes`; the process must not have ended before.
+/// Waits until the file has `bytes`. The process must not end before.
 fn wait_for(child: &mut Child, file: &Path, bytes: u64) {
     let begun = Instant::now();
     while fs::metadata(file).map_or(0, |found| found.len()) < bytes {
@@ -48,13 +48,13 @@ fn send(signal: &str, child: &Child) {
 }
 
 #[test]
-fn ctrl_c_and_sigterm_save_and_say_how_to_go_on() {
+fn ctrl_c_and_sigterm_save_and_say_how_to_continue() {
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
         let place = Workplace::new();
         let mut child = place.training(&["--epochs", "1000000", "--out", "run"]).spawn().unwrap();
         wait_for(&mut child, &place.file("run/history.jsonl"), 1);
         send(signal, &child);
-        // Read, or a full pipe would hold it up.
+        // A full pipe would block the process.
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(code));
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -80,7 +80,7 @@ fn a_killed_run_that_is_resumed_ends_with_the_same_bits() {
 }
 
 #[test]
-fn a_run_that_is_under_way_is_not_resumed() {
+fn a_run_in_progress_is_not_resumed() {
     let place = Workplace::new();
     let mut child = place.training(&["--epochs", "1000000", "--out", "run"]).spawn().unwrap();
     wait_for(&mut child, &place.file("run/history.jsonl"), 1);
@@ -91,7 +91,7 @@ fn a_run_that_is_under_way_is_not_resumed() {
 }
 
 #[test]
-fn runs_of_the_same_second_have_folders_of_their_own() {
+fn runs_of_the_same_second_have_different_folders() {
     let place = Workplace::new();
     let begun: Vec<Child> = (0..3).map(|_| place.training(&["--epochs", "1"]).spawn().unwrap()).collect();
     for child in begun {
@@ -105,7 +105,7 @@ fn runs_of_the_same_second_have_folders_of_their_own() {
 #[test]
 fn a_full_disk_is_an_error_and_what_was_saved_stays() {
     let place = Workplace::new();
-    // The recipe and the history have room, a checkpoint has not.
+    // There is room for the recipe and the history, but not for a checkpoint.
     assert_fails(
         &place.train_within(5120, &["--out", "run"]).output().unwrap(),
         1,
@@ -119,7 +119,7 @@ fn a_full_disk_is_an_error_and_what_was_saved_stays() {
     assert_eq!(place.weights("run"), place.weights("whole"));
 }
 
-/// Nobody reads what the program says: both ends of its pipes are closed as soon as it runs.
+/// Runs the program with both pipes closed at the readers' ends.
 fn unheard(mut command: Command) -> Option<i32> {
     let mut child = command.spawn().unwrap();
     drop((child.stdout.take(), child.stderr.take()));
@@ -135,7 +135,7 @@ fn closed_pipes_end_no_run_and_cause_no_panic() {
     assert_eq!(unheard(place.command(&["download", "--list"])), Some(0));
     assert_eq!(unheard(place.command(&["evaluate", "nowhere"])), Some(1));
     assert_eq!(unheard(place.command(&["--help"])), Some(0));
-    // As in `selvedge train | head -1`: one line is read, then none.
+    // As in `selvedge train | head -1`: reading stops after the first byte.
     let mut child = place.training(&["--out", "second"]).spawn().unwrap();
     child.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));

@@ -1,4 +1,4 @@
-//! `preview` from outside: what stands on the sheets, pixel for pixel, and what is refused.
+//! The command `preview`: what the sheets show, pixel for pixel, and what is refused.
 
 mod common;
 
@@ -115,7 +115,7 @@ fn a_recipe_sheet_shows_what_training_sees() {
     for epoch in 0..COLUMNS as u64 - 1 {
         loader.begin_epoch(epoch);
         for number in 0..loader.steps() {
-            // The batch that training gets, not the one that is made for looking at.
+            // The batch as training makes it, not as the preview does.
             loader.fill(number, &mut batch);
             for (position, index) in loader.indices(number).iter().enumerate() {
                 let Some(row) = shown.iter().position(|shown| shown == index) else { continue };
@@ -130,7 +130,7 @@ fn a_recipe_sheet_shows_what_training_sees() {
     assert_eq!(compared, ROWS * (COLUMNS - 1));
     assert!((8..40).contains(&mixed), "{mixed}");
 
-    // The same command draws the same sheet; another seed another one.
+    // The same command draws the same sheet, another seed another one.
     let bytes = fs::read(place.path().join("preview-small.png")).unwrap();
     assert!(preview(&place, &args).status.success());
     assert_eq!(fs::read(place.path().join("preview-small.png")).unwrap(), bytes);

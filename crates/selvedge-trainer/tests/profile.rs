@@ -1,4 +1,4 @@
-//! The subcommand `profile` from outside: what it writes, and what it refuses. Nothing here is about how fast it is.
+//! The command `profile`: what it writes and what it refuses. No test depends on speed.
 
 mod common;
 
@@ -48,10 +48,10 @@ fn xml(text: &str) -> (Vec<String>, String) {
 
 #[track_caller]
 fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
+    value.as_f64().unwrap_or_else(|| panic!("{value} is not a number"))
 }
 
-/// Every figure of a report, wherever it is.
+/// Collects every figure of a report.
 fn figures<'a>(value: &'a Value, found: &mut Vec<&'a Value>) {
     match value {
         Value::Object(fields) if fields.contains_key("share") => found.push(value),
@@ -77,7 +77,7 @@ fn a_profile_adds_up() {
     let passes: Vec<&str> = operations.iter().map(|row| row["pass"].as_str().unwrap()).collect();
     assert_eq!(passes, ["forward", "backward_data", "backward_weights"]);
     assert_eq!(operations[0]["operands"], "dense");
-    // 32 images of 10x10 pixels: 30 x 30 taps. By Winograd's algorithm 3 x 3 tiles of 6 x 6 points are multiplied.
+    // 32 images of 10x10 pixels: 30x30 taps. Winograd's algorithm multiplies 3x3 tiles of 6x6 points.
     assert_eq!(operations[0]["figure"]["flops"], 2 * 32 * 3 * 3 * 36 * 16 * 16);
     assert_eq!(operations[0]["figure"]["nominal_flops"], 2 * 32 * 30 * 30 * 16 * 16);
 
@@ -95,7 +95,7 @@ fn a_profile_adds_up() {
     let (whole, left_over) = (number(&step["step"]), number(&step["left_over"]));
     assert!(parts.iter().all(|part| number(&step[part]) >= 0.0), "{step}");
     assert!((accounted + left_over - whole).abs() <= 1e-9 * whole, "{step}");
-    // The accounts are disjoint parts of the threads' time, so they are no more than there was.
+    // The parts are disjoint, so they are not more than the threads' time.
     assert!(left_over >= -1e-9 * whole, "{step}");
     let images_per_second = number(&recipe["images_per_second"]);
     assert!((images_per_second * whole - 32.0).abs() < 1e-6, "{images_per_second}");
@@ -233,7 +233,7 @@ fn stand_in(place: &Workplace, record: &str) -> String {
 #[cfg(unix)]
 fn sampled_stacks_become_a_flame_graph() {
     let place = Workplace::new();
-    // Its output is the argument behind `--output`.
+    // The argument after `--output` is the file to write.
     let path = stand_in(&place, "while [ \"$1\" != --output ]; do shift; done; echo samples > \"$2\"; sleep 0.2");
     let args = ["--recipe", "small.toml", "--dataset", "data", "--flamegraph", "flames.svg"];
     stdout(&place.profile_with(&args, &[("PATH", &path)]));
@@ -246,7 +246,7 @@ fn sampled_stacks_become_a_flame_graph() {
 
 #[test]
 #[cfg(unix)]
-fn what_perf_says_when_it_fails_is_passed_on() {
+fn the_message_of_a_failing_perf_is_reported() {
     let place = Workplace::new();
     let path = stand_in(&place, "echo 'No permission: kernel.perf_event_paranoid' >&2; exit 3");
     let args = ["--recipe", "small.toml", "--dataset", "data", "--flamegraph", "flames.svg"];

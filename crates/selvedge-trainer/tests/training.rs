@@ -1,4 +1,4 @@
-//! Whole runs on a small data set: what they write, and that threads, interruptions and repetitions change no bit.
+//! Complete runs on a small data set: what they write, and that threads, interruptions and repetitions change no bit.
 
 mod common;
 
@@ -39,12 +39,12 @@ fn history(run: &Path) -> Vec<HistoryLine> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// What does not depend on the clock.
+/// The figures that do not depend on the clock.
 fn figures(run: &Path) -> Vec<(u64, u64, f64, f64, Option<f64>)> {
     history(run).iter().map(|l| (l.epoch, l.step, l.learning_rate, l.train_loss, l.validation_loss)).collect()
 }
 
-/// Equal but for the last digit, which reading decimals may change.
+/// Equal except for the last digit, which reading decimals may change.
 #[track_caller]
 fn assert_close(a: Option<f64>, b: Option<f64>) {
     assert!((a.unwrap() - b.unwrap()).abs() < 1e-12, "{a:?} {b:?}");
@@ -123,7 +123,7 @@ fn a_run_learns_and_writes_every_file() {
     ] {
         assert!(json.get(key).is_some(), "{key}");
     }
-    // Of the epochs, the weights are those with the best validation loss; best.ckpt is from there too.
+    // The weights are those of the epoch with the best validation loss, and so is best.ckpt.
     let best = lines.iter().filter_map(|line| line.validation_loss).fold(f64::INFINITY, f64::min);
     let line = lines.iter().find(|line| line.validation_loss == Some(best)).unwrap();
     assert_close(summary.validation_accuracy, line.validation_accuracy);
@@ -181,7 +181,7 @@ fn a_resumed_run_ends_with_the_same_bits() {
 }
 
 #[test]
-fn a_run_killed_between_checkpoints_goes_on_from_the_older_one() {
+fn a_run_killed_between_checkpoints_resumes_from_the_older_one() {
     let dir = tempfile::tempdir().unwrap();
     let data = small_dataset(dir.path());
     let out = dir.path().join("run");
@@ -227,7 +227,7 @@ fn offline_copies_are_trained_on_and_split_with_their_images() {
 }
 
 #[test]
-fn mixed_labels_are_learned_from() {
+fn a_network_learns_from_mixed_labels() {
     let dir = tempfile::tempdir().unwrap();
     let data = small_dataset(dir.path());
     for op in ["mixup", "cutmix", "fmix"] {
@@ -238,7 +238,7 @@ fn mixed_labels_are_learned_from() {
         let lines = history(&out);
         assert!(lines[24].train_loss < 0.75 * lines[0].train_loss, "{op}: {lines:?}");
         assert!(summary.test_accuracy > 0.9, "{op}: {summary:?}");
-        // Mixed images have no certain class: what is left is at least the entropy of the labels, which is not small.
+        // The loss on mixed labels is at least their entropy, which is not small.
         assert!(lines[24].train_loss > 0.15, "{op}: {lines:?}");
         assert!(lines[24].validation_loss.unwrap() < lines[24].train_loss, "{op}: {lines:?}");
     }
@@ -261,7 +261,7 @@ fn a_broken_or_foreign_checkpoint_is_refused() {
 }
 
 #[test]
-fn a_loss_that_is_no_number_ends_the_run() {
+fn a_loss_that_is_not_finite_ends_the_run() {
     let dir = tempfile::tempdir().unwrap();
     let data = small_dataset(dir.path());
     let out = dir.path().join("run");

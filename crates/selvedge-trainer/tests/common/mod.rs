@@ -1,4 +1,4 @@
-//! A small data set and a small recipe, which train in a fraction of a second, and the program run on them.
+//! A small data set and a small recipe that train in a fraction of a second, and the program run on them.
 
 // Every test program has this module, and none needs all of it.
 #![allow(dead_code)]
@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 
 use selvedge_idx::{Compression, write};
 
-/// 10 x 10 images of four classes, each a bright band of rows, with noise that depends on the image's number.
+/// Images of 10 x 10 pixels in four classes, each a bright band of rows, with noise that depends on the image's number.
 pub(crate) fn small_dataset(dir: &Path) -> PathBuf {
     let data = dir.join("data");
     fs::create_dir_all(&data).unwrap();
@@ -18,7 +18,7 @@ pub(crate) fn small_dataset(dir: &Path) -> PathBuf {
     data
 }
 
-/// One part of the data set with labels from 0 to `classes - 1`.
+/// One split of the data set, with labels from 0 to `classes - 1`.
 pub(crate) fn write_part(data: &Path, prefix: &str, count: usize, classes: usize) {
     let label = |i: usize| (i * 7 + i / 5) % classes;
     let pixel = |i: usize, y: usize, x: usize| {
@@ -32,7 +32,7 @@ pub(crate) fn write_part(data: &Path, prefix: &str, count: usize, classes: usize
     write(data.join(format!("{prefix}-labels-idx1-ubyte")), &labels, Compression::None).unwrap();
 }
 
-/// A recipe with everything that has state: momentum, dropout, batch norm, augmentation, plateau, early stopping.
+/// A recipe with everything that has state: moments, dropout, batch norm, augmentation, callbacks.
 pub(crate) const SMALL: &str = r#"name = "small"
 epochs = 3
 batch = 16
@@ -65,7 +65,7 @@ layers = [
 ]
 "#;
 
-/// A folder with the small data set in `data` and the small recipe in `small.toml`; the program is run in it.
+/// A folder with the small data set in `data` and the small recipe in `small.toml`, in which the program runs.
 pub(crate) struct Workplace {
     dir: tempfile::TempDir,
 }
@@ -82,7 +82,7 @@ impl Workplace {
         self.dir.path()
     }
 
-    /// The program with these arguments, standing in the folder, its output caught.
+    /// The program with these arguments, in the folder, its output captured.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(assert_cmd::cargo::cargo_bin!("selvedge"));
         command.current_dir(self.path()).env_remove("RAYON_NUM_THREADS").args(args);
@@ -100,7 +100,7 @@ impl Workplace {
     }
 }
 
-/// What a run that succeeded printed.
+/// The standard output of a successful run.
 #[track_caller]
 pub(crate) fn stdout(output: &Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

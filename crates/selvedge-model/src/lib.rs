@@ -14,6 +14,7 @@ mod test_support;
 pub use error::{FileProblem, LayerProblem, ModelError};
 pub use exec::pass::{BatchMetrics, Loss, Metrics, StepKey, Targets};
 pub use network::{BuildOptions, Network};
+pub use params::layout::ParamLayout;
 pub use params::snapshot::Snapshot;
 pub use params::{ParamEntry, ParamKind, Params};
 pub use profile::isolated::{IsolatedOperation, Operands, Pass};

@@ -1,4 +1,4 @@
-//! Trains the recipe `seed` for a few epochs, with an observer that prints a line an epoch and ends the run early when the
+//! Trains the recipe `seed` for a few epochs, with an observer that prints a line per epoch and ends the run early when the
 //! training accuracy is good enough.
 //!
 //! ```text

@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn no_epoch_counts_during_the_cooldown() {
         let spec = ReduceLrOnPlateauSpec { factor: 0.5, patience: 1, cooldown: 2, ..ReduceLrOnPlateauSpec::default() };
-        // Cut after epoch 1. Epoch 2 has cooldown 2 -> 1 and does not count; epoch 3 has 1 -> 0 and counts: a cut.
+        // A cut after epoch 1. In epoch 2 the cooldown falls from 2 to 1, so it does not count; in epoch 3 to 0: it counts.
         assert_eq!(rates(spec, &[0.5; 7]), [1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.125]);
     }
 

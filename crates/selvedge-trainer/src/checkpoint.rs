@@ -314,6 +314,15 @@ mod tests {
         assert_eq!(Checkpoint::load(&path).unwrap(), expected);
     }
 
+    /// A file's last bytes are the SHA-256 of all others, so this one number fixes the format: fields in another order, or of
+    /// other types, would make files that earlier versions have written unreadable.
+    #[test]
+    fn the_format_does_not_change() {
+        let bytes = checkpoint().encode();
+        let hash: String = bytes[bytes.len() - HASH..].iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hash, "47ea40c8a2550fe597ccb75da8537404328312865909d9c94e36cdeec9b5e130");
+    }
+
     #[test]
     fn every_flipped_bit_and_every_truncation_is_refused() {
         let bytes = checkpoint().encode();

@@ -338,7 +338,7 @@ mod tests {
             epoch_order(&indices, 5, epoch, &mut order);
             order.iter().enumerate().for_each(|(place, &value)| counts[place][value as usize] += 1);
         }
-        // 1000 expected in each, standard deviation 30.
+        // The expected count is 1000, its standard deviation 30.
         assert!(counts.iter().flatten().all(|count| (850..1150).contains(count)), "{counts:?}");
     }
 }

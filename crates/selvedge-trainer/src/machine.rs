@@ -11,7 +11,7 @@ pub(crate) fn peak_memory_bytes() -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// Elsewhere it takes a system call that the standard library does not have.
+/// Elsewhere it takes a system call that the standard library lacks.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn peak_memory_bytes() -> Option<u64> {
     None

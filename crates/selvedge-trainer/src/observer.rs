@@ -34,7 +34,7 @@ pub struct Silent;
 impl Progress for Silent {}
 impl Observer for Silent {}
 
-/// Prints a line an epoch on standard output, and a progress bar on standard error if that is a terminal.
+/// Prints a line per epoch on standard output, and a progress bar on standard error if that is a terminal.
 #[derive(Debug)]
 pub struct Console {
     download: ConsoleProgress,

@@ -10,7 +10,7 @@ use selvedge_compute::Threads;
 use crate::download::default_data_dir;
 use crate::recipe::{LoadedRecipe, Override, PrecisionChoice, RecipeError, RecipeSource, built_in_names};
 
-/// The recipe that commands use unless told otherwise.
+/// The recipe that commands use by default.
 pub(crate) const DEFAULT_RECIPE: &str = "seed";
 
 /// The help of an option that names a recipe; `before` and `after` are what the command adds.

@@ -26,7 +26,7 @@ layers = [
 ]
 "#;
 
-/// A data set of so many training images, whose labels go round the classes; the brightness tells the class.
+/// A data set of `count` training images whose labels cycle through the classes. The brightness shows the class.
 fn write_dataset(dir: &Path, count: usize, [height, width]: [usize; 2], classes: usize) {
     fs::create_dir_all(dir).unwrap();
     for (prefix, count) in [("train", count), ("t10k", classes)] {
@@ -78,7 +78,7 @@ fn any_size_number_of_classes_and_last_batch() {
     }
 }
 
-/// Without validation images the training loss tells the best epoch, so every run has a `best.ckpt`.
+/// Without validation images the training loss decides the best epoch, so every run has a `best.ckpt`.
 #[test]
 fn a_run_without_validation_has_a_best_checkpoint() {
     let dir = tempfile::tempdir().unwrap();

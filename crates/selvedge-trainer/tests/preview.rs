@@ -52,7 +52,7 @@ impl Sheet {
         &self.rgb[(y * self.width + x) * 3..][..3]
     }
 
-    /// Whether a 10 x 10 image, enlarged, stands at this place.
+    /// Whether the enlarged 10 x 10 image is at this position.
     fn shows(&self, image: &[u8], scale: usize, left: usize, top: usize) -> bool {
         (0..10 * scale).all(|y| {
             (0..10 * scale).all(|x| {
@@ -62,14 +62,14 @@ impl Sheet {
         })
     }
 
-    /// Where the image stands first, row by row.
+    /// The first position of the image, row by row.
     fn find(&self, image: &[u8], scale: usize) -> Option<(usize, usize)> {
         let (right, bottom) = (self.width - 10 * scale, self.height - 10 * scale);
         (0..=bottom).find_map(|y| (0..=right).find(|&x| self.shows(image, scale, x, y)).map(|x| (x, y)))
     }
 }
 
-/// Where the images of each row stand: the left edges of the columns, and the top edges of the rows. `first` is the
+/// The positions of the images: the left edges of the columns, and the top edges of the rows. `first` is the
 /// first image of each row.
 fn grid(sheet: &Sheet, first: &[&[u8]]) -> (Vec<usize>, Vec<usize>) {
     let places: Vec<_> = first.iter().map(|image| sheet.find(image, RECIPE_SCALE).expect("the image")).collect();

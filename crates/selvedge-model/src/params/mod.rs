@@ -3,6 +3,7 @@
 pub(crate) mod array;
 pub(crate) mod file;
 pub(crate) mod init;
+pub(crate) mod layout;
 pub(crate) mod snapshot;
 pub(crate) mod state;
 pub(crate) mod weights;
@@ -12,6 +13,7 @@ use std::ops::Range;
 use selvedge_compute::AlignedVec;
 
 use crate::params::array::{ArrayShape, ParamShape};
+use crate::params::layout::ParamLayout;
 
 /// All parameters of a network, so that an optimizer step is one parallel pass over two slices.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +38,45 @@ pub struct ParamEntry {
     pub shape: Vec<usize>,
     /// What it does.
     pub kind: ParamKind,
+    /// The way between the logical array and the stored one, for optimizers that work on whole weights.
+    pub layout: ParamLayout,
+}
+
+impl ParamEntry {
+    /// Rows and columns of the logical array as a row-major matrix: a column for each output, a row for each of the inputs
+    /// that an output is a weighted sum of. One number per channel makes a single row.
+    ///
+    /// ```
+    /// use selvedge_compute::{BlockShape, conv::Conv2dShape};
+    /// use selvedge_model::{ParamEntry, ParamKind, ParamLayout};
+    ///
+    /// let conv = Conv2dShape::same(BlockShape::new(8, 8, 3), 5, [3, 3], 1);
+    /// let layout = ParamLayout::Panels(conv);
+    /// let entry = ParamEntry {
+    ///     name: "0.conv2d.weight".to_owned(),
+    ///     range: 0..layout.stored_len(),
+    ///     shape: vec![3, 3, 3, 5],
+    ///     kind: ParamKind::Weight,
+    ///     layout,
+    /// };
+    /// let [rows, columns] = entry.matrix_shape();
+    /// assert_eq!([rows, columns], [27, 5]);
+    ///
+    /// // Scales the weights of the last output, as an optimizer of whole weights would.
+    /// let mut stored = vec![0.0; layout.stored_len()];
+    /// layout.pack(&vec![1.0; rows * columns], &mut stored);
+    /// let mut weight = vec![0.0; rows * columns];
+    /// layout.unpack(&stored, &mut weight);
+    /// weight.chunks_exact_mut(columns).for_each(|row| row[4] *= 2.0);
+    /// layout.pack(&weight, &mut stored);
+    /// assert_eq!(stored.iter().sum::<f32>(), 27.0 * 6.0);
+    /// ```
+    pub fn matrix_shape(&self) -> [usize; 2] {
+        match self.shape.split_last() {
+            Some((&columns, rows)) => [rows.iter().product(), columns],
+            None => [0, 0],
+        }
+    }
 }
 
 /// What a parameter does in its layer: optimizers treat kinds differently, weight decay for example.
@@ -61,6 +102,7 @@ impl Params {
             range,
             shape: array.shape.clone(),
             kind: *kind,
+            layout: array.layout,
         });
         Self { values: AlignedVec::zeroed(len), grads: AlignedVec::zeroed(len), entries: entries.collect() }
     }
@@ -72,7 +114,7 @@ pub(crate) fn ranges<'a>(arrays: impl Iterator<Item = &'a ArrayShape>) -> Vec<Ra
     arrays
         .map(|array| {
             let start = end;
-            end += array.stored_len();
+            end += array.layout.stored_len();
             start..end
         })
         .collect()

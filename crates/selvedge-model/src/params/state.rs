@@ -58,7 +58,7 @@ fn read_all<'a>(
 ) {
     for (array, range) in arrays.zip(ranges) {
         let (to, rest) = logical.split_at_mut(array.len());
-        array.read(&stored[range.clone()], to);
+        array.layout.unpack(&stored[range.clone()], to);
         logical = rest;
     }
 }
@@ -71,7 +71,7 @@ fn store_all<'a>(
 ) {
     for (array, range) in arrays.zip(ranges) {
         let (from, rest) = logical.split_at(array.len());
-        array.store(from, &mut stored[range.clone()]);
+        array.layout.pack(from, &mut stored[range.clone()]);
         logical = rest;
     }
 }

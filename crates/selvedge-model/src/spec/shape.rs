@@ -332,7 +332,7 @@ impl Inference {
     }
 
     fn add(&mut self, array: ArrayShape, kind: ParamKind) -> Result<(), LayerProblem> {
-        self.stored += array.stored_len();
+        self.stored += array.layout.stored_len();
         if self.stored > MAX_PARAMETERS {
             return Err(LayerProblem::TooLarge);
         }

@@ -1,4 +1,4 @@
-//! The command `download`.
+//! The subcommand `download`.
 
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! The command `evaluate`.
+//! The subcommand `evaluate`.
 
 use std::io::{self, Write};
 use std::path::PathBuf;

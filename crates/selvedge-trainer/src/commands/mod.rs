@@ -1,7 +1,7 @@
-//! The command line: one file for each command, with its options, its help and what it does, and the list of them here.
+//! The command line: a file for each command, with its options, help and action, and the list of commands here.
 //!
-//! To add a command, write a file beside `train.rs` and name it in the three places of this one that name `train`. Options
-//! that several commands share are in `options.rs`, the work that a command does in the rest of the crate.
+//! To add a command, write a file like `evaluate.rs` and name it where this file names `evaluate`: the module, the variant and
+//! the arm. Options that several commands share are in `options.rs`.
 
 mod download;
 mod evaluate;
@@ -66,7 +66,7 @@ pub fn main(started: Instant) -> ExitCode {
         Command::Download(args) => args.run(),
     };
     result.unwrap_or_else(|error| {
-        // A reader that has read enough is no failure: `selvedge predict … | head`.
+        // A reader that stops early, as in `selvedge predict … | head`, is not a failure.
         let is_closed_pipe = |cause: &(dyn Error + 'static)| {
             cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
         };

@@ -1,4 +1,4 @@
-//! The command `predict`.
+//! The subcommand `predict`.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};

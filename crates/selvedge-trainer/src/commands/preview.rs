@@ -1,4 +1,4 @@
-//! The command `preview`.
+//! The subcommand `preview`.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -16,9 +16,9 @@ use crate::setup::Images;
 
 /// Draw a sheet of images as training sees them
 ///
-/// Each row shows a training image, then what the recipe's augmentation makes of it in each of the first epochs. Below each
-/// image stands what was drawn for it: the operations with their parameters, the image it was mixed with, and the mixed
-/// label. Pixels and draws are those of `train` with the same recipe and seed.
+/// Each row shows a training image, then what the recipe's augmentation makes of it in each of the first epochs. The text
+/// below each image lists what was drawn for it: the operations with their parameters, the image it was mixed with, and the
+/// mixed label. Pixels and draws are those of `train` with the same recipe and seed.
 ///
 /// With --dataset and no recipe, the sheet shows the data set itself: three rows per class.
 #[derive(Debug, Args)]

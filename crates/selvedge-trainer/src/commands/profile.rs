@@ -1,4 +1,4 @@
-//! The command `profile`.
+//! The subcommand `profile`.
 
 use std::fs;
 use std::io::{self, Write};

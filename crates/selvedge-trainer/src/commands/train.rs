@@ -1,4 +1,4 @@
-//! The command `train`.
+//! The subcommand `train`.
 
 use std::io::{self, Write};
 use std::path::PathBuf;

@@ -176,7 +176,7 @@ fn fetch_from(
                 Err(found) => {
                     let bytes = part.len();
                     part.clear()?;
-                    // The first bytes may have come from another source: this one gets a try of its own.
+                    // The first bytes may have come from another source: try again with this one alone.
                     if !resumed {
                         return Err(SourceError::WrongContent { found, bytes, expected: pin.gz_sha256 }.into());
                     }

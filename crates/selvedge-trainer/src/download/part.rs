@@ -99,8 +99,8 @@ fn same_file(path: &Path, opened: &fs::Metadata) -> bool {
     fs::metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == (opened.dev(), opened.ino()))
 }
 
-/// Elsewhere the standard library cannot tell files apart by identity. A file that was renamed is no longer at its path; only
-/// if a third process created it again in the same moment would this be wrong.
+/// Elsewhere the standard library cannot compare the identity of files. A renamed file is no longer at its path, unless a
+/// third process has created it again in the same moment.
 #[cfg(not(unix))]
 fn same_file(path: &Path, _opened: &fs::Metadata) -> bool {
     path.exists()

@@ -13,7 +13,7 @@ pub type Adam = AdamSpec<false>;
 /// Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101).
 pub type AdamW = AdamSpec<true>;
 
-/// The keys of [`Adam`] and [`AdamW`]; `DECOUPLED` tells them apart.
+/// The keys of [`Adam`] and [`AdamW`], which differ in `DECOUPLED`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdamSpec<const DECOUPLED: bool> {

@@ -6,7 +6,8 @@
 //!
 //! A rule updates the whole arena of parameters. One whose arithmetic is elementwise hands a closure to
 //! [`rule::Update::elementwise`], which runs it in parallel. One that works on whole weights walks
-//! [`Params::entries`], which have each weight's logical shape and the way between that array and the kernels' layout.
+//! [`Params::entries`], which have each weight's shape as a matrix ([`ParamEntry::matrix_shape`]) and the way between that
+//! matrix and the layout of the kernels ([`selvedge_model::ParamLayout`]).
 //!
 //! The state is the optimizer's own: the number of steps, the moments, and the [`GroupOptions`] of each parameter, which let
 //! groups of parameters have a learning rate and a weight decay of their own.
@@ -108,14 +109,20 @@ impl Optimizer {
         Self::with_groups(spec, params, cpu, |entry| spec.group_options(entry))
     }
 
-    /// The state before the first step; `group` tells the options of each parameter by its kind, name or shape.
+    /// The state before the first step; `group` chooses the options of each parameter by its kind, name or shape.
     ///
     /// ```
     /// use selvedge_compute::{AlignedVec, Cpu};
-    /// use selvedge_model::{ParamEntry, ParamKind, Params};
+    /// use selvedge_model::{ParamEntry, ParamKind, ParamLayout, Params};
     /// use selvedge_trainer::optimizer::{GroupOptions, Optimizer, OptimizerSpec, Sgd};
     ///
-    /// let entry = |name: &str, range, kind| ParamEntry { name: name.to_owned(), range, shape: vec![16], kind };
+    /// let entry = |name: &str, range, kind| ParamEntry {
+    ///     name: name.to_owned(),
+    ///     range,
+    ///     shape: vec![16],
+    ///     kind,
+    ///     layout: ParamLayout::Channels(16),
+    /// };
     /// let mut params = Params {
     ///     values: AlignedVec::zeroed(32),
     ///     grads: AlignedVec::from_slice(&[1.0; 32]),

@@ -57,8 +57,8 @@ pub(super) struct Chunk<'a, const M: usize> {
 }
 
 impl Update<'_> {
-    /// Updates every element by arithmetic of its own: calls `f` in parallel with chunks of at most [`PIECE`] elements,
-    /// each of one parameter, and the parameter's options. A chunk's length is a multiple of 16.
+    /// Updates every element independently: calls `f` in parallel with chunks of one parameter, at most [`PIECE`] elements
+    /// long, and the parameter's options. A chunk's length is a multiple of 16.
     pub(super) fn elementwise<const M: usize>(self, f: impl Fn(Chunk<'_, M>, &GroupOptions) + Sync) {
         const { assert!(M <= 2, "a checkpoint holds two moments") };
         let Params { values, grads, entries } = self.params;
@@ -69,7 +69,7 @@ impl Update<'_> {
 }
 
 impl<'a, const M: usize> Chunk<'a, M> {
-    /// Halves the chunk, which begins at element `start` of the arena, until its pieces are small enough for a worker's
+    /// Halves the chunk, which begins at element `start` of the arena, until its parts are small enough for a worker's
     /// L2, then calls `f` for the part of each parameter in it. It recurses instead of zipping parallel iterators because
     /// their number depends on `M`.
     fn for_each<F>(self, start: usize, entries: &[ParamEntry], groups: &[GroupOptions], f: &F)

@@ -1,6 +1,7 @@
 //! Optimizers against their definitions, and the list of them.
 
 use selvedge_compute::optim::PIECE;
+use selvedge_model::ParamLayout;
 
 use super::*;
 
@@ -8,7 +9,10 @@ use super::*;
 fn params() -> Params {
     let len = PIECE + 64;
     let value = |i: usize| (i % 7) as f32 - 3.0;
-    let entry = |name: &str, range, kind| ParamEntry { name: name.to_owned(), range, shape: Vec::new(), kind };
+    let entry = |name: &str, range: std::ops::Range<usize>, kind| {
+        let (name, channels) = (name.to_owned(), range.len());
+        ParamEntry { name, range, shape: vec![channels], kind, layout: ParamLayout::Channels(channels) }
+    };
     Params {
         values: AlignedVec::from_slice(&(0..len).map(value).collect::<Vec<_>>()),
         grads: AlignedVec::from_slice(&(0..len).map(|i| value(i + 2) / 4.0).collect::<Vec<_>>()),

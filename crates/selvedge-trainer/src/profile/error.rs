@@ -15,13 +15,13 @@ pub enum ProfileError {
     /// An operation that does not exist.
     #[error("unknown operation {asked:?}: expected one of {}", ProfiledOperation::names())]
     UnknownOperation {
-        /// What was asked for.
+        /// The value as given.
         asked: String,
     },
     /// A shape that the operation cannot have.
     #[error("shape {asked:?} of {operation}: {problem}; expected {expected}")]
     Shape {
-        /// What was asked for.
+        /// The value as given.
         asked: String,
         /// The operation.
         operation: &'static str,
@@ -33,7 +33,7 @@ pub enum ProfileError {
     /// A batch without images, or with too many.
     #[error("a batch of {asked} images: expected 1 to {most}")]
     Batch {
-        /// What was asked for.
+        /// The value as given.
         asked: usize,
         /// The most.
         most: usize,

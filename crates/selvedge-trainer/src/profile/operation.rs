@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use selvedge_compute::activation::Activation;
 use selvedge_compute::cost::Cost;
 use selvedge_compute::{AlignedVec, Cpu, Isa, Precision, Threads};
-use selvedge_model::{IsolatedOperation, Operands, ParamEntry, ParamKind, Params};
+use selvedge_model::{IsolatedOperation, Operands, ParamEntry, ParamKind, ParamLayout, Params};
 
 use super::shape::ShapeForm;
 use super::{Figure, Measurement, OperationShape, Peaks, ProfileError};
@@ -117,7 +117,7 @@ impl ProfiledOperation {
         })
     }
 
-    /// The shapes that it is measured on unless told otherwise.
+    /// The shapes that it is measured on by default.
     ///
     /// # Errors
     /// [`ProfileError::Shape`]
@@ -242,11 +242,17 @@ fn passes<'a>(
 fn update(spec: OptimizerSpec, parameters: usize, Machine { cpu, threads, .. }: Machine<'_>) -> TimedPass {
     let len = parameters.next_multiple_of(16);
     let numbers: Vec<f32> = (0..len).map(|i| (i % 2003 * 1117 % 2003) as f32 * 1e-3 - 1.0).collect();
-    let (name, kind) = ("weight".to_owned(), ParamKind::Weight);
+    let entry = ParamEntry {
+        name: "weight".to_owned(),
+        range: 0..len,
+        shape: vec![1, parameters],
+        kind: ParamKind::Weight,
+        layout: ParamLayout::Channels(parameters),
+    };
     let mut params = Params {
         values: AlignedVec::from_slice(&numbers),
         grads: AlignedVec::from_slice(&numbers),
-        entries: vec![ParamEntry { name, range: 0..len, shape: vec![1, parameters], kind }],
+        entries: vec![entry],
     };
     let mut optimizer = Optimizer::new(spec, &params, cpu);
     let cost = spec.cost(parameters);

@@ -61,7 +61,7 @@ impl ShapeForm {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OperationShape {
     form: ShapeForm,
-    /// Height, width and channels. A number of classes or parameters stands for channels of a single pixel.
+    /// Height, width and channels. Classes and parameters are the channels of a single pixel.
     input: [usize; 3],
     /// Filters or units, 1 for operations without.
     outputs: usize,

@@ -106,7 +106,7 @@ fn remove(value: &mut Value, path: &[String]) {
     }
 }
 
-/// The line, counted from 1, on which the value at a dotted path stands, or as much of the path as there is.
+/// The line, counted from 1, of the value at a dotted path, or of the longest part of the path that exists.
 pub(super) fn line_of(text: &str, path: &str) -> Option<usize> {
     let document = DeTable::parse(text).ok()?;
     let mut value = DeValue::Table(document.into_inner());

@@ -189,7 +189,7 @@ proptest! {
     #[test]
     fn any_spec_is_accepted_or_refused_in_words(spec in wild_spec()) {
         match NetworkShape::infer(&spec) {
-            Ok(shape) => prop_assert!(shape.params.iter().map(|p| p.array.stored_len()).sum::<usize>() <= MAX_PARAMETERS),
+            Ok(shape) => prop_assert!(shape.params.iter().map(|p| p.array.layout.stored_len()).sum::<usize>() <= MAX_PARAMETERS),
             Err(error) => prop_assert!(!error.to_string().is_empty()),
         }
     }

@@ -21,18 +21,12 @@ pub(crate) struct Subcommand {
 
 /// The commands of `selvedge`, sorted by name.
 pub(crate) fn subcommands() -> Vec<Subcommand> {
-    let source = root().join("crates").join("selvedge-trainer").join("src");
-    let mut found: Vec<Subcommand> = FOLDERS
-        .iter()
-        .flat_map(|folder| rust_files(&source.join(folder)))
-        .filter_map(|path| parse(&fs::read_to_string(path).ok()?))
-        .collect();
+    let folder = root().join("crates").join("selvedge-trainer").join("src").join("commands");
+    let mut found: Vec<Subcommand> =
+        rust_files(&folder).filter_map(|path| parse(&fs::read_to_string(path).ok()?)).collect();
     found.sort_by(|one, other| one.name.cmp(&other.name));
     found
 }
-
-/// Where the trainer keeps the files of its commands.
-const FOLDERS: [&str; 2] = ["commands", "download"];
 
 fn rust_files(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();

@@ -40,7 +40,7 @@ fn after_help() -> String {
         "\
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 and 143 interrupted.
 Environment: SELVEDGE_ISA ({}) caps the instruction set; RAYON_NUM_THREADS sets
-the threads; SELVEDGE_DATA is the folder of the data sets; NO_COLOR is honoured.",
+the number of threads; SELVEDGE_DATA is the folder of the data sets; NO_COLOR is honoured.",
         Isa::ALL.map(Isa::name).join(", ")
     )
 }

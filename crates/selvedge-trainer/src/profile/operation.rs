@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use selvedge_compute::activation::Activation;
 use selvedge_compute::cost::Cost;
-use selvedge_compute::{AlignedVec, Cpu, Isa, Precision, Threads};
+use selvedge_compute::{AlignedVec, Cpu, Precision, Threads};
 use selvedge_model::{IsolatedOperation, Operands, ParamEntry, ParamKind, ParamLayout, Params};
 
 use super::shape::ShapeForm;
@@ -258,7 +258,7 @@ fn update(spec: OptimizerSpec, parameters: usize, Machine { cpu, threads, .. }: 
     let cost = spec.cost(parameters);
     TimedPass {
         name: "update",
-        path: format!("{} vectors", cpu.isa().min(Isa::Avx512)),
+        path: format!("{} vectors", cpu.isa().vectors()),
         precision: Precision::F32,
         cost,
         resident: cost.bytes / threads.count() as u64,

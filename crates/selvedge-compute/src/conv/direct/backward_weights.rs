@@ -1,8 +1,8 @@
-//! The gradient of the weights in f32, summed over pixels and images.
+//! The gradient of the weights in f32 vectors, summed over pixels and images.
 //!
-//! A few output pixels at a time, so that their X and dY stay in the first cache while taps and channels take their turn;
-//! a tile of the gradient is loaded, added to over 32 images a pixel, and stored. X and dY are repacked in planes of 16
-//! channels before ([`crate::conv::tiles::repack::to_planes`]), in which the steps from image to image are one cache line.
+//! It is summed over a few output pixels at a time: their X and dY stay in L1 for all taps and channels. For each tap, a tile of
+//! the gradient is loaded, the products of 32 images per pixel are added, and the tile is stored. X and dY are first repacked in
+//! planes of 16 channels ([`super::repack::to_planes`]), where the step from image to image is one cache line.
 
 use std::ops::Range;
 
@@ -10,20 +10,18 @@ use super::GradientTile;
 use super::microkernel::{Walk, accumulate};
 use super::repack::store_planes;
 use crate::conv::panel::assert_padded;
-use crate::conv::prefetcher::Prefetcher;
-use crate::conv::weight_gradient::{
-    Repack, Rows, TILE, Tap, TapRow, TapSum, add_block, add_blocks, check_block, check_blocks,
-};
+use crate::conv::weight_gradient::tap_by_tap::{Tap, TapByTap, TapSum, add_blocks};
+use crate::conv::weight_gradient::{Block, GradientSum, Repack, Rows, TILE, add_block, check_block, check_blocks};
 use crate::conv::{Accumulate, Blocks, Conv2dShape, PANEL};
 use crate::cpu::Cpu;
 use crate::layout::BLOCK;
 use crate::simd::{Element, Kernel, Simd, TileKernel, dispatch};
 
-/// The gradient of panels `panels` over all blocks: `xᵀ ∗ dy`, added to `dweights` or in its place.
+/// The gradient of panels `panels` over all blocks, `xᵀ ∗ dy`, which is added to `dweights` or overwrites it.
 ///
-/// Both tensors are repacked by [`crate::conv::tiles::repack::to_planes`]; `dweights` is exactly these panels, in the layout of the
-/// packed weights. The order of the sum is fixed by the shape and the number of blocks. Images that a batch does not fill
-/// must have a dY of zero.
+/// Both tensors are repacked by [`super::repack::to_planes`]. `dweights` holds just these panels, in the layout of the packed
+/// weights. The order of the sum depends on the shape and the number of blocks alone. Images beyond the end of the batch must
+/// have a dY of zero.
 ///
 /// # Panics
 /// If a slice is not as long as the shape says, x and dy differ in their number of blocks, or the input's channels are not
@@ -46,9 +44,10 @@ pub fn backward_weights(
     }
 }
 
-/// The gradient of one block's `x` and `dy`, as they lie: `xᵀ ∗ dy`, added to `dweights` or in its place.
+/// The gradient over one block, `xᵀ ∗ dy`, which is added to `dweights` or overwrites it.
 ///
-/// Their rows are repacked in `buffers` on the way, of any content and of the lengths of [`crate::conv::row_buffers`].
+/// `x` and `dy` are blocks as layers store them. Their rows are repacked on the way, in `buffers` of any content, one for x and
+/// one for dY, whose lengths [`crate::conv::ConvPlan::scratch_bytes`] counts.
 ///
 /// # Panics
 /// If a slice is not as long as the shape says, with both lengths, before anything is written.
@@ -98,8 +97,10 @@ impl<E: Element> Kernel for OfBlock<'_, E> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let mut sum = VectorSum { s, gradient: self.gradient };
+        let [x_rows, dy_rows] = self.buffers;
+        let block = Block { x: self.x, dy: self.dy, x_rows, dy_rows };
         // SAFETY: `check_block` has compared the lengths of tensors and buffers with the shape.
-        unsafe { add_block(&mut sum, (self.x, self.dy), self.buffers) };
+        unsafe { add_block::<TapByTap, _, _>(&mut sum, block) };
     }
 }
 
@@ -108,17 +109,8 @@ struct VectorSum<'a, S> {
     gradient: GradientTile<'a>,
 }
 
-impl<S: Simd> TapSum for VectorSum<'_, S> {
+impl<S: Simd> GradientSum for VectorSum<'_, S> {
     type Element = f32;
-
-    /// 128 steps for 16 loads and stores.
-    const PIXELS: usize = 4;
-    const CHANNELS: usize = PANEL;
-
-    #[inline(always)]
-    fn by_rows(&self) -> bool {
-        false
-    }
 
     #[inline(always)]
     fn shape(&self) -> &Conv2dShape {
@@ -129,22 +121,24 @@ impl<S: Simd> TapSum for VectorSum<'_, S> {
     fn panels(&self) -> Range<usize> {
         self.gradient.panels.clone()
     }
+}
+
+impl<S: Simd> TapSum for VectorSum<'_, S> {
+    /// 128 steps for 16 loads and stores.
+    const PIXELS: usize = 4;
+    const CHANNELS: usize = PANEL;
 
     #[inline(always)]
-    fn panels_at_once(&self, panel: usize) -> usize {
+    fn panels_per_call(&self, panel: usize) -> usize {
         if panel + S::TILE_PANELS <= self.gradient.panels.end { S::TILE_PANELS } else { 1 }
     }
 
     #[inline(always)]
     unsafe fn add(&mut self, x: Rows<'_, f32>, dy: Rows<'_, f32>, tap: &Tap) {
-        let panels = self.panels_at_once(tap.panel);
+        let panels = self.panels_per_call(tap.panel);
         let gradient = &mut self.gradient;
-        // What the loads and stores of `Channels` rest on is the caller's promise.
+        // The loads and stores of `Channels` rest on the caller's promise.
         self.s.in_tile(panels, Channels { gradient, x, dy, tap });
-    }
-
-    unsafe fn add_row(&mut self, _: Rows<'_, f32>, _: Rows<'_, f32>, _: &TapRow, _: &mut Prefetcher) {
-        unreachable!("vectors add up one tap at a time")
     }
 }
 
@@ -160,9 +154,9 @@ impl<S: Simd, E: Element> Repack<E> for VectorSum<'_, S> {
     }
 }
 
-/// One tap of 16 input channels, the rows of the tiles.
+/// One tap of 16 input channels, which are the rows of the tiles.
 ///
-/// It is made only by [`TapSum::add`], whose caller promises what its loads and stores rest on.
+/// Only [`TapSum::add`] constructs it; the loads and stores rest on the promise of that function's caller.
 struct Channels<'a, 'g> {
     gradient: &'a mut GradientTile<'g>,
     x: Rows<'a, f32>,

@@ -1,7 +1,7 @@
 //! The gradient of the weights on AMX, summed over pixels and images.
 //!
-//! Both tiles of a product are contiguous and aligned, and one product sums over a block's 32 images: X is transposed to
-//! `[pixel][channel][image]` and dY repacked in pairs of images before ([`crate::conv::tiles::repack`]).
+//! X is first transposed to `[pixel][channel][image]`, and dY repacked in pairs of images ([`super::repack`]). Both tiles of a
+//! product are then contiguous and aligned, and one product sums over the 32 images of a block.
 
 use std::ops::Range;
 
@@ -9,12 +9,14 @@ use half::bf16;
 
 use crate::amx::{Depth, ROWS, Registers, TapRowGemm, TileGemm, Tiles, outside, with_tiles};
 use crate::conv::implicit_gemm::Direction;
+use crate::conv::panel::assert_padded;
 use crate::conv::prefetcher::Prefetcher;
 use crate::conv::tiles::repack::{pair_pixels, transpose_pixels};
 use crate::conv::tiles::sliding::SlidingRows;
+use crate::conv::weight_gradient::kernel_rows::{self, ByKernelRows, GradientTiles, KernelRow, KernelRowSum};
+use crate::conv::weight_gradient::tap_by_tap::{self, Tap, TapByTap, TapSum};
 use crate::conv::weight_gradient::{
-    Repack, Rows, TILE, Tap, TapRow, TapSum, add_block, add_blocks, check_block, check_blocks, check_padded,
-    rows_at_once,
+    Block, GradientSum, Repack, Rows, TILE, add_block, check_block, check_blocks, rows_per_sum,
 };
 use crate::conv::{Accumulate, Blocks, Conv2dShape, PANEL};
 use crate::cpu::Cpu;
@@ -22,7 +24,7 @@ use crate::layout::BLOCK;
 
 /// [`crate::conv::direct::backward_weights`] in bf16 on AMX.
 ///
-/// `x` is repacked by [`crate::conv::tiles::repack::transpose_images`], `dy` by [`crate::conv::tiles::repack::pair_images`].
+/// `x` is repacked by [`super::repack::transpose_images`], `dy` by [`super::repack::pair_images`].
 ///
 /// # Panics
 /// As [`crate::conv::direct::backward_weights`], or if `cpu` does not prove AMX.
@@ -36,65 +38,79 @@ pub fn backward_weights(
     dweights: &mut [f32],
 ) {
     check_blocks(shape, &x, &dy, &panels, dweights);
-    let add = start(shape, accumulate, x.count, dweights);
+    let add = adds_from_the_start(shape, accumulate, x.count, dweights);
     if x.count == 0 {
         return;
     }
     with_tiles(cpu, Depth::ThirtyTwo, Registers::Square, ROWS, |tiles| {
         let mut sum = TileSum { cpu, shape, panels, add, dweights, tiles };
-        // SAFETY: `check_blocks` has compared the lengths with the shape.
-        unsafe { add_blocks(&mut sum, x, dy) };
+        // SAFETY: `check_blocks` has compared the lengths with the shape; `kernel_rows_fit`, as `add_kernel_row` relies on.
+        unsafe {
+            if kernel_rows_fit(shape) {
+                kernel_rows::add_blocks(&mut sum, x, dy);
+            } else {
+                tap_by_tap::add_blocks(&mut sum, x, dy);
+            }
+        }
     });
 }
 
-/// [`crate::conv::backward_weights_of_block`] in bf16 on AMX.
+/// [`crate::conv::direct::backward_weights_of_block`] in bf16 on AMX.
 ///
-/// Against repacking both tensors as a whole, those of 28x28 pixels of 64 channels, larger than the second cache, are
-/// written and read once less: a fifth of the time.
+/// Tensors of 28x28 pixels of 64 channels exceed L2. Compared with repacking them as a whole, they are written and read once
+/// less, which saves a fifth of the time.
 ///
 /// # Panics
-/// As [`crate::conv::backward_weights_of_block`], if the input's channels are not padded, or if `cpu` does not prove AMX.
+/// As [`crate::conv::direct::backward_weights_of_block`], or if `cpu` does not prove AMX.
 pub fn backward_weights_of_block(
     cpu: Cpu,
     shape: &Conv2dShape,
     [x, dy]: [&[bf16]; 2],
-    [x_rows, dy_row]: [&mut [bf16]; 2],
+    [x_rows, dy_rows]: [&mut [bf16]; 2],
     accumulate: Accumulate,
     dweights: &mut [f32],
 ) {
-    check_padded(shape);
-    check_block(shape, [x.len(), dy.len()], [x_rows.len(), dy_row.len()], dweights);
-    let add = start(shape, accumulate, 1, dweights);
+    assert_padded(shape.input.channel_stride);
+    check_block(shape, [x.len(), dy.len()], [x_rows.len(), dy_rows.len()], dweights);
+    let add = adds_from_the_start(shape, accumulate, 1, dweights);
     with_tiles(cpu, Depth::ThirtyTwo, Registers::Square, ROWS, |tiles| {
         let mut sum = TileSum { cpu, shape, panels: 0..shape.panels(), add, dweights, tiles };
-        // SAFETY: `check_block` has compared the lengths of tensors and buffers with the shape.
-        unsafe { add_block(&mut sum, (x, dy), [x_rows, dy_row]) };
+        let block = Block { x, dy, x_rows, dy_rows };
+        // SAFETY: `check_block` has compared the lengths of tensors and buffers with the shape; `kernel_rows_fit`, as
+        // `add_kernel_row` relies on.
+        unsafe {
+            if kernel_rows_fit(shape) {
+                add_block::<ByKernelRows, _, _>(&mut sum, block);
+            } else {
+                add_block::<TapByTap, _, _>(&mut sum, block);
+            }
+        }
     });
 }
 
-/// Whether sums add to the gradient from the first on. If nothing is to be added to, they overwrite it where the first ones
-/// meet all of it: gradients of 9 MB, beyond the second cache, are written once less, and 3x3 pixels of 512 channels take a
-/// sixth less. Elsewhere the gradient is cleared.
-fn start(shape: &Conv2dShape, accumulate: Accumulate, blocks: usize, dweights: &mut [f32]) -> bool {
+/// Whether even the first sums add to the gradient. If it is to be overwritten and the first sums cover all of it, they overwrite
+/// it; otherwise it is set to zero here. Gradients of 9 MB, larger than L2, are thus written once less, and 3x3 pixels of 512
+/// channels take a sixth less time.
+fn adds_from_the_start(shape: &Conv2dShape, accumulate: Accumulate, blocks: usize, dweights: &mut [f32]) -> bool {
     if accumulate == Accumulate::Add {
         return true;
     }
-    let meets_all = if by_rows(shape) {
-        let first = 0..rows_at_once(shape);
+    let covers_all = if kernel_rows_fit(shape) {
+        let first = 0..rows_per_sum(shape);
         (0..shape.kernel[0]).all(|ky| !shape.rows_seeing(ky, &first).is_empty())
     } else {
-        // A dense layer meets each weight in one sum.
+        // A dense layer has one sum for each weight.
         shape.output.height * shape.output.width == 1 && shape.sees_all()
     };
-    if meets_all && blocks > 0 {
+    if covers_all && blocks > 0 {
         return false;
     }
     dweights.fill(0.0);
     true
 }
 
-/// Whether rows of taps are summed.
-fn by_rows(shape: &Conv2dShape) -> bool {
+/// Whether rows of taps are summed, and not one tap at a time.
+fn kernel_rows_fit(shape: &Conv2dShape) -> bool {
     SlidingRows::fit(shape, Direction::Forward)
 }
 
@@ -108,17 +124,8 @@ struct TileSum<'a> {
     tiles: &'a Tiles,
 }
 
-impl TapSum for TileSum<'_> {
+impl GradientSum for TileSum<'_> {
     type Element = bf16;
-
-    /// Fewer load and store the sums more often; more push X and dY out of the first cache. From 7 on it makes no
-    /// difference but for 16 channels, where 14 pixels are a fifth faster.
-    const PIXELS: usize = 14;
-    const CHANNELS: usize = 2 * ROWS;
-
-    fn by_rows(&self) -> bool {
-        by_rows(self.shape)
-    }
 
     fn shape(&self) -> &Conv2dShape {
         self.shape
@@ -127,9 +134,16 @@ impl TapSum for TileSum<'_> {
     fn panels(&self) -> Range<usize> {
         self.panels.clone()
     }
+}
+
+impl TapSum for TileSum<'_> {
+    /// With fewer, the sums are loaded and stored more often; more evict X and dY from L1. From 7 on it makes no difference,
+    /// except for 16 channels, where 14 pixels are a fifth faster.
+    const PIXELS: usize = 14;
+    const CHANNELS: usize = 2 * ROWS;
 
     #[inline(always)]
-    fn panels_at_once(&self, panel: usize) -> usize {
+    fn panels_per_call(&self, panel: usize) -> usize {
         2.min(self.panels.end - panel)
     }
 
@@ -147,7 +161,7 @@ impl TapSum for TileSum<'_> {
         let weight = first_panel * panel_len + ((ky * kernel[1] + kx) * channels + channel) * PANEL;
         let two_rows = channel + 2 * ROWS <= channels;
         let two_panels = panel + 2 <= self.panels.end;
-        // SAFETY: the caller's promise; the tiles' channels and panels lie below the strides and the panels asked for.
+        // SAFETY: the caller's promise; the tiles' channels and panels lie below the channel stride and the end of the panels.
         unsafe {
             let mut gemm = TileGemm {
                 a: x.blocks.data.as_ptr().add(x_at),
@@ -177,13 +191,21 @@ impl TapSum for TileSum<'_> {
             }
         }
     }
+}
 
+impl KernelRowSum for TileSum<'_> {
     #[inline(always)]
-    unsafe fn add_row(&mut self, x: Rows<'_, bf16>, dy: Rows<'_, bf16>, taps: &TapRow, ahead: &mut Prefetcher) {
-        let &TapRow { ref rows, tile, next, first: first_sum } = taps;
-        let ([ky, panel, channel], shape) = (tile, self.shape);
+    unsafe fn add_kernel_row(
+        &mut self,
+        x: Rows<'_, bf16>,
+        dy: Rows<'_, bf16>,
+        row: &KernelRow,
+        prefetcher: &mut Prefetcher,
+    ) {
+        let &KernelRow { ref rows, tiles, next, is_first } = row;
+        let (GradientTiles { ky, panel, channel }, shape) = (tiles, self.shape);
         let tap = shape.input.channel_stride * PANEL;
-        let weight = |[ky, panel, channel]: [usize; 3]| {
+        let weight = |GradientTiles { ky, panel, channel }: GradientTiles| {
             (panel - self.panels.start) * shape.panel_len() + ky * shape.kernel[1] * tap + channel * PANEL
         };
         let first = -(shape.padding[1] as isize);
@@ -192,17 +214,17 @@ impl TapSum for TileSum<'_> {
         let bytes = |elements: usize| (elements * size_of::<bf16>()) as isize;
         let mut y = rows.start;
         while y < rows.end {
-            // Rows that lie one after the other in both rings.
+            // Rows that are adjacent in both rings.
             let x_row = y + ky - shape.padding[0];
             let count = (rows.end - y).min(x.ring - x_row % x.ring).min(dy.ring - y % dy.ring);
             let block_step = |of: &Rows<'_, bf16>| bytes(of.blocks.stride) - count as isize * bytes(of.row);
             let a = x.offset(x_row, 0, channel / PANEL) as isize + first * TILE as isize;
             let count = [x.blocks.count, count, shape.output.width];
-            let (prefetch, prefetch_lines) = ahead.next(TapRowGemm::prefetch_points(count, outside));
-            let mut taps = TapRowGemm {
+            let (prefetch, prefetch_lines) = prefetcher.next(TapRowGemm::prefetch_points(count, outside));
+            let mut gemm = TapRowGemm {
                 a: x.blocks.data.as_ptr().wrapping_offset(a),
                 b: dy.blocks.data.as_ptr().wrapping_add(dy.offset(y, 0, panel)),
-                c: self.dweights.as_mut_ptr().wrapping_add(weight(tile)),
+                c: self.dweights.as_mut_ptr().wrapping_add(weight(tiles)),
                 c_tap: tap * size_of::<f32>(),
                 count,
                 a_step: [bytes(x.row), block_step(&x)],
@@ -211,12 +233,12 @@ impl TapSum for TileSum<'_> {
                 next_c: self.dweights.as_ptr().wrapping_add(weight(next)),
                 prefetch,
                 prefetch_lines,
-                add: usize::from(self.add || !first_sum || y > rows.start),
+                add: usize::from(self.add || !is_first || y > rows.start),
                 remaining: 0,
             };
-            // SAFETY: the caller's promise; of the columns' taps at most one falls on the padding on either side
-            // (`SlidingRows::fit`), and that is left out. The gradient has the three taps of a panel.
-            unsafe { taps.run(self.tiles) }
+            // SAFETY: the caller's promise; of the columns' taps at most one on either side falls on the padding
+            // (`SlidingRows::fit`), and that one is left out. The gradient has the three taps of a panel.
+            unsafe { gemm.run(self.tiles) }
             y += count[1];
         }
     }

@@ -11,7 +11,7 @@ use half::bf16;
 
 use crate::amx::{DeferredEpilogue, PIXELS, ROWS, SlidingGemm, outside};
 use crate::conv::implicit_gemm::{Direction, ImplicitGemm, PIXELS_AT_ONCE};
-use crate::conv::prefetcher::{Piece, Prefetcher};
+use crate::conv::prefetcher::{Prefetcher, Region};
 use crate::conv::shape::TapSpan;
 use crate::conv::tiles::product::TileProduct;
 use crate::conv::{Conv2dShape, PANEL};
@@ -207,10 +207,10 @@ fn ahead_of(
     let all_panels = gather.to().channel_stride / PANEL;
     let share = |panel: usize| end.saturating_sub(first) * from.row() / PANEL * panel / all_panels * PANEL;
     let source = gather.product.source.as_ptr().wrapping_add(first * from.row() + share(panels.start));
-    let source = Piece::new(source, share(panels.end) - share(panels.start), 0, 1);
+    let source = Region::new(source, share(panels.end) - share(panels.start), 0, 1);
     let panel = shape.taps() * from.channel_stride * PANEL;
     let weights = gather.product.weights.as_ptr().wrapping_add(panels.end % all_panels * panel);
-    let weights = if panels.len() < all_panels { Piece::new(weights, panel, 0, 1) } else { Piece::NONE };
+    let weights = if panels.len() < all_panels { Region::new(weights, panel, 0, 1) } else { Region::NONE };
     let points = panels.len() * slides * shape.kernel[0] * (from.channel_stride / from.plane());
     Prefetcher::new([source, weights], points)
 }

@@ -98,19 +98,20 @@ fn forward_pooled(shape: Conv2dShape, precision: Precision) -> Pass {
 }
 
 fn forward_of(plan: ConvPlan) -> Pass {
-    let ((input, in_type), (output, out_type)) = (plan.input(), plan.output());
-    let (x, mut y) = (operand(&input, in_type), operand(&output, out_type));
+    let (input, output) = (plan.input(), plan.output());
+    let (x, mut y) = (operand(&input.shape, input.precision), operand(&output.shape, output.precision));
     let weights = common::numbers::<f32>(plan.shape().weights_len());
-    let bias = common::numbers::<f32>(output.channel_stride);
+    let bias = common::numbers::<f32>(output.shape.channel_stride);
     let mut packed = AlignedVec::<u8>::zeroed(plan.packed_bytes());
-    let mut indices = AlignedVec::<u16>::zeroed(BLOCKS * output.len());
+    let mut indices = AlignedVec::<u16>::zeroed(BLOCKS * output.shape.len());
+    let (x_bytes, y_bytes) = (x.len() / BLOCKS, y.len() / BLOCKS);
     let mut is_packed = false;
     Box::new(move |cpu| {
         if !std::mem::replace(&mut is_packed, true) {
             plan.pack_all(cpu, &weights, &mut packed);
         }
-        let blocks = y.par_chunks_mut(output.len() * out_type.bytes()).zip(indices.par_chunks_mut(output.len()));
-        blocks.zip(x.par_chunks(input.len() * in_type.bytes())).for_each(|((y, indices), x)| {
+        let blocks = y.par_chunks_mut(y_bytes).zip(indices.par_chunks_mut(output.shape.len()));
+        blocks.zip(x.par_chunks(x_bytes)).for_each(|((y, indices), x)| {
             let training = plan.fusion().pool.map(|_| Training { indices, dropout: None });
             let block = ForwardArgs::of_block(x);
             plan.forward(

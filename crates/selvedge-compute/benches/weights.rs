@@ -9,14 +9,14 @@ mod common;
 use common::numbers;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use selvedge_compute::conv::first_layer::batch_norm::{self, PATCH_SUMS, Patches};
-use selvedge_compute::conv::first_layer::{self, patches};
+use selvedge_compute::conv::first_layer::{self, PooledBackward, patches};
 use selvedge_compute::conv::tiles::repack;
 use selvedge_compute::conv::winograd::Winograd;
-use selvedge_compute::conv::{Conv2dShape, Epilogue, PANEL, Training, pack};
+use selvedge_compute::conv::{Conv2dShape, Epilogue, PANEL, PooledOutput, Training, pack};
 use selvedge_compute::norm::{self, Normalisation};
 use selvedge_compute::{AlignedVec, BLOCK, BlockShape, bf16};
 
-/// The layer next to the input on one block: in f32, and in bf16 on AMX, whose input is windows of pixels.
+/// The first layer on one block: in f32, and in bf16 on AMX, where it reads 4x4 patches.
 fn first_layer(criterion: &mut Criterion) {
     let shape = Conv2dShape::same(BlockShape::input(28, 28, 1), 16, [3, 3], 1);
     let (pooled, ops) = (BlockShape::new(14, 14, 16), (2 * shape.multiply_adds() * BLOCK) as u64);
@@ -29,13 +29,15 @@ fn first_layer(criterion: &mut Criterion) {
     for cpu in common::vector_cpus() {
         group.bench_function(BenchmarkId::new("f32", cpu.isa()), |bencher| {
             bencher.iter(|| {
-                first_layer::backward_pooled(cpu, &shape, &x, &dy, &indices, 1.0, &mut dweights, Some(&mut dbias));
+                let (dweights, dbias) = (&mut dweights[..], Some(&mut dbias[..]));
+                let args = PooledBackward { x: &x, dy: &dy, indices: &indices, scale: 1.0, dweights, dbias };
+                first_layer::backward_pooled(cpu, &shape, args);
             });
         });
     }
     group.finish();
     let Some(cpu) = common::amx() else { return };
-    let mut group = criterion.benchmark_group("conv/windows");
+    let mut group = criterion.benchmark_group("conv/patches");
     group.throughput(Throughput::Elements(ops));
     let (panels, bias) = (numbers::<f32>(shape.weights_len()), numbers::<f32>(16));
     let (mut weights, mut y) = (AlignedVec::zeroed(patches::packed_len(&shape)), numbers::<bf16>(pooled.len()));
@@ -44,18 +46,22 @@ fn first_layer(criterion: &mut Criterion) {
     group.bench_function("forward", |bencher| {
         bencher.iter(|| {
             let training = Some(Training { indices: &mut indices, dropout: None });
-            patches::forward(cpu, &shape, &x, &weights, Some(&bias), 0..pooled.height, &mut y, training);
+            let output = PooledOutput { window: [2, 2], bias: Some(&bias), y: &mut y, training };
+            patches::forward(cpu, &shape, &x, &weights, 0..pooled.height, output);
         });
     });
     group.bench_function("backward", |bencher| {
         bencher.iter(|| {
-            patches::backward(cpu, &shape, &x, &dy, &indices, 1.0, &mut dweights, Some(&mut dbias));
+            let (dweights, dbias) = (&mut dweights[..], Some(&mut dbias[..]));
+            let args = PooledBackward { x: &x, dy: &dy, indices: &indices, scale: 1.0, dweights, dbias };
+            patches::backward(cpu, &shape, args);
         });
     });
     let images = vec![7; BLOCK * 28 * 28];
     group.throughput(Throughput::BytesDecimal((images.len() + size_of_val(&x[..])) as u64));
     group.bench_function("fill", |bencher| {
-        bencher.iter(|| patches::fill(cpu, &shape, &images, [BLOCK; 2], 0.0125, -0.75, &mut x));
+        let images = patches::Images { bytes: &images, valid: BLOCK, read: BLOCK, scale: 0.0125, shift: -0.75 };
+        bencher.iter(|| patches::fill(cpu, &shape, images, &mut x));
     });
     group.finish();
 }
@@ -106,7 +112,7 @@ fn input_norm_channels(criterion: &mut Criterion) {
     group.bench_function("moments", |bencher| {
         bencher.iter(|| {
             Patches::of_batch(&parts, 100_352).moments(&weights, None, &mut mean, &mut square);
-            batch_norm::fold(&weights, None, [&ones, &ones], &mut folded, &mut shift);
+            batch_norm::fold(&weights, None, &ones, &ones, &mut folded, &mut shift);
         });
     });
     let patches = Patches::of_batch(&parts, 100_352);

@@ -3,7 +3,7 @@
 //! Whether an element is kept is a function of a key, the image's number and the element's position in its image, so no
 //! mask is stored, the backward pass repeats the forward pass on the gradient, and neither the size of blocks nor the
 //! count of threads changes a bit. Behind a max pooling that keeps its indices, dropout runs in the pooling's pass
-//! ([`crate::conv::forward_pooled`]): there a dropped element has no argmax, and the backward pass draws nothing.
+//! ([`crate::conv::Training`]): there a dropped element has no argmax, and the backward pass draws nothing.
 
 use std::ops::Range;
 

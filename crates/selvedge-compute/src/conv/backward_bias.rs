@@ -1,6 +1,6 @@
 //! [`backward_bias`]: the gradient of a bias.
 
-use super::PANEL;
+use super::panel::assert_padded;
 use crate::cpu::Cpu;
 use crate::layout::{BLOCK, BlockShape};
 use crate::simd::{Element, Kernel, Simd, dispatch};
@@ -10,7 +10,7 @@ use crate::simd::{Element, Kernel, Simd, dispatch};
 /// # Panics
 /// If a slice is not as long as the shape says, or its channels are not padded.
 pub fn backward_bias<E: Element>(cpu: Cpu, shape: &BlockShape, dy: &[E], dbias: &mut [f32]) {
-    assert!(shape.channel_stride.is_multiple_of(PANEL), "a channel stride of {}", shape.channel_stride);
+    assert_padded(shape.channel_stride);
     assert_eq!(dy.len(), shape.len(), "dy's length and that of {shape:?}");
     assert_eq!(dbias.len(), shape.channel_stride, "the length of dbias and the channel stride");
     dispatch(cpu, BackwardBias { shape, dy, dbias });
@@ -35,7 +35,7 @@ impl<E: Element> Kernel for BackwardBias<'_, E> {
                 let pixel = pixel + shape.channel(c);
                 for image in 0..BLOCK {
                     let (at, chain) = (pixel + image * shape.plane(), image % CHAINS);
-                    // SAFETY: `backward_bias` saw dy hold the shape, and LANES divides the channels of a plane.
+                    // SAFETY: `backward_bias` compared dy with the shape, and LANES divides the channels of a plane.
                     sums[chain] = s.add(sums[chain], unsafe { E::load(s, self.dy.as_ptr().add(at)) });
                 }
             }

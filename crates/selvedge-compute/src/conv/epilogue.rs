@@ -1,24 +1,24 @@
-//! What a call computes of a block ([`Part`]) and what it does to each sum before it is written ([`Epilogue`]).
+//! [`Epilogue`]: what is applied to a sum before it is written. [`Part`]: the rows and images of a block that a call computes.
 
 use std::ops::Range;
 
 use crate::layout::BLOCK;
 use crate::simd::Simd;
 
-/// What is done to a sum before it is written.
+/// What is applied to a sum before it is written.
 #[derive(Clone, Copy)]
 pub struct Epilogue<'a> {
-    /// Added to every pixel; as long as the output's channel stride, its padded lanes zero.
+    /// Added to every pixel; as many numbers as the output's channel stride, the padding zero.
     pub bias: Option<&'a [f32]>,
     /// Whether negative results become zero.
     pub relu: bool,
 }
 
 impl Epilogue<'_> {
-    /// The bare sum.
+    /// The sum is written as it is.
     pub const NONE: Epilogue<'static> = Epilogue { bias: None, relu: false };
 
-    /// Whether the bare sum is written.
+    /// Whether the sum is written as it is.
     pub(super) fn is_none(&self) -> bool {
         self.bias.is_none() && !self.relu
     }
@@ -36,7 +36,7 @@ impl Epilogue<'_> {
         }
     }
 
-    /// What becomes of a bare sum.
+    /// Applies bias and ReLU to a sum.
     #[inline(always)]
     pub(super) fn apply<S: Simd>(&self, s: S, sum: S::V, bias: S::V) -> S::V {
         let sum = s.add(sum, bias);
@@ -44,7 +44,7 @@ impl Epilogue<'_> {
     }
 }
 
-/// The part of a block's result that a call computes: rows of pixels, and of images the first ones.
+/// The part of a block's result that a call computes: some rows of pixels of the first images.
 ///
 /// ```
 /// use selvedge_compute::conv::Part;
@@ -52,9 +52,9 @@ impl Epilogue<'_> {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// The rows of pixels; a result has room for just these.
+    /// The rows of pixels; the result holds just these.
     pub rows: Range<usize>,
-    /// How many images, from 1 to [`BLOCK`]; whatever is left in the place of the others means nothing.
+    /// How many images, from 1 to [`BLOCK`]; the results of the others are undefined.
     pub images: usize,
 }
 

@@ -1,5 +1,6 @@
-//! The walk of [`super::forward`] and [`super::backward_data`] over the pixels they write: both gather, for each, the
-//! pixels of the other tensor that take part in it. What multiplies them is a [`Product`]: f32 vectors or bf16 tiles.
+//! The forward and the data pass as an implicit GEMM: for each pixel that is written, a sum of matrix products of pixels of the
+//! other tensor, which are read in place, and panels of weights. A [`Product`] multiplies them: f32 vectors
+//! ([`crate::conv::direct`]) or bf16 tiles ([`crate::conv::tiles`]).
 
 use std::ops::Range;
 
@@ -9,43 +10,47 @@ use crate::conv::panel::column;
 use crate::layout::{BLOCK, BlockShape};
 use crate::simd::{Element, Kernel, Simd};
 
-/// How many pixels, row by row, are computed for one or two panels before the next ones are turned to: the panels are
-/// read once for all of them.
+/// Pixels, row by row, that are computed with one or two panels before the next panels: the panels are read once for all of
+/// them.
 ///
-/// Against one pixel at a time, 3x3 pixels of 512 channels, whose weights are larger than the second cache, are 1.6 times
-/// as fast on AMX and 1.2 times on AVX-512, and 7x7 pixels of 256 a tenth faster on both; with fewer channels it makes no
-/// difference.
-pub(super) const PIXELS_AT_ONCE: usize = 28;
+/// Compared with one pixel at a time, 3x3 pixels of 512 channels, whose weights are larger than L2, are 1.6 times as fast on AMX
+/// and 1.2 times on AVX-512, and 7x7 pixels of 256 channels a tenth faster on both. With fewer channels it makes no difference.
+pub(super) const PIXELS_PER_PANEL: usize = 28;
 
-/// Multiplies the pixels of `from` that take part in one pixel of `to` by their weights.
+/// Multiplies the source pixels that contribute to one pixel by their weights.
 pub(super) trait Product {
     /// How many panels from `panel` on, of `panels`, are computed together: 1 or 2.
-    fn panels_at_once<S: Simd>(&self, panel: usize, panels: usize) -> usize;
+    fn panels_per_call<S: Simd>(&self, panel: usize, panels: usize) -> usize;
 
-    /// The length of the source, and of the weights.
-    fn lens(&self) -> [usize; 2];
+    /// The length of the source.
+    fn source_len(&self) -> usize;
 
-    /// One pixel: the place's images, the columns of `panels` panels from `panel` on.
+    /// The length of the weights.
+    fn weights_len(&self) -> usize;
+
+    /// The sums of one pixel: its images, the columns of `panels` panels from `panel` on.
     ///
     /// # Safety
-    /// [`ImplicitGemm::check`] must have passed, the spans must lie on `from`, and `target` must have room for every image.
+    /// [`ImplicitGemm::check`] must have passed, the tap spans must lie on the source, and `target` must have room for every
+    /// image.
     unsafe fn columns<S: Simd, Y: Element>(
         &self,
         s: S,
-        place: &Place<'_>,
+        pixel: &PixelSum<'_>,
         panel: usize,
         panels: usize,
         target: Target<Y>,
     );
 }
 
-/// Where the first image's sums of the first of some panels are written, and how far from there the others are.
+/// Where the sums of a pixel are written.
 #[derive(Clone, Copy)]
 pub(super) struct Target<Y> {
+    /// The first image's first panel.
     pub first: *mut Y,
-    /// From image to image.
+    /// Elements from image to image.
     pub image: usize,
-    /// From panel to panel.
+    /// Elements from panel to panel.
     pub panel: usize,
 }
 
@@ -54,7 +59,7 @@ impl<Y> Target<Y> {
         Target { first: self.first.cast(), image: self.image, panel: self.panel }
     }
 
-    /// A panel's images follow each other, as do the panels.
+    /// Panels whose images are contiguous.
     pub(super) fn panels(first: *mut Y) -> Self {
         Self { first, image: PANEL, panel: BLOCK * PANEL }
     }
@@ -62,7 +67,7 @@ impl<Y> Target<Y> {
     /// Where vector `v` of `image` is written.
     ///
     /// # Safety
-    /// The image and the panel must have room behind `first`.
+    /// There must be room for the image and the panel from `first` on.
     #[inline(always)]
     pub(super) unsafe fn at<S: Simd>(&self, image: usize, v: usize) -> *mut Y {
         // SAFETY: the caller's promise.
@@ -70,8 +75,9 @@ impl<Y> Target<Y> {
     }
 }
 
-/// Where a pixel's sum is taken, and what is done to it.
-pub(super) struct Place<'a> {
+/// The sum of one pixel: its taps on the source, and its epilogue.
+pub(super) struct PixelSum<'a> {
+    /// The shape of the source.
     pub from: &'a BlockShape,
     pub kernel: [usize; 2],
     pub ys: TapSpan,
@@ -80,14 +86,14 @@ pub(super) struct Place<'a> {
     pub epilogue: &'a Epilogue<'a>,
 }
 
-impl Place<'_> {
+impl PixelSum<'_> {
     /// Whether every tap falls on the padding.
     pub(super) fn is_empty(&self) -> bool {
         self.ys.count == 0 || self.xs.count == 0
     }
 
-    /// Where the first tap's pixel begins in the source; 0 if there is none.
-    pub(super) fn first(&self) -> usize {
+    /// Offset of the first tap's pixel in the source; 0 if there is none.
+    pub(super) fn source_offset(&self) -> usize {
         if self.is_empty() { 0 } else { self.from.offset(self.ys.position, self.xs.position) }
     }
 
@@ -96,32 +102,32 @@ impl Place<'_> {
         [self.ys.position_step * self.from.row() as isize, self.xs.position_step * self.from.pixel() as isize]
     }
 
-    /// The number of the first tap.
+    /// The index of the first tap.
     pub(super) fn tap(&self) -> usize {
         self.ys.tap * self.kernel[1] + self.xs.tap
     }
 
-    /// Taps from one tap to the next, vertically and horizontally.
+    /// By how much the index of a tap grows from one to the next, vertically and horizontally.
     pub(super) fn tap_steps(&self) -> [usize; 2] {
         [self.ys.tap_step * self.kernel[1], self.xs.tap_step]
     }
 
-    /// Taps that take part, vertically and horizontally.
+    /// Taps on the source, vertically and horizontally.
     pub(super) fn count(&self) -> [usize; 2] {
         [self.ys.count, self.xs.count]
     }
 }
 
-/// Which tensor is written, and which one its pixels are gathered from.
+/// Which tensor is written, and which one is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Direction {
-    /// Output pixels, each from the input pixels it sees.
+    /// The forward pass: each output pixel from the input pixels that its taps fall on.
     Forward,
-    /// Input pixels, each from the output pixels it takes part in.
+    /// The data pass: the gradient of each input pixel from the gradients of the output pixels that read it.
     Backward,
 }
 
-/// A sum over taps for each pixel of `to`, read from `from`.
+/// A convolution in one direction: for each pixel that is written, a sum over taps.
 pub(super) struct ImplicitGemm<'a, P> {
     pub shape: &'a Conv2dShape,
     pub direction: Direction,
@@ -147,7 +153,7 @@ impl<P> ImplicitGemm<'_, P> {
         }
     }
 
-    /// The taps that row `y` of `to` has on `from`.
+    /// The taps of row `y` of the written tensor that fall on the source.
     pub(super) fn rows_of(&self, y: usize) -> TapSpan {
         let Conv2dShape { kernel, stride, padding, output, .. } = *self.shape;
         match self.direction {
@@ -156,7 +162,7 @@ impl<P> ImplicitGemm<'_, P> {
         }
     }
 
-    /// The taps that column `x` of `to` has on `from`.
+    /// The taps of column `x` of the written tensor that fall on the source.
     pub(super) fn columns_of(&self, x: usize) -> TapSpan {
         let Conv2dShape { kernel, stride, padding, output, .. } = *self.shape;
         match self.direction {
@@ -165,10 +171,10 @@ impl<P> ImplicitGemm<'_, P> {
         }
     }
 
-    /// The place of pixel (`y`, `x`) of `to`.
+    /// The sum of pixel (`y`, `x`) of the written tensor.
     #[inline(always)]
-    pub(super) fn place(&self, y: usize, x: usize) -> Place<'_> {
-        Place {
+    pub(super) fn pixel(&self, y: usize, x: usize) -> PixelSum<'_> {
+        PixelSum {
             from: self.from(),
             kernel: self.shape.kernel,
             ys: self.rows_of(y),
@@ -182,7 +188,7 @@ impl<P> ImplicitGemm<'_, P> {
 impl<P: Product> ImplicitGemm<'_, P> {
     /// Compares every length with the shapes.
     pub(super) fn check(&self, rows: &Range<usize>, target: usize) {
-        let [source, weights] = self.product.lens();
+        let (source, weights) = (self.product.source_len(), self.product.weights_len());
         let (from, to) = (self.from(), self.to());
         assert_eq!(source, from.len(), "the source's length and that of {from:?}");
         assert!((1..=BLOCK).contains(&self.images), "{} images of a block of {BLOCK}", self.images);
@@ -199,7 +205,7 @@ impl<P: Product> ImplicitGemm<'_, P> {
 
 /// Rows `rows` of the tensor that is written, pixel by pixel.
 pub(super) struct Pixels<'a, P, Y> {
-    gather: ImplicitGemm<'a, P>,
+    gemm: ImplicitGemm<'a, P>,
     rows: Range<usize>,
     target: &'a mut [Y],
 }
@@ -207,9 +213,9 @@ pub(super) struct Pixels<'a, P, Y> {
 impl<'a, P: Product, Y: Element> Pixels<'a, P, Y> {
     /// # Panics
     /// If a length does not fit the shape.
-    pub(super) fn new(gather: ImplicitGemm<'a, P>, rows: Range<usize>, target: &'a mut [Y]) -> Self {
-        gather.check(&rows, target.len());
-        Self { gather, rows, target }
+    pub(super) fn new(gemm: ImplicitGemm<'a, P>, rows: Range<usize>, target: &'a mut [Y]) -> Self {
+        gemm.check(&rows, target.len());
+        Self { gemm, rows, target }
     }
 }
 
@@ -217,24 +223,24 @@ impl<P: Product, Y: Element> Kernel for Pixels<'_, P, Y> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (gather, to) = (&self.gather, *self.gather.to());
+        let (gemm, to) = (&self.gemm, *self.gemm.to());
         let all_panels = to.channel_stride / PANEL;
-        for (chunk, target) in self.target.chunks_mut(PIXELS_AT_ONCE * to.pixel()).enumerate() {
-            let first = self.rows.start * to.width + chunk * PIXELS_AT_ONCE;
+        for (chunk, target) in self.target.chunks_mut(PIXELS_PER_PANEL * to.pixel()).enumerate() {
+            let first = self.rows.start * to.width + chunk * PIXELS_PER_PANEL;
             let mut panel = 0;
             while panel < all_panels {
-                let panels = gather.product.panels_at_once::<S>(panel, all_panels);
+                let panels = gemm.product.panels_per_call::<S>(panel, all_panels);
                 for (i, target) in target.chunks_exact_mut(to.pixel()).enumerate() {
-                    let place = gather.place((first + i) / to.width, (first + i) % to.width);
-                    // SAFETY: `new` ran `check`, spans lie on `from` by construction, and `target` has room for all
-                    // images' channels of a pixel.
+                    let pixel = gemm.pixel((first + i) / to.width, (first + i) % to.width);
+                    // SAFETY: `new` ran `check`, tap spans lie on the source by construction, and `target` has room for all
+                    // channels of all images of a pixel.
                     unsafe {
                         let target = Target {
                             first: target.as_mut_ptr().add(to.channel(panel * PANEL)),
                             image: to.plane(),
                             panel: to.channel(PANEL),
                         };
-                        gather.product.columns(s, &place, panel, panels, target);
+                        gemm.product.columns(s, &pixel, panel, panels, target);
                     }
                 }
                 panel += panels;

@@ -6,16 +6,19 @@
 //! Y[image][out] = Σ over the taps on the image  X(tap)[image][in] · W(tap)[in][out]
 //! ```
 //!
-//! and the three passes of training are the same product seen from three sides:
+//! and the three passes of training are matrix products of the same three tensors:
 //!
 //! | pass | rows | columns | summed over |
 //! |---|---|---|---|
-//! | [`forward`] | images | output channels | taps, input channels |
-//! | [`backward_data`] | images | input channels | taps, output channels |
-//! | [`backward_weights`] | input channels | output channels | pixels, images |
+//! | forward | images | output channels | taps, input channels |
+//! | backward data | images | input channels | taps, output channels |
+//! | backward weights | input channels | output channels | pixels, images |
 //!
-//! Weights are stored in panels of [`PANEL`] columns, `[out/16][ky][kx][in][16]`, so that a microkernel reads them from
-//! beginning to end; see [`pack`].
+//! A [`ConvPlan`] decides which algorithm computes them and calls it; networks, profiles and benchmarks use the plan. The
+//! algorithms are in [`direct`] (f32 vectors), [`winograd`] (f32), [`tiles`] (bf16 on AMX) and [`first_layer`] (grey images).
+//!
+//! Weights are stored in panels of [`PANEL`] columns, `[out/16][ky][kx][in][16]`, which a microkernel reads sequentially; see
+//! [`pack`].
 
 mod backward_bias;
 pub mod direct;
@@ -40,8 +43,9 @@ pub use backward_bias::backward_bias;
 pub use epilogue::{Epilogue, Part};
 pub use panel::PANEL;
 pub use plan::{
-    BackwardArgs, ConvAlgorithm, ConvPlan, ForwardArgs, Fusion, PackChunk, Source, WeightGradient, WeightSums,
+    BackwardArgs, ConvAlgorithm, ConvPlan, ForwardArgs, Fusion, PackChunk, Source, TensorType, WeightGradient,
+    WeightSums,
 };
-pub use pooled::{MAX_WINDOW, NO_ARGMAX, Training};
+pub use pooled::{MAX_WINDOW, NO_ARGMAX, PooledOutput, Training};
 pub use shape::Conv2dShape;
 pub use weight_gradient::{Accumulate, Blocks};

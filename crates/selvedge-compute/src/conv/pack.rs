@@ -1,18 +1,19 @@
-//! The layouts of weights, and the ways between them.
+//! The layouts of weights, and conversions between them.
 //!
-//! | layout | where |
+//! | layout | used by |
 //! |---|---|
 //! | logical `[ky][kx][in][out]` | Keras, files, initialisation |
-//! | panels `[out/16][ky][kx][in][16]` | master weights, their gradients, optimizer states; what [`super::forward`] reads |
-//! | transposed `[in/16][ky][kx][out][16]` | what [`super::backward_data`] reads, made from the panels once a step |
+//! | panels `[out/16][ky][kx][in][16]` | master weights, their gradients, optimizer states; the direct forward pass |
+//! | transposed `[in/16][ky][kx][out][16]` | the direct data pass; converted from the panels once per step |
 //!
-//! In the packed layouts channels are padded as the tensors' are, and the padded weights are zero.
+//! In the packed layouts, channels are padded like those of the tensors, and the padding is zero.
 
 use std::ops::Range;
 
+use super::panel::assert_padded;
 use super::{Conv2dShape, PANEL};
 
-/// Writes logical weights `[ky][kx][in][out]` into panels; padded weights become zero.
+/// Converts logical weights `[ky][kx][in][out]` to panels; the padding becomes zero.
 ///
 /// # Panics
 /// If a slice is not as long as the shape says.
@@ -22,7 +23,7 @@ pub fn to_panels(shape: &Conv2dShape, logical: &[f32], panels: &mut [f32]) {
     for_each_row(shape, |logical_row, panel_row| panels[panel_row].copy_from_slice(&logical[logical_row]));
 }
 
-/// Reads logical weights `[ky][kx][in][out]` out of panels.
+/// Converts panels to logical weights `[ky][kx][in][out]`.
 ///
 /// # Panics
 /// If a slice is not as long as the shape says.
@@ -37,7 +38,7 @@ pub fn from_panels(shape: &Conv2dShape, panels: &[f32], logical: &mut [f32]) {
 /// If a slice is not as long as the shape says, or the input's channels are not padded.
 pub fn transpose_panel(shape: &Conv2dShape, panels: &[f32], panel: usize, transposed: &mut [f32]) {
     let (inputs, outputs, taps) = (shape.input.channel_stride, shape.output.channel_stride, shape.taps());
-    assert!(inputs.is_multiple_of(PANEL), "the input's channel stride {inputs} is padded to {PANEL}");
+    assert_padded(inputs);
     assert_eq!(panels.len(), shape.weights_len(), "the panels' length and that of shape {shape:?}");
     assert_eq!(transposed.len(), taps * outputs * PANEL, "the transposed panel's length");
     for (tap, to) in transposed.chunks_exact_mut(outputs * PANEL).enumerate() {
@@ -58,7 +59,7 @@ fn check_logical(shape: &Conv2dShape, logical: usize, panels: usize) {
     assert_eq!(panels, shape.weights_len(), "the panels' length and that of shape {shape:?}");
 }
 
-/// Calls `f` with the places of each panel's weights of one tap and input, in the logical weights and in the panels.
+/// Calls `f` for each tap, input and panel with the ranges of its weights in the logical weights and in the panels.
 fn for_each_row(shape: &Conv2dShape, mut f: impl FnMut(Range<usize>, Range<usize>)) {
     let (inputs, outputs) = (shape.input.channels, shape.output.channels);
     for tap in 0..shape.taps() {

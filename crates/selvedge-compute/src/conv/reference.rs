@@ -1,8 +1,8 @@
-//! The naive convolution in f64, on logical arrays: what the kernels are tested against.
+//! The naive convolution on logical arrays, against which tests compare the kernels.
 
 use super::Conv2dShape;
 
-/// Calls `f(output index, input index, logical weight index)` for each product of one image's convolution.
+/// Calls `f(output index, input index, logical weight index)` for each product of the convolution of one image.
 pub(super) fn for_each_product(shape: &Conv2dShape, mut f: impl FnMut(usize, usize, usize)) {
     let Conv2dShape { input, output, kernel, stride, padding } = *shape;
     for y in 0..output.height {

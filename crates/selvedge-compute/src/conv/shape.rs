@@ -1,4 +1,4 @@
-//! [`Conv2dShape`]: sizes, kernel, stride and padding of a convolution, and which taps fall on the image.
+//! [`Conv2dShape`]: sizes, kernel, stride and padding of a convolution, and which taps fall on the image ([`TapSpan`]).
 
 use std::ops::Range;
 
@@ -7,7 +7,8 @@ use crate::layout::{BlockShape, padded_channels};
 
 /// The shape of a convolution on one block.
 ///
-/// Output pixel (y, x) sees the input from (y·stride − padding) on; what lies outside of the input is zero.
+/// The receptive field of output pixel (y, x) starts at row y·stride − padding and column x·stride − padding of the input. Pixels
+/// outside of the input are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Conv2dShape {
     /// The input block.
@@ -16,9 +17,9 @@ pub struct Conv2dShape {
     pub output: BlockShape,
     /// Height and width of the kernel.
     pub kernel: [usize; 2],
-    /// Input pixels from one output pixel to the next, in both directions.
+    /// The stride in both directions.
     pub stride: usize,
-    /// Zero rows above and zero columns left of the input.
+    /// Rows of zeros above and columns of zeros left of the input.
     pub padding: [usize; 2],
 }
 
@@ -48,8 +49,8 @@ impl Conv2dShape {
         Self { input, output, kernel, stride, padding }
     }
 
-    /// Keras' padding "same": the output has ⌈size / stride⌉ pixels, and of an odd number of zero rows the larger half
-    /// lies below and to the right.
+    /// Keras' padding "same": the output has ⌈size / stride⌉ pixels. If the number of rows of zeros is odd, the larger half is
+    /// below; likewise for columns, where it is on the right.
     ///
     /// # Panics
     /// If the kernel is empty or the stride is 0.
@@ -61,14 +62,14 @@ impl Conv2dShape {
         Self { input, output: BlockShape::new(height, width, filters), kernel, stride, padding }
     }
 
-    /// A dense layer over everything an image has: the kernel is the whole input, the output one pixel.
+    /// A dense layer over whole images: the kernel is the whole input, the output is one pixel.
     ///
     /// The order of its weights is that of Keras' `Flatten`: rows, columns, channels.
     pub fn dense(input: BlockShape, units: usize) -> Self {
         Self::new(input, units, [input.height, input.width], 1, [0, 0])
     }
 
-    /// Positions of the kernel.
+    /// Taps: positions of the kernel.
     pub fn taps(&self) -> usize {
         self.kernel[0] * self.kernel[1]
     }
@@ -83,23 +84,23 @@ impl Conv2dShape {
         self.taps() * self.input.channel_stride * PANEL
     }
 
-    /// Elements of the packed weights and of their gradient, padded lanes included.
+    /// Elements of the packed weights and of their gradient, padding included.
     pub fn weights_len(&self) -> usize {
         self.panels() * self.panel_len()
     }
 
-    /// Elements of the weights packed for [`backward_data`], `[in/16][ky][kx][out][16]`.
+    /// Elements of the transposed weights that the data pass reads, `[in/16][ky][kx][out][16]`.
     pub fn transposed_len(&self) -> usize {
         padded_channels(self.input.channel_stride) * self.taps() * self.output.channel_stride
     }
 
-    /// Whether the weights, whose gradient is f32, take more memory than a block's input and output of `element` bytes a
-    /// number. The gradient of such weights is better cut by panels over all blocks than by blocks with a sum of each.
+    /// Whether the gradient of the weights, in f32, takes more memory than a block's input and output with elements of `element`
+    /// bytes. Such a gradient is better partitioned by panels, each summed over all blocks, than by blocks with partial sums.
     pub fn weights_exceed_activations(&self, element: usize) -> bool {
         self.weights_len() * size_of::<f32>() > (self.input.len() + self.output.len()) * element
     }
 
-    /// Multiply-adds an image takes in one pass, taps on the padding counted.
+    /// Multiply-adds per image in one pass, including taps on the padding.
     pub fn multiply_adds(&self) -> usize {
         self.output.height * self.output.width * self.taps() * self.input.channels * self.output.channels
     }
@@ -111,56 +112,56 @@ impl Conv2dShape {
         rows * columns
     }
 
-    /// The taps that output row `y` has on the image.
+    /// The taps of output row `y` that fall on the image.
     pub(super) fn rows_of(&self, y: usize) -> TapSpan {
         TapSpan::forward(y, self.kernel[0], self.stride, self.padding[0], self.input.height)
     }
 
-    /// Whether no tap of an output of one pixel falls on the padding.
-    pub(super) fn sees_all(&self) -> bool {
+    /// Whether all taps of the first output pixel fall on the image.
+    pub(super) fn has_all_taps(&self) -> bool {
         self.rows_of(0).count == self.kernel[0] && self.columns_of(0).count == self.kernel[1]
     }
 
-    /// The rows of `rows` whose tap row `ky` lies on the image.
-    pub(super) fn rows_seeing(&self, ky: usize, rows: &Range<usize>) -> Range<usize> {
-        self.seeing(0, ky, rows)
+    /// Those of `rows` whose tap row `ky` falls on the image.
+    pub(super) fn rows_with_tap(&self, ky: usize, rows: &Range<usize>) -> Range<usize> {
+        self.with_tap(0, ky, rows)
     }
 
-    /// The columns of `columns` whose tap `kx` lies on the image.
-    pub(super) fn columns_seeing(&self, kx: usize, columns: &Range<usize>) -> Range<usize> {
-        self.seeing(1, kx, columns)
+    /// Those of `columns` whose tap `kx` falls on the image.
+    pub(super) fn columns_with_tap(&self, kx: usize, columns: &Range<usize>) -> Range<usize> {
+        self.with_tap(1, kx, columns)
     }
 
-    fn seeing(&self, d: usize, tap: usize, positions: &Range<usize>) -> Range<usize> {
+    fn with_tap(&self, d: usize, tap: usize, positions: &Range<usize>) -> Range<usize> {
         let size = [self.input.height, self.input.width][d];
         let lowest = self.padding[d].saturating_sub(tap).div_ceil(self.stride);
         let end = (size + self.padding[d]).saturating_sub(tap).div_ceil(self.stride);
         positions.start.max(lowest)..positions.end.min(end)
     }
 
-    /// The taps that output column `x` has on the image.
+    /// The taps of output column `x` that fall on the image.
     pub(super) fn columns_of(&self, x: usize) -> TapSpan {
         TapSpan::forward(x, self.kernel[1], self.stride, self.padding[1], self.input.width)
     }
 }
 
-/// In one direction, the taps of a pixel that fall on the other tensor, and where.
+/// The taps of a row or column of pixels that fall on the other tensor, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TapSpan {
-    /// The first tap on the tensor.
+    /// The index of the first tap.
     pub tap: usize,
-    /// From one tap to the next.
+    /// By how much the index grows from one tap to the next.
     pub tap_step: usize,
-    /// The position that the first tap falls on.
+    /// The row or column that the first tap falls on.
     pub position: usize,
-    /// From its position to the next tap's.
+    /// From there to the position of the next tap.
     pub position_step: isize,
     /// How many taps.
     pub count: usize,
 }
 
 impl TapSpan {
-    /// The input positions that output position `o` is computed from.
+    /// The taps of output position `o` on the input.
     pub(super) fn forward(o: usize, kernel: usize, stride: usize, padding: usize, input: usize) -> Self {
         let start = o * stride;
         let first = padding.saturating_sub(start);
@@ -169,11 +170,11 @@ impl TapSpan {
         Self { tap: first, tap_step: 1, position: (start + first).saturating_sub(padding), position_step: 1, count }
     }
 
-    /// The output positions that input position `i` takes part in: those o with o·stride + tap = i + padding.
+    /// The taps by which output positions o read input position `i`: o·stride + tap = i + padding.
     pub(super) fn backward(i: usize, kernel: usize, stride: usize, padding: usize, output: usize) -> Self {
         let at = i + padding;
         let lowest = at.saturating_sub((output - 1) * stride);
-        // The first tap not below `lowest` that leaves a whole number of strides.
+        // The first tap from `lowest` on at a whole number of strides.
         let first = lowest + (at - lowest) % stride;
         let end = kernel.min(at + 1);
         let count = if first < end { (end - first).div_ceil(stride) } else { 0 };

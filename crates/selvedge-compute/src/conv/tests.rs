@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use super::reference::for_each_product;
 use super::*;
 use crate::conv::direct::{backward_data, forward};
-use crate::conv::first_layer::is_first_layer;
+use crate::conv::first_layer::{PooledBackward, is_first_layer};
 use crate::cpu::{Cpu, Precision};
 use crate::dropout::{self, DropoutMask};
 use crate::layout::{BLOCK, BlockShape};
@@ -57,7 +57,7 @@ fn shapes() -> Vec<Conv2dShape> {
     shapes
 }
 
-/// Random tensors of a convolution of `blocks` blocks, logical and as kernels want them.
+/// Random tensors of a convolution of several blocks: activations in blocks, weights logical.
 struct Case {
     shape: Conv2dShape,
     x: Vec<f32>,
@@ -134,12 +134,12 @@ fn forward_equals_the_reference() {
         for cpu in cpus() {
             for relu in [false, true] {
                 let mut y = vec![f32::NAN; shape.output.len()];
-                // In two calls, to test the cut by rows.
-                let cut = shape.output.height / 2;
-                let (upper, lower) = y.split_at_mut(cut * shape.output.row());
+                // In two calls, to test the partition by rows.
+                let middle = shape.output.height / 2;
+                let (upper, lower) = y.split_at_mut(middle * shape.output.row());
                 let epilogue = Epilogue { bias: Some(&bias), relu };
-                forward(cpu, &shape, &case.x, &case.panels(), epilogue, 0..cut, upper);
-                forward(cpu, &shape, &case.x, &case.panels(), epilogue, cut..shape.output.height, lower);
+                forward(cpu, &shape, &case.x, &case.panels(), epilogue, 0..middle, upper);
+                forward(cpu, &shape, &case.x, &case.panels(), epilogue, middle..shape.output.height, lower);
                 padded_lanes_are_zero(&shape.output, &y);
                 for image in [0, 1, 7, 8, 15, 31] {
                     let x = case.image(&shape.input, &case.x, 0, image);
@@ -158,7 +158,7 @@ fn forward_equals_the_reference() {
 }
 
 #[test]
-fn forward_pooled_equals_the_passes_apart() {
+fn forward_pooled_equals_separate_passes() {
     for (i, shape) in shapes().into_iter().enumerate() {
         let case = Case::new(shape, 1, i as u64);
         let mut bias = vec![0.0; shape.output.channel_stride];
@@ -172,18 +172,9 @@ fn forward_pooled_equals_the_passes_apart() {
                 let pooled = BlockShape::new(height, width, shape.output.channels);
                 let mut y = vec![f32::NAN; pooled.len()];
                 let mut indices = vec![77; pooled.len()];
-                let panels = case.panels();
-                forward_pooled(
-                    cpu,
-                    &shape,
-                    window,
-                    &case.x,
-                    &panels,
-                    Some(&bias),
-                    0..height,
-                    &mut y,
-                    Some(Training { indices: &mut indices, dropout: None }),
-                );
+                let training = Some(Training { indices: &mut indices, dropout: None });
+                let output = PooledOutput { window, bias: Some(&bias), y: &mut y, training };
+                forward_pooled(cpu, &shape, &case.x, &case.panels(), 0..height, output);
                 for at in 0..pooled.len() {
                     let (pixel, lane) = (at / pooled.pixel(), at % pooled.pixel());
                     let values: Vec<f32> = (0..window[0] * window[1])
@@ -197,7 +188,7 @@ fn forward_pooled_equals_the_passes_apart() {
                     let argmax = values.iter().position(|&v| v == largest).unwrap() as u16;
                     let runner_up = values.iter().copied().filter(|&v| v < largest).fold(f32::NEG_INFINITY, f32::max);
                     let largest = largest + bias[shape.output.image_and_channel(lane).1];
-                    // The first layer's sums have another order, so near ties may end otherwise.
+                    // The first layer sums in another order, so near ties may be decided differently.
                     let name = format!("{} {shape:?} {window:?}", cpu.isa());
                     assert_close(&name, y[at], f64::from(largest.max(0.0)), shape.panel_len());
                     if largest - runner_up > 1e-5 && largest.abs() > 1e-5 {
@@ -209,42 +200,39 @@ fn forward_pooled_equals_the_passes_apart() {
     }
 }
 
-/// The pooled pass of the code that a network takes for the shape: that of a first layer, where it is one.
+/// The pooled pass that a network uses for the shape: that of the first layer if it is of its form.
 fn forward_pooled<Y: Element>(
     cpu: Cpu,
     shape: &Conv2dShape,
-    window: [usize; 2],
     x: &[f32],
     weights: &[f32],
-    bias: Option<&[f32]>,
     part: impl Into<Part>,
-    y: &mut [Y],
-    training: Option<Training<'_>>,
+    output: PooledOutput<'_, Y>,
 ) {
-    if is_first_layer(shape, window) {
-        first_layer::forward_pooled(cpu, shape, x, weights, bias, part, y, training);
+    if is_first_layer(shape, output.window) {
+        first_layer::forward_pooled(cpu, shape, x, weights, part, output);
     } else {
-        direct::forward_pooled(cpu, shape, window, x, weights, bias, part, y, training);
+        direct::forward_pooled(cpu, shape, x, weights, part, output);
     }
 }
 
-/// A pooled pass in two calls, since the dropout's mask counts the rows of the whole image.
+/// A pooled pass in two calls, because the dropout mask counts the rows of the whole image.
 fn in_two_parts<E>(
     shape: &Conv2dShape,
     run: impl Fn(Part, &mut [E], Option<Training<'_>>),
 ) -> impl Fn(usize, &mut [E], Training<'_>) {
     let pooled = BlockShape::new(shape.output.height / 2, shape.output.width / 2, shape.output.channels);
     move |images, y, Training { indices, dropout }| {
-        let cut = pooled.height / 2;
-        let (upper, lower) = y.split_at_mut(cut * pooled.row());
-        let (upper_winners, lower_winners) = indices.split_at_mut(cut * pooled.row());
-        run(Part { rows: 0..cut, images }, upper, Some(Training { indices: upper_winners, dropout }));
-        run(Part { rows: cut..pooled.height, images }, lower, Some(Training { indices: lower_winners, dropout }));
+        let middle = pooled.height / 2;
+        let (upper, lower) = y.split_at_mut(middle * pooled.row());
+        let (upper_indices, lower_indices) = indices.split_at_mut(middle * pooled.row());
+        run(Part { rows: 0..middle, images }, upper, Some(Training { indices: upper_indices, dropout }));
+        run(Part { rows: middle..pooled.height, images }, lower, Some(Training { indices: lower_indices, dropout }));
     }
 }
 
-/// What dropout makes of the pooled pass's result afterwards: kept elements, and no argmax where it drops one.
-fn pooled_with_dropout<E: Element>(
+/// Compares dropout in the pooled pass with dropout after it: the same elements are kept, and dropped ones have no argmax.
+fn assert_dropout_is_that_of_separate_passes<E: Element>(
     cpu: Cpu,
     shape: &Conv2dShape,
     run: impl Fn(usize, &mut [E], Training<'_>),
@@ -257,7 +245,7 @@ fn pooled_with_dropout<E: Element>(
         run(images, &mut y, Training { indices: &mut indices, dropout });
         (y, indices)
     };
-    let (plain, plain_winners) = pass(BLOCK, None);
+    let (plain, plain_indices) = pass(BLOCK, None);
     let mut want = vec![E::default(); pooled.len()];
     dropout::apply(cpu, &pooled, 0..pooled.height, &mask, &plain, &mut want);
     let mut ones = vec![1.0f32; pooled.len()];
@@ -267,29 +255,30 @@ fn pooled_with_dropout<E: Element>(
         for at in (0..pooled.len()).filter(|&at| pooled.image_and_channel(at).0 < images) {
             let (got, want) = (y[at].to_f32(), want[at].to_f32());
             assert!((got - want).abs() <= tolerance * want, "{} {shape:?}: {got}, not {want}", cpu.isa());
-            let argmax = if ones[at] == 0.0 { NO_ARGMAX } else { plain_winners[at] };
+            let argmax = if ones[at] == 0.0 { NO_ARGMAX } else { plain_indices[at] };
             assert_eq!(indices[at], argmax, "{} {shape:?}", cpu.isa());
         }
     }
 }
 
 #[test]
-fn dropout_in_the_pooled_pass_equals_dropout_behind_it() {
+fn dropout_in_the_pooled_pass_equals_dropout_after_it() {
     for (i, shape) in
         shapes().into_iter().enumerate().filter(|(_, shape)| shape.output.height.min(shape.output.width) > 3)
     {
         let case = Case::new(shape, 1, i as u64);
         for cpu in cpus() {
             let run = |part: Part, y: &mut [f32], training: Option<Training<'_>>| {
-                forward_pooled(cpu, &shape, [2, 2], &case.x, &case.panels(), None, part, y, training);
+                let output = PooledOutput { window: [2, 2], bias: None, y, training };
+                forward_pooled(cpu, &shape, &case.x, &case.panels(), part, output);
             };
-            pooled_with_dropout(cpu, &shape, in_two_parts(&shape, run), 0.0);
+            assert_dropout_is_that_of_separate_passes(cpu, &shape, in_two_parts(&shape, run), 0.0);
         }
     }
 }
 
 #[test]
-fn the_gradient_of_a_first_layer_equals_the_passes_apart() {
+fn the_gradient_of_a_first_layer_equals_separate_passes() {
     for (height, width, filters) in [(6, 6, 16), (7, 5, 20), (2, 3, 40), (28, 28, 16)] {
         let shape = Conv2dShape::same(BlockShape::input(height, width, 1), filters, [3, 3], 1);
         assert!(is_first_layer(&shape, [2, 2]));
@@ -298,33 +287,23 @@ fn the_gradient_of_a_first_layer_equals_the_passes_apart() {
         let pooled = Case::new(Conv2dShape::new(pool.output(), 1, [1, 1], 1, [0, 0]), 1, 4);
         for cpu in cpus() {
             let (mut y, mut indices) = (vec![0.0f32; pool.output().len()], vec![0; pool.output().len()]);
-            let rows = 0..pool.output().height;
-            forward_pooled(
-                cpu,
-                &shape,
-                [2, 2],
-                &case.x,
-                &case.panels(),
-                None,
-                rows,
-                &mut y,
-                Some(Training { indices: &mut indices, dropout: None }),
-            );
+            let training = Some(Training { indices: &mut indices, dropout: None });
+            let output = PooledOutput { window: [2, 2], bias: None, y: &mut y, training };
+            forward_pooled(cpu, &shape, &case.x, &case.panels(), 0..pool.output().height, output);
             let mut full = vec![0.0; shape.output.len()];
             let (mut want_bias, mut want) = (vec![0.5; shape.output.channel_stride], vec![0.5; shape.weights_len()]);
             crate::pool::scatter(cpu, &pool, &pooled.x, &indices, 0.5, &mut full, Some(&mut want_bias));
             first_layer::backward_weights(cpu, &shape, &case.x, &full, Accumulate::Add, &mut want);
             let (mut dbias, mut dweights) = (vec![0.5; want_bias.len()], vec![0.5; want.len()]);
-            first_layer::backward_pooled(
-                cpu,
-                &shape,
-                &case.x,
-                &pooled.x,
-                &indices,
-                0.5,
-                &mut dweights,
-                Some(&mut dbias),
-            );
+            let args = PooledBackward {
+                x: &case.x,
+                dy: &pooled.x,
+                indices: &indices,
+                scale: 0.5,
+                dweights: &mut dweights,
+                dbias: Some(&mut dbias),
+            };
+            first_layer::backward_pooled(cpu, &shape, args);
             for (got, want) in dweights.iter().chain(&dbias).zip(want.iter().chain(&want_bias)) {
                 assert_close(cpu.isa().name(), *got, f64::from(*want), 4 * BLOCK * height * width);
             }
@@ -341,10 +320,10 @@ fn backward_data_equals_the_reference() {
         let case = Case::new(shape, 1, i as u64);
         for cpu in cpus() {
             let mut dx = vec![f32::NAN; shape.input.len()];
-            let cut = shape.input.height / 2;
-            let (upper, lower) = dx.split_at_mut(cut * shape.input.row());
-            backward_data(cpu, &shape, &case.dy, &case.transposed(), 0..cut, upper);
-            backward_data(cpu, &shape, &case.dy, &case.transposed(), cut..shape.input.height, lower);
+            let middle = shape.input.height / 2;
+            let (upper, lower) = dx.split_at_mut(middle * shape.input.row());
+            backward_data(cpu, &shape, &case.dy, &case.transposed(), 0..middle, upper);
+            backward_data(cpu, &shape, &case.dy, &case.transposed(), middle..shape.input.height, lower);
             padded_lanes_are_zero(&shape.input, &dx);
             for image in [0, 3, 31] {
                 let dy = case.image(&shape.output, &case.dy, 0, image);
@@ -405,7 +384,7 @@ fn a_pointwise_convolution_equals_matrixmultiply() {
 }
 
 #[test]
-fn weights_survive_packing() {
+fn unpacked_weights_equal_the_packed_ones() {
     for (i, shape) in shapes().into_iter().enumerate() {
         let case = Case::new(shape, 1, i as u64);
         let mut back = vec![0.0; case.weights.len()];
@@ -421,7 +400,7 @@ fn first_images<E: Copy + Into<f32>>(shape: &BlockShape, values: &[E], images: u
 }
 
 #[test]
-fn a_part_of_the_images_is_what_all_of_them_have() {
+fn bits_do_not_depend_on_the_number_of_images() {
     for (i, shape) in shapes().into_iter().enumerate() {
         let case = Case::new(shape, 1, i as u64);
         let (window, panels) = ([2, 2], case.panels());
@@ -436,7 +415,8 @@ fn a_part_of_the_images_is_what_all_of_them_have() {
             let with_pooling = |images| {
                 let mut y = vec![f32::NAN; pooled.len()];
                 let part = Part { rows: 0..pooled.height, images };
-                forward_pooled(cpu, &shape, window, &case.x, &panels, None, part, &mut y, None);
+                let output = PooledOutput { window, bias: None, y: &mut y, training: None };
+                forward_pooled(cpu, &shape, &case.x, &panels, part, output);
                 y
             };
             let (all, all_pooled) = (plain(BLOCK), with_pooling(BLOCK));

@@ -1,7 +1,7 @@
 //! The two ends of a network: images come in as bytes, and the loss takes what comes out.
 
 use selvedge_compute::aligned::{view, view_mut};
-use selvedge_compute::conv::first_layer::patches;
+use selvedge_compute::conv::first_layer::patches::{self, Images};
 use selvedge_compute::loss::{self, BlockLoss, BlockTargets, Logits};
 use selvedge_compute::simd::Element;
 use selvedge_compute::{BLOCK, input, sum};
@@ -21,7 +21,8 @@ pub(crate) fn fill_input(ctx: &Context<'_>, spec: &InputSpec, images: &[u8], blo
         let target = view_mut(target);
         // A prediction reads the images that are there.
         let read = if ctx.training.is_some() { BLOCK } else { block.valid };
-        patches::fill(ctx.cpu, layer.shape(), images, [block.valid, read], scale, shift, target);
+        let images = Images { bytes: images, valid: block.valid, read, scale, shift };
+        patches::fill(ctx.cpu, layer.shape(), images, target);
         return;
     }
     let ([], [target]) = block.arenas.split([], [&value.data]);

@@ -57,9 +57,9 @@ impl InputNorm {
     }
 
     /// Folds factor and offset of the normalisation into the weights.
-    pub(crate) fn fold(&mut self, cpu: Cpu, layer: &ConvNorm, state: &State, affine: [&[f32]; 2]) {
+    pub(crate) fn fold(&mut self, cpu: Cpu, layer: &ConvNorm, state: &State, [factor, offset]: [&[f32]; 2]) {
         let (weights, bias) = layer.params(state);
-        batch_norm::fold(weights, bias, affine, &mut self.weights, &mut self.bias);
+        batch_norm::fold(weights, bias, factor, offset, &mut self.weights, &mut self.bias);
         layer.plan.pack_all(cpu, &self.weights, &mut self.packed);
     }
 

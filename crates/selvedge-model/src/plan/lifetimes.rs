@@ -128,7 +128,7 @@ impl Plan {
                         keep(ExtraKind::Repacked(i), bytes, b, end);
                     }
                     match &conv.pool {
-                        Some(_) => keep(ExtraKind::Indices, plan.output().0.len() * size_of::<u16>(), f, b),
+                        Some(_) => keep(ExtraKind::Indices, plan.output().shape.len() * size_of::<u16>(), f, b),
                         None if plan.fusion().relu => data[root(y)].include(b),
                         None => {}
                     }

@@ -8,7 +8,7 @@
 
 use selvedge_compute::activation::Activation;
 use selvedge_compute::aligned::ALIGNMENT;
-use selvedge_compute::conv::{Conv2dShape, ConvPlan, Fusion, MAX_WINDOW, Source};
+use selvedge_compute::conv::{Conv2dShape, ConvPlan, Fusion, MAX_WINDOW, Source, TensorType};
 use selvedge_compute::pool::Pool2dShape;
 use selvedge_compute::{BlockShape, Precision};
 
@@ -49,7 +49,7 @@ pub(crate) fn lower(spec: &ModelSpec, shape: &NetworkShape, precision: Precision
         conv.plan = conv.plan.with_f32_output();
     }
     if let Some(layer) = plan.patches() {
-        let (shape, precision) = layer.input();
+        let TensorType { shape, precision } = layer.input();
         (plan.values[input].shape, plan.values[input].element) = (shape, precision.bytes());
     }
     plan.place();
@@ -189,7 +189,7 @@ impl Lowering {
             Dropout { rate, key: self.dropout_key() }
         });
         let pool = fused.window.map(|_| FusedPool { indices: 0..0, full, dropout });
-        let y = if pool.is_some() { self.value(plan.output().0, None) } else { full };
+        let y = if pool.is_some() { self.value(plan.output().shape, None) } else { full };
         let repacked = [0..0, 0..0];
         self.plan.ops.push(Op::Conv(Box::new(Conv { plan, weight, bias, pool, x, y, packed, transposed, repacked })));
         y

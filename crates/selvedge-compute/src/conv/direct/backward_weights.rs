@@ -11,7 +11,9 @@ use super::microkernel::{Walk, accumulate};
 use super::repack::store_planes;
 use crate::conv::panel::assert_padded;
 use crate::conv::weight_gradient::tap_by_tap::{Tap, TapByTap, TapSum, add_blocks};
-use crate::conv::weight_gradient::{Block, GradientSum, Repack, Rows, TILE, add_block, check_block, check_blocks};
+use crate::conv::weight_gradient::{
+    BlockOperands, GradientSum, Repack, RepackedRows, TILE, add_block, check_block, check_blocks,
+};
 use crate::conv::{Accumulate, Blocks, Conv2dShape, PANEL};
 use crate::cpu::Cpu;
 use crate::layout::BLOCK;
@@ -20,7 +22,7 @@ use crate::simd::{Element, Kernel, Simd, TileKernel, dispatch};
 /// The gradient of panels `panels` over all blocks, `xᵀ ∗ dy`, which is added to `dweights` or overwrites it.
 ///
 /// Both tensors are repacked by [`super::repack::to_planes`]. `dweights` holds just these panels, in the layout of the packed
-/// weights. The order of the sum depends on the shape and the number of blocks alone. Images beyond the end of the batch must
+/// weights. The order of the sum depends only on the shape and the number of blocks. Images beyond the end of the batch must
 /// have a dY of zero.
 ///
 /// # Panics
@@ -98,7 +100,7 @@ impl<E: Element> Kernel for OfBlock<'_, E> {
     fn run<S: Simd>(self, s: S) {
         let mut sum = VectorSum { s, gradient: self.gradient };
         let [x_rows, dy_rows] = self.buffers;
-        let block = Block { x: self.x, dy: self.dy, x_rows, dy_rows };
+        let block = BlockOperands { x: self.x, dy: self.dy, x_rows, dy_rows };
         // SAFETY: `check_block` has compared the lengths of tensors and buffers with the shape.
         unsafe { add_block::<TapByTap, _, _>(&mut sum, block) };
     }
@@ -134,7 +136,7 @@ impl<S: Simd> TapSum for VectorSum<'_, S> {
     }
 
     #[inline(always)]
-    unsafe fn add(&mut self, x: Rows<'_, f32>, dy: Rows<'_, f32>, tap: &Tap) {
+    unsafe fn add(&mut self, x: RepackedRows<'_, f32>, dy: RepackedRows<'_, f32>, tap: &Tap) {
         let panels = self.panels_per_call(tap.panel);
         let gradient = &mut self.gradient;
         // The loads and stores of `Channels` rest on the caller's promise.
@@ -159,8 +161,8 @@ impl<S: Simd, E: Element> Repack<E> for VectorSum<'_, S> {
 /// Only [`TapSum::add`] constructs it; the loads and stores rest on the promise of that function's caller.
 struct Channels<'a, 'g> {
     gradient: &'a mut GradientTile<'g>,
-    x: Rows<'a, f32>,
-    dy: Rows<'a, f32>,
+    x: RepackedRows<'a, f32>,
+    dy: RepackedRows<'a, f32>,
     tap: &'a Tap,
 }
 

@@ -1,4 +1,4 @@
-//! [`GradientTile`]: panels of a gradient whose tiles are loaded, added to and stored.
+//! [`GradientTile`]: panels of a gradient, whose tiles the microkernels load, add to and store.
 
 use std::ops::Range;
 
@@ -17,7 +17,7 @@ impl GradientTile<'_> {
     /// Loads a tile of the gradient.
     ///
     /// # Safety
-    /// `at` must begin ROWS rows of a panel of `dweights`, with VECTORS vectors' panels behind it.
+    /// `dweights` must hold ROWS rows of VECTORS vectors from `at` on, the last of which may lie in later panels.
     #[inline(always)]
     pub(in crate::conv) unsafe fn load<S: Simd, const ROWS: usize, const VECTORS: usize>(
         &self,

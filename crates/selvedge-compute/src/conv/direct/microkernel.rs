@@ -1,4 +1,4 @@
-//! The f32 microkernel: a tile of the output held in registers while everything that adds to it is read once.
+//! The f32 microkernel: it keeps a tile of the output in registers, and reads each operand that is added to it once.
 //!
 //! Each instruction set has a tile that suits its registers ([`Simd::in_tile`]).
 
@@ -6,33 +6,33 @@ use crate::simd::{Element, Simd};
 
 use crate::conv::panel::{PANEL, column};
 
-/// How a tile walks over one operand pair: three nested runs of matrix products of `depth` steps.
+/// How a tile walks over A and B: three nested runs of matrix products of `depth` steps.
 ///
-/// Offsets are in elements. `a` steps may be negative, since [`crate::conv::backward_data`] meets pixels in falling order.
+/// Strides are in elements. Those of A may be negative: the data pass reads pixels in descending order.
 #[derive(Clone, Copy)]
 pub(in crate::conv) struct Walk {
     /// Products in the outer, the middle and the inner run.
     pub count: [usize; 3],
-    /// From one product's A to the next in each run.
+    /// From the A of one product to the next in each run.
     pub a_step: [isize; 3],
-    /// From one product's B to the next in each run.
+    /// From the B of one product to the next in each run.
     pub b_step: [usize; 3],
     /// Steps of each product: channels of a plane, or images.
     pub depth: usize,
     /// From one row of A to the next.
     pub a_row: usize,
-    /// From one panel of B to the next. Its steps are [`PANEL`] apart.
+    /// From one panel of B to the next. Steps of B are [`PANEL`] apart.
     pub b_panel: usize,
 }
 
-/// Steps whose addresses differ by constants alone. One step at a time, the additions that make the addresses of 8 rows
-/// take turns of the ports that multiply, and all passes are a twentieth to a tenth slower.
+/// Steps whose addresses differ by constants. One step at a time, the address arithmetic of 8 rows competes with the FMAs for
+/// ports, and all passes are a twentieth to a tenth slower.
 const UNROLL: usize = 4;
 
 /// `acc[row][vector] += Σ A[row][step] · B[step][vector]` over the whole walk.
 ///
-/// Steps are adjacent in A where the sum runs over an image's channels. With ROWS_ADJACENT, where it runs over images,
-/// they are [`PANEL`] apart and rows are adjacent.
+/// Steps of A are adjacent if the sum runs over the channels of an image. With ROWS_ADJACENT, it runs over images: steps are
+/// [`PANEL`] apart and rows are adjacent.
 ///
 /// # Safety
 /// Every element of A and B that the walk visits must be readable: rows 0..ROWS, vectors 0..VECTORS.
@@ -59,7 +59,7 @@ pub(in crate::conv) unsafe fn accumulate<
         for _ in 0..count[1] {
             let (mut a_inner, mut b_inner) = (a_middle, b_middle);
             for _ in 0..count[2] {
-                // A pointer for every 4 rows: the others lie one, two and three steps of a register behind it.
+                // A pointer for every 4 rows: the other three lie one, two and three strides of a register after it.
                 let mut rows: [*const f32; ROWS] = std::array::from_fn(|group| a_inner.wrapping_add(4 * group * a_row));
                 let mut columns: [*const B; VECTORS] =
                     std::array::from_fn(|v| b_inner.wrapping_add(column::<S>(v, b_panel)));
@@ -87,7 +87,7 @@ pub(in crate::conv) unsafe fn accumulate<
     *acc = sums;
 }
 
-/// One step of the sum: `a_at` and `b_at` elements behind the pointers, of which `groups` has one for every 4 rows.
+/// One step of the sum, `a_at` and `b_at` elements after the pointers; `groups` has a pointer for every 4 rows.
 ///
 /// # Safety
 /// As for [`accumulate`].
@@ -113,8 +113,8 @@ unsafe fn add_step<S: Simd, B: Element, const ROWS: usize, const VECTORS: usize>
     }
 }
 
-/// `acc[row][vector] += Σ a[row][step · a_depth] · B[step][vector]` with a pointer for each row, which may lie anywhere.
-/// `b_steps` are the elements from one step of B to the next, and from one panel to the next.
+/// `acc[row][vector] += Σ a[row][step · a_depth] · B[step][vector]`, where each row has its own pointer. `b_steps` are the strides
+/// of B from one step to the next, and from one panel to the next.
 ///
 /// # Safety
 /// Every element visited must be readable: `depth` steps of each row, and of B.

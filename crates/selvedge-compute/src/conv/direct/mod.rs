@@ -1,4 +1,4 @@
-//! Convolutions as sums of f32 products: the passes of every shape that no faster algorithm takes.
+//! Convolutions as sums of f32 products in vectors: the passes of every shape for which there is no faster algorithm.
 
 mod backward_weights;
 mod gradient_tile;
@@ -9,8 +9,8 @@ pub mod repack;
 use std::ops::Range;
 
 use super::implicit_gemm::{Direction, ImplicitGemm, Pixels};
-use super::pooled::ForwardPooled;
-use super::{Conv2dShape, Epilogue, Part, Training};
+use super::pooled::{ForwardPooled, PooledOutput};
+use super::{Conv2dShape, Epilogue, Part};
 use crate::conv::panel::assert_padded;
 use crate::cpu::Cpu;
 use crate::layout::BLOCK;
@@ -22,7 +22,7 @@ pub(in crate::conv) use gradient_tile::GradientTile;
 
 /// The output rows of `part` of a convolution, a range of rows or a [`Part`]: `y = epilogue(x ∗ weights)`.
 ///
-/// `x` is the whole input block, `weights` are packed in panels ([`crate::conv::pack`]), `y` is exactly the rows asked for.
+/// `x` is the whole input block, `weights` are packed in panels ([`crate::conv::pack`]), `y` holds just these rows.
 ///
 /// ```
 /// use selvedge_compute::{BlockShape, Cpu, conv::{Conv2dShape, Epilogue, direct::forward, pack}};
@@ -31,7 +31,7 @@ pub(in crate::conv) use gradient_tile::GradientTile;
 /// pack::to_panels(&shape, &[1.0; 9], &mut weights);
 /// let (x, mut y) = (vec![1.0; shape.input.len()], vec![0.0; shape.output.len()]);
 /// forward(Cpu::detect()?, &shape, &x, &weights, Epilogue::NONE, 0..3, &mut y);
-/// // The sum over the 3x3 neighbourhood: 4 pixels of it at a corner, 9 in the middle.
+/// // The sum over the 3x3 neighbourhood: 4 pixels at a corner, 9 in the middle.
 /// assert_eq!((y[0], y[shape.output.offset(1, 1)]), (4.0, 9.0));
 /// # Ok::<(), selvedge_compute::CpuError>(())
 /// ```
@@ -49,14 +49,14 @@ pub fn forward<Y: Element>(
 ) {
     let Part { rows, images } = part.into();
     let product = Vectors { source: x, weights };
-    let gather = ImplicitGemm { shape, direction: Direction::Forward, product, images, epilogue };
-    dispatch(cpu, Pixels::new(gather, rows, y));
+    let gemm = ImplicitGemm { shape, direction: Direction::Forward, product, images, epilogue };
+    dispatch(cpu, Pixels::new(gemm, rows, y));
 }
 
-/// The output rows of `part`, a range of rows or a [`Part`], of a convolution followed by bias, ReLU and max pooling over
-/// windows of `window` (non-overlapping), in one pass: what is pooled away is never written.
+/// Convolution, bias, ReLU and max pooling in one pass: the rows of `part` of the pooled output, a range of rows or a [`Part`].
 ///
-/// `y` has the pooled shape. In training the pass also keeps the indices and may have dropout behind it ([`Training`]).
+/// `x` is the whole input block, `weights` are packed in panels ([`crate::conv::pack`]). In training the pass also keeps the
+/// argmax of each window and may apply dropout ([`crate::conv::Training`]).
 ///
 /// # Panics
 /// If a slice is not as long as the shape says, with both lengths, or the window has more than [`crate::conv::MAX_WINDOW`]
@@ -64,28 +64,25 @@ pub fn forward<Y: Element>(
 pub fn forward_pooled<Y: Element>(
     cpu: Cpu,
     shape: &Conv2dShape,
-    window: [usize; 2],
     x: &[f32],
     weights: &[f32],
-    bias: Option<&[f32]>,
     part: impl Into<Part>,
-    y: &mut [Y],
-    training: Option<Training<'_>>,
+    output: PooledOutput<'_, Y>,
 ) {
     let Part { rows, images } = part.into();
     let (direction, product) = (Direction::Forward, Vectors { source: x, weights });
-    let gather = ImplicitGemm { shape, direction, product, images, epilogue: Epilogue::NONE };
-    dispatch(cpu, ForwardPooled::new(window, gather, bias, rows, y, training));
+    let gemm = ImplicitGemm { shape, direction, product, images, epilogue: Epilogue::NONE };
+    dispatch(cpu, ForwardPooled::new(gemm, rows, output));
 }
 
-/// Input rows `rows` of the gradient: `dx = dy ∗ weights transposed`.
+/// Rows `rows` of the gradient of the input: `dx = dy ∗ weights transposed`.
 ///
-/// `dy` is the whole output block, `transposed` the weights from [`crate::conv::pack::transpose_panel`], `dx` exactly the rows
-/// asked for.
+/// `dy` is the whole output block, `transposed` the weights from [`crate::conv::pack::transpose_panel`], `dx` holds just these
+/// rows.
 ///
 /// # Panics
-/// If a slice is not as long as the shape says, with both lengths, or the input's channels are not padded: a network's
-/// input has no gradient here.
+/// If a slice is not as long as the shape says, with both lengths, or the input's channels are not padded: the gradient of a
+/// network's input is never needed.
 pub fn backward_data<Y: Element>(
     cpu: Cpu,
     shape: &Conv2dShape,
@@ -96,6 +93,6 @@ pub fn backward_data<Y: Element>(
 ) {
     assert_padded(shape.input.channel_stride);
     let (direction, product) = (Direction::Backward, Vectors { source: dy, weights: transposed });
-    let gather = ImplicitGemm { shape, direction, product, images: BLOCK, epilogue: Epilogue::NONE };
-    dispatch(cpu, Pixels::new(gather, rows, dx));
+    let gemm = ImplicitGemm { shape, direction, product, images: BLOCK, epilogue: Epilogue::NONE };
+    dispatch(cpu, Pixels::new(gemm, rows, dx));
 }

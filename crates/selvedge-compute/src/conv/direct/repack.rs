@@ -1,16 +1,17 @@
-//! Activations as the f32 gradient of the weights reads them: planes of 16 channels, one cache line from image to image.
+//! Repacks activations for the f32 gradient of the weights: planes of 16 channels, one cache line from image to image.
 
 use crate::conv::PANEL;
+use crate::conv::panel::assert_padded;
 use crate::cpu::Cpu;
 use crate::layout::{BLOCK, BlockShape};
 use crate::simd::{Element, Kernel, Simd, dispatch};
 
-/// Repacks a block for [`crate::conv::direct::backward_weights`], X as well as dY: `[channels/16][pixel][image][16]`, in f32.
+/// Repacks a block of X or dY for [`super::backward_weights`]: `[channels/16][pixel][image][16]` in f32.
 ///
 /// # Panics
 /// If a slice is not as long as the shape says, or its channels are not padded.
 pub fn to_planes<E: Element>(cpu: Cpu, shape: &BlockShape, from: &[E], to: &mut [f32]) {
-    assert!(shape.channel_stride.is_multiple_of(PANEL), "a channel stride of {}", shape.channel_stride);
+    assert_padded(shape.channel_stride);
     assert_eq!(from.len(), shape.len(), "the source's length and that of {shape:?}");
     assert_eq!(to.len(), shape.len(), "the target's length and that of {shape:?}");
     dispatch(cpu, Planes { shape, from, to });

@@ -1,5 +1,5 @@
-//! The gradient of the weights next to a network's input, whose few channels are not padded: the rows of a tile are taps
-//! and channels together, read as they lie.
+//! The gradient of the weights of a first layer in f32. Its few channels are not padded: the rows of a tile are taps and channels
+//! together, read in place.
 
 use crate::conv::direct::GradientTile;
 use crate::conv::direct::microkernel::accumulate_rows;
@@ -9,14 +9,14 @@ use crate::cpu::Cpu;
 use crate::layout::BLOCK;
 use crate::simd::{Element, Kernel, Simd, dispatch};
 
-/// The most channels a network's input may have without padding: what [`ZEROS`] holds for each image.
+/// The most channels of an input without padding, and what [`ZEROS`] holds for each image.
 const MAX_INPUT_CHANNELS: usize = PANEL - 1;
 
-/// What a tap on the padding reads for a block of images.
+/// The pixel of a block that a tap on the padding reads.
 pub(in crate::conv) static ZEROS: [f32; BLOCK * MAX_INPUT_CHANNELS] = [0.0; BLOCK * MAX_INPUT_CHANNELS];
 
-/// The gradient of the weights of one block, for an input whose channels are not padded: `xᵀ ∗ dy`, added to `dweights` or
-/// in its place.
+/// The gradient of the weights over one block, for an input whose channels are not padded: `xᵀ ∗ dy`, which is added to
+/// `dweights` or overwrites it.
 ///
 /// # Panics
 /// If the input has more than 15 channels, or a slice is not as long as the shape says, with both lengths, before anything is
@@ -38,7 +38,7 @@ pub fn backward_weights<E: Element>(
     dispatch(cpu, InputSum { x, dy, gradient: GradientTile { shape, panels: 0..shape.panels(), dweights } });
 }
 
-/// The gradient of one block.
+/// The gradient over one block.
 struct InputSum<'a, E> {
     x: &'a [f32],
     dy: &'a [E],
@@ -81,6 +81,7 @@ impl<E: Element> InputSum<'_, E> {
         }
     }
 
+    /// ROWS rows of the tile from `row` on.
     #[inline(always)]
     fn tap_rows<S: Simd, const ROWS: usize, const VECTORS: usize>(
         &mut self,
@@ -97,8 +98,8 @@ impl<E: Element> InputSum<'_, E> {
             let (tap, channel) = ((row + r) / channels, (row + r) % channels);
             [tap / kernel[1], tap % kernel[1], channel]
         });
-        // SAFETY: `check_block` compared all lengths with the shape. A tap on the image is read there; one on the padding is
-        // read from ZEROS, which has room for every image's channels.
+        // SAFETY: `check_block` compared all lengths with the shape. A tap on the image is read there, one on the padding from
+        // ZEROS, which holds the channels of every image.
         unsafe {
             let mut acc = self.gradient.load::<S, ROWS, VECTORS>(s, at);
             for column in 0..output.width {

@@ -8,15 +8,15 @@ use crate::cpu::Precision;
 /// Which code computes a convolution. [`super::ConvPlan`] decides it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConvAlgorithm {
-    /// Sums of f32 products in vectors ([`crate::conv::direct`]).
+    /// Direct convolution in f32 vectors ([`crate::conv::direct`]).
     Direct,
     /// Winograd's algorithm in f32 vectors ([`crate::conv::winograd`]).
     Winograd(Winograd),
-    /// Products of bf16 tiles on AMX ([`crate::conv::tiles`]).
+    /// bf16 tiles on AMX ([`crate::conv::tiles`]).
     Tiles,
-    /// f32 vectors for a grey image and 2x2 max pooling ([`crate::conv::first_layer`]).
+    /// f32 vectors for a grey image with 2x2 max pooling ([`crate::conv::first_layer`]).
     GreyPooled,
-    /// Products of bf16 tiles with 4x4 patches of a grey image ([`crate::conv::first_layer::patches`]).
+    /// bf16 tiles on AMX for 4x4 patches of a grey image ([`crate::conv::first_layer::patches`]).
     Patches,
 }
 

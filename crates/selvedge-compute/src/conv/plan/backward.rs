@@ -11,7 +11,7 @@ use half::bf16;
 use super::{ConvAlgorithm, ConvPlan, WeightGradient};
 use crate::activation::{self, Activation};
 use crate::aligned::{Plain, view, view_mut};
-use crate::conv::first_layer::{self, patches};
+use crate::conv::first_layer::{self, PooledBackward, patches};
 use crate::conv::weight_gradient::row_buffers;
 use crate::conv::{Accumulate, Blocks, Conv2dShape, backward_bias, direct, tiles};
 use crate::cpu::{Cpu, Precision};
@@ -20,13 +20,13 @@ use crate::pool::{self, Pool2dShape};
 use crate::scratch;
 use crate::simd::Element;
 
-/// What the backward passes of one block read and write. Tensors are bytes, of the element types that the plan tells.
+/// What the backward passes of one block read and write. Tensors are bytes of the plan's element types.
 pub struct BackwardArgs<'a> {
     /// The block's x ([`ConvPlan::input`]).
     pub x: &'a [u8],
-    /// The block's y, which tells where the gradient of a fused ReLU is zero; not read with fused pooling, or without a ReLU.
+    /// The block's y, which decides where the gradient of a fused ReLU is zero; not read with fused pooling, or without a ReLU.
     pub y: &'a [u8],
-    /// The gradient of y. With a fused ReLU it becomes that of the ReLU's input.
+    /// The gradient of y. With a fused ReLU it is overwritten by that of the ReLU's input.
     pub dy: &'a mut [u8],
     /// The indices that fused pooling kept ([`crate::conv::Training`]).
     pub indices: &'a [u16],
@@ -47,19 +47,19 @@ pub struct BackwardArgs<'a> {
     pub elementwise_chunks: usize,
 }
 
-/// Sums of gradients that a block adds to.
+/// The gradients of the parameters that a block adds to.
 pub struct WeightSums<'a> {
-    /// Of the weights, in panels; `None` where they are summed per panel.
+    /// That of the weights, in panels; `None` if it is summed per panel.
     pub weights: Option<&'a mut [f32]>,
-    /// Of the bias; with a folded batch norm of its shift, beta.
+    /// That of the bias; with a folded batch norm that of beta.
     pub bias: Option<&'a mut [f32]>,
-    /// Whether the sums of the weights are added to or overwritten. A plan that does not
-    /// [overwrite sums](ConvPlan::overwrites_sums) adds in any case; sums of the bias are always added to.
+    /// Whether the gradient of the weights is added to or overwritten. A plan that does not
+    /// [overwrite sums](ConvPlan::overwrites_sums) always adds. The gradient of the bias is always added to.
     pub accumulate: Accumulate,
 }
 
 impl ConvPlan {
-    /// The gradients that one block brings: of x, and of weights and bias to their sums.
+    /// The gradients over one block: that of x, and those of weights and bias, which are added to their sums.
     ///
     /// # Panics
     /// If a slice is not as long as the plan says, with both lengths, or bf16 is multiplied and `cpu` does not prove AMX.
@@ -77,12 +77,18 @@ impl ConvPlan {
         let shape = &self.shape;
         let dy: &[u8] = match self.fusion.pool {
             Some(_) if self.takes_fused_gradient() => {
-                let weights = weights.expect("weights next to the input are summed per group");
+                let weights = weights.expect("the weights of a first layer are summed per group");
                 return match self.backward {
                     ConvAlgorithm::Patches => {
-                        patches::backward(cpu, shape, view(x), view(dy), indices, scale, weights, bias);
+                        let (x, dy) = (view(x), view(dy));
+                        let args = PooledBackward { x, dy, indices, scale, dweights: weights, dbias: bias };
+                        patches::backward(cpu, shape, args);
                     }
-                    _ => first_layer::backward_pooled(cpu, shape, view(x), view(dy), indices, scale, weights, bias),
+                    _ => {
+                        let (x, dy) = (view(x), view(dy));
+                        let args = PooledBackward { x, dy, indices, scale, dweights: weights, dbias: bias };
+                        first_layer::backward_pooled(cpu, shape, args);
+                    }
                 };
             }
             Some(window) => {
@@ -91,13 +97,13 @@ impl ConvPlan {
                 full
             }
             None if self.backward == ConvAlgorithm::Patches => {
-                let weights = weights.expect("weights next to the input are summed per group");
-                let beta = bias.expect("a batch norm has a shift");
+                let weights = weights.expect("the weights of a first layer are summed per group");
+                let beta = bias.expect("a batch norm has a beta");
                 let y = self.fusion.relu.then(|| view(y));
                 return patches::backward_unpooled(cpu, shape, view(x), y, view(dy), weights, beta);
             }
             None if self.fusion.relu => {
-                // y > 0 just where the ReLU's input was.
+                // y > 0 exactly where the ReLU's input is.
                 elementwise(elementwise_chunks, [y], dy, |[y], dy| {
                     activation::backward_in_place::<E>(cpu, Activation::Relu, view(y), view_mut(dy));
                 });
@@ -150,10 +156,10 @@ impl ConvPlan {
         });
     }
 
-    /// The gradient of the weights that one block's x and gradient of the convolution's result bring, in panels.
+    /// The gradient of the weights over one block, in panels, from x and the gradient of the convolution's result.
     ///
     /// # Panics
-    /// As [`ConvPlan::backward`], or if the plan takes the fused gradient of a pooling or of patches.
+    /// As [`ConvPlan::backward`], or if the plan [takes the fused gradient](ConvPlan::takes_fused_gradient).
     pub fn backward_weights_of_block(
         &self,
         cpu: Cpu,
@@ -177,7 +183,7 @@ impl ConvPlan {
                 self.direct_weights_of_block::<bf16>(cpu, view(x), view(dy), accumulate, dweights);
             }
             (ConvAlgorithm::GreyPooled | ConvAlgorithm::Patches, _) => {
-                panic!("{shape:?} takes the gradient of what is fused with it");
+                panic!("{shape:?} takes the gradient of the fused result");
             }
         }
     }
@@ -199,14 +205,13 @@ impl ConvPlan {
         }
     }
 
-    /// Runs `pass` with this thread's buffers for the rows of a block that are repacked for the gradient of the weights.
+    /// Runs `pass` with this thread's ring buffers, in which the gradient of the weights repacks rows of a block.
     fn with_rows<E: Plain>(&self, pass: impl FnOnce([&mut [E]; 2])) {
         let [x, dy] = row_buffers(&self.shape);
         scratch::with(x + dy, |buffer: &mut [E]| pass(buffer.split_at_mut(x).into()));
     }
 
-    /// Brings one block's x and dY into the form that [`ConvPlan::backward_weights_of_panels`] reads; nothing where it reads
-    /// them as they lie.
+    /// Repacks one block's x and dY for [`ConvPlan::backward_weights_of_panels`]; does nothing if that reads them in place.
     ///
     /// # Panics
     /// As [`ConvPlan::backward`].
@@ -225,8 +230,8 @@ impl ConvPlan {
         }
     }
 
-    /// The gradient of `panels` of the weights over all blocks, which overwrites `dweights`. The blocks are those of the
-    /// repacked tensors, or of x and dY where [nothing is repacked](ConvPlan::repacked_bytes); strides are in bytes.
+    /// The gradient of `panels` of the weights over all blocks, which overwrites `dweights`. The blocks are those of the repacked
+    /// tensors, or those of x and dY if [nothing is repacked](ConvPlan::repacked_bytes); strides are in bytes.
     ///
     /// # Panics
     /// As [`ConvPlan::backward`], or if the gradient is not partitioned by panels.

@@ -1,15 +1,15 @@
-//! What the passes of a [`ConvPlan`] cost: operations and bytes, for profiles.
+//! The cost of the passes of a [`ConvPlan`]: operations and bytes, for profiles.
 
-use super::{ConvAlgorithm, ConvPlan};
+use super::{ConvAlgorithm, ConvPlan, TensorType};
 use crate::cost::{self, ConvPasses, ElementBytes, Passes};
 use crate::layout::{BLOCK, BlockShape};
 use crate::pool::Pool2dShape;
 
 impl ConvPlan {
-    /// The cost of the three passes of the convolution alone, without what is fused with it.
+    /// The cost of the three passes of the convolution alone, without fused layers.
     pub fn pass_costs(&self, images: usize) -> ConvPasses {
         let element = ElementBytes {
-            input: self.input().1.bytes(),
+            input: self.input().precision.bytes(),
             output: self.output.bytes(),
             weights: self.multiplies_in().bytes(),
         };
@@ -21,7 +21,7 @@ impl ConvPlan {
         ConvPasses { forward: by(self.forward).forward, ..by(self.backward) }
     }
 
-    /// The cost of a training step's passes with everything that is fused; without the gradient of x where it has none.
+    /// The cost of the passes of a training step, including fused layers; without the gradient of x if it has none.
     pub fn cost(&self, images: usize) -> Passes {
         let ConvPasses { mut forward, backward_data, backward_weights } = self.pass_costs(images);
         let mut backward = backward_weights;
@@ -41,30 +41,30 @@ impl ConvPlan {
                 backward = backward + pooling.backward;
             }
         } else if self.fusion.relu {
-            // y tells where the gradient of the ReLU is zero.
+            // y is read to find where the gradient of the ReLU is zero.
             backward.bytes += full;
         }
         if self.reads_patches() {
-            let more = self.patch_bytes(images);
-            forward.bytes += more;
-            backward.bytes += more;
+            let extra = self.patch_bytes(images);
+            forward.bytes += extra;
+            backward.bytes += extra;
         }
         if self.fusion.batch_norm {
-            // x is read once more, for the moments.
-            let (input, precision) = self.input();
-            forward.bytes += stored(&input, images, precision.bytes());
+            // x is read a second time, for the moments.
+            let TensorType { shape, precision } = self.input();
+            forward.bytes += stored(&shape, images, precision.bytes());
         }
         Passes { forward, backward }
     }
 
-    /// Bytes of the patches beyond those of as many pixels of bf16.
+    /// Bytes by which the patches exceed the pixels of the images in bf16.
     fn patch_bytes(&self, images: usize) -> u64 {
-        let (input, precision) = self.input();
-        stored(&input, images, precision.bytes()) - stored(&self.shape.input, images, precision.bytes())
+        let TensorType { shape, precision } = self.input();
+        stored(&shape, images, precision.bytes()) - stored(&self.shape.input, images, precision.bytes())
     }
 }
 
-/// Bytes of a tensor of `images` images as it is stored.
+/// Bytes of a tensor of `images` images in memory.
 fn stored(shape: &BlockShape, images: usize, element: usize) -> u64 {
     (shape.len() / BLOCK * images * element) as u64
 }

@@ -6,32 +6,32 @@ use super::{ConvAlgorithm, ConvPlan};
 use crate::aligned::{view, view_mut};
 use crate::conv::first_layer::{self, batch_norm, patches};
 use crate::conv::winograd::Share;
-use crate::conv::{Epilogue, Part, Training, direct, tiles};
+use crate::conv::{Epilogue, Part, PooledOutput, Training, direct, tiles};
 use crate::cpu::{Cpu, Precision};
 use crate::layout::BLOCK;
 use crate::partition::{RowPartition, Rows};
 use crate::simd::Element;
 
-/// What the forward pass of one block reads. Tensors are bytes, of the element types that the plan tells.
+/// What the forward pass of one block reads. Tensors are bytes of the plan's element types.
 pub struct ForwardArgs<'a> {
     /// The block's x ([`ConvPlan::input`]).
     pub x: &'a [u8],
-    /// The weights in panels; with a folded batch norm the folded ones.
+    /// The weights in panels; with a batch norm, the folded ones.
     pub weights: &'a [f32],
     /// [`ConvPlan::packed_bytes`].
     pub packed: &'a [u8],
-    /// One number a channel, the folded ones with a batch norm.
+    /// One number per channel; with a batch norm, the folded bias.
     pub bias: Option<&'a [f32]>,
-    /// How many images are computed; what is left in the place of the others means nothing.
+    /// How many images are computed; the results of the others are undefined.
     pub images: usize,
     /// Into how many chunks threads of the current rayon pool partition the block ([`ConvPlan::chunks`]).
     pub chunks: usize,
-    /// What a training pass keeps of a fused pooling.
+    /// What a training pass adds to fused pooling.
     pub training: Option<Training<'a>>,
 }
 
 impl<'a> ForwardArgs<'a> {
-    /// A whole block on this thread, without a bias, for inference; the weights are still to be set.
+    /// A whole block on this thread, without a bias, for inference; the caller sets the weights.
     pub fn of_block(x: &'a [u8]) -> Self {
         Self { x, weights: &[], packed: &[], bias: None, images: BLOCK, chunks: 1, training: None }
     }
@@ -63,7 +63,7 @@ impl ConvPlan {
         }
     }
 
-    /// Patches without pooling: two rows at a time, as patches have them.
+    /// Patches without pooling: rows in pairs, since a patch computes 2x2 pixels.
     fn forward_patches(&self, cpu: Cpu, args: ForwardArgs<'_>, y: &mut [bf16]) {
         let ForwardArgs { x, packed, bias, images, chunks, .. } = args;
         let (shape, epilogue) = (&self.shape, Epilogue { bias, relu: self.fusion.relu });
@@ -76,12 +76,13 @@ impl ConvPlan {
 
     fn forward_to<Y: Element>(&self, cpu: Cpu, args: ForwardArgs<'_>, y: &mut [Y]) {
         let ForwardArgs { x, weights, packed, bias, images, chunks, training } = args;
-        let (shape, (output, _)) = (&self.shape, self.output());
+        let (shape, output) = (&self.shape, self.output().shape);
         let share = Share { images, chunks };
         let epilogue = Epilogue { bias, relu: self.fusion.relu };
         match (self.forward, self.fusion.pool) {
             (ConvAlgorithm::Winograd(winograd), Some(window)) => {
-                winograd.forward_pooled(cpu, window, view(x), view(packed), bias, share, y, training);
+                let output = PooledOutput { window, bias, y, training };
+                winograd.forward_pooled(cpu, view(x), view(packed), share, output);
             }
             (ConvAlgorithm::Winograd(winograd), None) => {
                 winograd.forward(cpu, view(x), view(packed), epilogue, share, y);
@@ -92,18 +93,18 @@ impl ConvPlan {
                 RowPartition::new(output.height, chunks).for_each(tensors, |rows, (y, indices)| {
                     let training =
                         indices.map(|indices| Training { indices: indices.data, dropout: dropout.flatten() });
-                    let (part, y) = (Part { rows, images }, y.data);
+                    let (part, output) = (Part { rows, images }, PooledOutput { window, bias, y: y.data, training });
                     match algorithm {
                         ConvAlgorithm::Patches => {
-                            patches::forward(cpu, shape, view(x), view(packed), bias, part, y, training);
+                            patches::forward(cpu, shape, view(x), view(packed), part, output);
                         }
                         ConvAlgorithm::GreyPooled => {
-                            first_layer::forward_pooled(cpu, shape, view(x), weights, bias, part, y, training);
+                            first_layer::forward_pooled(cpu, shape, view(x), weights, part, output);
                         }
                         ConvAlgorithm::Tiles => {
-                            tiles::forward_pooled(cpu, shape, window, view(x), view(packed), bias, part, y, training);
+                            tiles::forward_pooled(cpu, shape, view(x), view(packed), part, output);
                         }
-                        _ => direct::forward_pooled(cpu, shape, window, view(x), weights, bias, part, y, training),
+                        _ => direct::forward_pooled(cpu, shape, view(x), weights, part, output),
                     }
                 });
             }

@@ -1,20 +1,21 @@
-//! [`ConvPlan`]: the one decision which algorithm computes a convolution, and everything that follows from it.
+//! [`ConvPlan`]: decides which algorithm computes a convolution, and provides everything that depends on the algorithm.
 //!
-//! A network asks its plan for the layout of the input ([`ConvPlan::input`]), the packed weights ([`ConvPlan::packed_bytes`],
+//! A plan knows the layout of the input ([`ConvPlan::input`]), the packed weights ([`ConvPlan::packed_bytes`],
 //! [`ConvPlan::pack`]), scratch memory ([`ConvPlan::scratch_bytes`]), the passes ([`ConvPlan::forward`],
-//! [`ConvPlan::backward`]) and their cost ([`ConvPlan::cost`]); so does a profile, which therefore measures what networks run.
+//! [`ConvPlan::backward`]) and their cost ([`ConvPlan::cost`]). Networks and profiles both use it, so a profile measures exactly
+//! what networks run.
 //!
 //! | multiplies in | layer | algorithm |
 //! |---|---|---|
 //! | bf16 | grey image, 3x3, 2x2 max pooling or folded batch norm | 4x4 patches on AMX |
-//! | bf16 | any other but the one next to the input | tiles on AMX |
-//! | f32 | grey image, 3x3, ReLU and 2x2 max pooling | vectors written for it |
+//! | bf16 | any other except the first | tiles on AMX |
+//! | f32 | grey image, 3x3, ReLU and 2x2 max pooling | vectors specialised for it |
 //! | f32 | 3x3 at stride 1, padded channels, enough pixels | Winograd |
-//! | f32 | everything else | direct |
+//! | f32 | all others | direct |
 //!
-//! The decision depends on the shape, on what is fused, and on the precision, which a network chooses by the processor
-//! ([`crate::Cpu::check`]: bf16 needs AMX). It does not depend on the vector instruction set, so that a network's algorithms are
-//! the same on every processor.
+//! The algorithm depends on the shape, the fused layers, and the precision, which a network chooses by the processor
+//! ([`crate::Cpu::check`]: bf16 needs AMX). It does not depend on the vector instruction set, so a network uses the same
+//! algorithms on every processor.
 
 mod algorithm;
 mod backward;
@@ -35,34 +36,43 @@ use crate::cpu::{Cpu, Precision};
 use crate::layout::BlockShape;
 use crate::partition::RowPartition;
 
-/// What is computed in the same pass as a convolution, in this order.
+/// The layers that are computed in the same pass as a convolution, in this order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fusion {
-    /// Batch norm, folded into weights and bias ([`batch_norm`]): for layers that [`ConvPlan::folds_batch_norm`] names.
+    /// Batch norm, folded into weights and bias ([`batch_norm`]), if [`ConvPlan::folds_batch_norm`].
     pub batch_norm: bool,
     /// ReLU.
     pub relu: bool,
-    /// Max pooling over windows of this height and width that do not overlap; it follows a ReLU.
+    /// Max pooling over non-overlapping windows of this height and width, after a ReLU.
     pub pool: Option<[usize; 2]>,
 }
 
 /// Where a convolution's input comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// The network's input: f32 pixels or bf16 patches in either precision, and no gradient.
+    /// The network's input, in f32 pixels or bf16 patches whatever the network's precision. It needs no gradient.
     Network,
     /// Another layer.
     Layer,
 }
 
-/// How the gradient of the weights is partitioned; either way its bits do not depend on the number of threads.
+/// How a block of a tensor is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TensorType {
+    /// Its shape.
+    pub shape: BlockShape,
+    /// The type of its elements.
+    pub precision: Precision,
+}
+
+/// How the gradient of the weights is partitioned. Its bits do not depend on the number of threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightGradient {
-    /// Each group of blocks sums its own, right after dY is made and while it is in the cache; the groups' sums are added in
-    /// their order. For weights that are smaller than the activations.
+    /// Each group of blocks has its own sum, to which a block adds right after dY is computed, while it is in the cache. The sums
+    /// of the groups are added in their order. For weights that are smaller than the activations.
     PerGroup,
-    /// Each panel of output channels is summed over all blocks after the backward pass: no partial sums. For weights that are
-    /// larger than the activations, as a dense layer's.
+    /// Each panel of output channels is summed over all blocks after the backward pass, without partial sums. For weights that are
+    /// larger than the activations, as in most dense layers.
     PerPanel,
 }
 
@@ -92,7 +102,7 @@ pub struct ConvPlan {
     shape: Conv2dShape,
     fusion: Fusion,
     source: Source,
-    /// The element type of the other layers' activations.
+    /// The element type of the activations of other layers.
     precision: Precision,
     /// The element type of y.
     output: Precision,
@@ -104,8 +114,8 @@ impl ConvPlan {
     /// The plan of a convolution in a network of `precision`.
     ///
     /// # Panics
-    /// If batch norm is to be folded into a layer that does not take it ([`ConvPlan::folds_batch_norm`]), or pooling is fused
-    /// without a ReLU or with a batch norm.
+    /// If batch norm cannot be folded into the layer ([`ConvPlan::folds_batch_norm`]), or pooling is fused without a ReLU or with a
+    /// batch norm.
     pub fn new(shape: Conv2dShape, fusion: Fusion, source: Source, precision: Precision) -> Self {
         let Fusion { batch_norm, relu, pool } = fusion;
         assert!(!batch_norm || Self::folds_batch_norm(&shape, source), "batch norm cannot be folded into {shape:?}");
@@ -117,7 +127,7 @@ impl ConvPlan {
         let (forward, backward) = match precision {
             Precision::Bf16 if has_patches => (ConvAlgorithm::Patches, ConvAlgorithm::Patches),
             Precision::Bf16 if !from_network => (ConvAlgorithm::Tiles, ConvAlgorithm::Tiles),
-            // Winograd's gradient takes dY in f32, which in a bf16 network it is not.
+            // Winograd's gradient needs dY in f32, but a bf16 network has it in bf16.
             Precision::Bf16 => (winograd(Winograd::fused(&shape, pool)), ConvAlgorithm::Direct),
             Precision::F32 if grey_pooled => (ConvAlgorithm::GreyPooled, ConvAlgorithm::GreyPooled),
             Precision::F32 => (winograd(Winograd::fused(&shape, pool)), winograd(Winograd::of(&shape))),
@@ -125,17 +135,17 @@ impl ConvPlan {
         Self { shape, fusion, source, precision, output: precision, forward, backward }
     }
 
-    /// The same plan with y in f32 in either precision, as logits are; the gradient of y keeps the network's precision.
+    /// The same plan with y in f32 in either precision, for logits; the gradient of y keeps the network's precision.
     ///
     /// # Panics
-    /// If a batch norm is folded in: patches are multiplied to bf16 there.
+    /// If a batch norm is folded in: the pass over patches writes bf16.
     pub fn with_f32_output(self) -> Self {
-        assert!(!self.fusion.batch_norm, "no logits of a layer with a batch norm, {:?}", self.shape);
+        assert!(!self.fusion.batch_norm, "logits come from a layer without batch norm, not {:?}", self.shape);
         Self { output: Precision::F32, ..self }
     }
 
-    /// Whether a batch norm after this layer can be computed with it: the layer reads 3x3 pixels of a grey image and its output
-    /// is an image. (An output of one pixel may be the logits, which are f32 in either precision.)
+    /// Whether a batch norm after this layer can be folded into it: the layer reads 3x3 pixels of a grey image, and its output has
+    /// more than one pixel. (An output of one pixel may be the logits, which are f32 in either precision.)
     pub fn folds_batch_norm(shape: &Conv2dShape, source: Source) -> bool {
         source == Source::Network && batch_norm::sees_patches(shape) && shape.output.height * shape.output.width > 1
     }
@@ -145,7 +155,7 @@ impl ConvPlan {
         &self.shape
     }
 
-    /// What is computed in the same pass.
+    /// The layers that are computed in the same pass.
     pub fn fusion(&self) -> Fusion {
         self.fusion
     }
@@ -164,18 +174,19 @@ impl ConvPlan {
         format!("{isa} {}", self.forward)
     }
 
-    /// The element type of what is multiplied: f32 next to the network's input in either precision, unless that is patches.
+    /// The element type of the operands: in a first layer f32 in either precision, unless it reads patches.
     pub fn multiplies_in(&self) -> Precision {
         self.forward.precision()
     }
 
-    /// The shape of a block of x and the type of its elements: patches, pixels of the network's input, or another layer's.
-    pub fn input(&self) -> (BlockShape, Precision) {
-        match (self.forward, self.source) {
+    /// How x is stored: as patches, pixels of the network's input, or activations.
+    pub fn input(&self) -> TensorType {
+        let (shape, precision) = match (self.forward, self.source) {
             (ConvAlgorithm::Patches, _) => (patches::shape(&self.shape), Precision::Bf16),
             (_, Source::Network) => (self.shape.input, Precision::F32),
             (_, Source::Layer) => (self.shape.input, self.precision),
-        }
+        };
+        TensorType { shape, precision }
     }
 
     /// Whether x is the 4x4 patches of a grey image ([`patches::fill`]).
@@ -183,16 +194,16 @@ impl ConvPlan {
         self.forward == ConvAlgorithm::Patches
     }
 
-    /// The shape of a block of y, which is pooled if pooling is fused, and the type of its elements.
-    pub fn output(&self) -> (BlockShape, Precision) {
+    /// How y is stored; it has the pooled shape if pooling is fused.
+    pub fn output(&self) -> TensorType {
         let shape = match self.fusion.pool {
             Some(window) => super::pooled::pooled_shape(&self.shape, window),
             None => self.shape.output,
         };
-        (shape, self.output)
+        TensorType { shape, precision: self.output }
     }
 
-    /// Whether the gradient of x is computed: not of the network's input.
+    /// Whether the gradient of x is computed: that of the network's input is not.
     pub fn has_input_gradient(&self) -> bool {
         self.source == Source::Layer
     }
@@ -203,24 +214,23 @@ impl ConvPlan {
         if large && self.source == Source::Layer { WeightGradient::PerPanel } else { WeightGradient::PerGroup }
     }
 
-    /// Whether the gradient of the weights takes dY as it is stored, pooled or with its folded batch norm, so that the gradient
-    /// of the convolution's own result is never stored.
+    /// Whether the gradient of the weights is computed directly from the gradient of the fused result, after pooling or batch norm,
+    /// so that the gradient of the convolution's own result is never stored.
     pub fn takes_fused_gradient(&self) -> bool {
         self.fusion.batch_norm || matches!(self.backward, ConvAlgorithm::GreyPooled | ConvAlgorithm::Patches)
     }
 
-    /// Whether gradients of weights summed per group can overwrite a group's sums for its first block ([`super::Accumulate`]).
+    /// Whether the gradient of the weights of a group's first block can overwrite the group's sum ([`super::Accumulate`]).
     pub fn overwrites_sums(&self) -> bool {
         !self.takes_fused_gradient()
     }
 
-    /// Whether the gradient per panel reads x and dY as they lie, and they have to be kept until the end of the backward pass.
+    /// Whether the gradient per panel reads x and dY in place, so that they must be kept until the end of the backward pass.
     pub fn keeps_operands(&self) -> bool {
         self.weight_gradient() == WeightGradient::PerPanel && self.repacked_bytes() == [0; 2]
     }
 
-    /// Bytes of a block's x and dY, repacked by [`ConvPlan::repack`] for the gradient per panel; 0 where it reads them as they
-    /// lie.
+    /// Bytes of a block's x and dY, repacked by [`ConvPlan::repack`] for the gradient per panel; 0 if it reads them in place.
     pub fn repacked_bytes(&self) -> [usize; 2] {
         match (self.weight_gradient(), self.backward) {
             (WeightGradient::PerGroup, _) | (_, ConvAlgorithm::Winograd(_)) => [0; 2],
@@ -230,9 +240,9 @@ impl ConvPlan {
         }
     }
 
-    /// Bytes that each thread keeps in [`crate::scratch`] for the largest of the passes: tiles of Winograd's algorithm, or rows
-    /// that are repacked for the gradient of the weights. As part of each block's memory, rows were fetched from memory and
-    /// written back for each block: 2 to 6 % of that pass.
+    /// Bytes of [`crate::scratch`] that each thread needs for the largest of the passes: tiles of Winograd's algorithm, or ring
+    /// buffers of repacked rows for the gradient of the weights. When the rows were part of each block's memory, they were fetched
+    /// and written back for each block, which took 2 to 6 % of that pass.
     pub fn scratch_bytes(&self) -> usize {
         let of_tiles = |algorithm| match algorithm {
             ConvAlgorithm::Winograd(winograd) => winograd.scratch_len() * size_of::<f32>(),
@@ -247,21 +257,21 @@ impl ConvPlan {
         of_tiles(self.forward).max(of_tiles(self.backward)).max(of_rows)
     }
 
-    /// Panels in a chunk of the gradient per panel on `threads` threads.
+    /// Panels per chunk of the gradient per panel on `threads` threads.
     ///
-    /// Two panels fill the registers of AVX-512 and the tiles of AMX. Where all of x is read again for each chunk, or even
-    /// transformed by Winograd's algorithm, four take a tenth to a seventh less at 3x3 pixels of 512 channels: there are four
-    /// where that leaves each thread a chunk. A panel's bits are the same in any chunk.
+    /// Two panels fill the registers of AVX-512 and the tiles of AMX. Where all of x is read, or even transformed by Winograd's
+    /// algorithm, again for each chunk, four take a tenth to a seventh less time at 3x3 pixels of 512 channels. There are four if
+    /// that leaves each thread a chunk. The bits of a panel are the same in any chunk.
     pub fn panels_per_chunk(&self, threads: usize) -> usize {
         let reads_again = !matches!(self.backward, ConvAlgorithm::Direct);
         if reads_again && self.shape.panels() >= 4 * threads { 4 } else { 2 }
     }
 
-    /// Into how many chunks threads partition a block of `images` images: up to `most`, if each is worth waking a thread, which
-    /// takes some tens of microseconds. A chunk is worth a hundred.
+    /// Into how many chunks a block of `images` images is partitioned over threads: up to `most`, if each takes a hundred
+    /// microseconds. Waking a thread takes some tens of microseconds.
     pub fn chunks(&self, most: usize, images: usize) -> usize {
         if self.fusion.batch_norm {
-            // Bound by memory: a core moves about a megabyte in that time.
+            // Memory-bound: a core moves about a megabyte in that time.
             return most.min((self.shape.output.len() * self.precision.bytes()) >> 20).max(1);
         }
         let multiply_adds = match self.backward {
@@ -275,13 +285,13 @@ impl ConvPlan {
         most.min(multiply_adds * images / least).max(1)
     }
 
-    /// How many chunks [`ConvPlan::forward`] and [`ConvPlan::backward_data`] have where `chunks` are asked for: no more than there
+    /// How many chunks [`ConvPlan::forward`] and [`ConvPlan::backward_data`] compute if `chunks` are requested: no more than there
     /// are rows, or tiles of Winograd's algorithm times panels.
     pub fn independent_chunks(&self, chunks: usize) -> [usize; 2] {
         let rows = |height| RowPartition::new(height, chunks).chunks;
         let forward = match self.forward {
             ConvAlgorithm::Winograd(winograd) => winograd.forward_chunks(self.fusion.pool, chunks),
-            _ => rows(self.output().0.height),
+            _ => rows(self.output().shape.height),
         };
         let backward = match self.backward {
             ConvAlgorithm::Winograd(winograd) => winograd.backward_data_chunks(chunks),
@@ -325,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn sixteen_threads_have_panels_each() {
+    fn each_of_sixteen_threads_gets_panels() {
         let shape = Conv2dShape::same(BlockShape::new(3, 3, 512), 512, [3, 3], 1);
         let plan = |shape| ConvPlan::new(shape, Fusion::default(), Source::Layer, Precision::F32);
         let per_chunk = |shape| [1, 8, 9, 16].map(|threads| plan(shape).panels_per_chunk(threads));
@@ -335,7 +345,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "batch norm cannot be folded")]
-    fn batch_norm_is_folded_next_to_a_grey_image_alone() {
+    fn batch_norm_is_folded_only_into_the_first_layer_of_a_grey_image() {
         let shape = Conv2dShape::same(BlockShape::new(14, 14, 16), 32, [3, 3], 1);
         ConvPlan::new(shape, Fusion { batch_norm: true, ..Fusion::default() }, Source::Layer, Precision::F32);
     }

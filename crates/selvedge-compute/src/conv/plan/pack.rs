@@ -1,4 +1,4 @@
-//! Weights as the passes of a [`ConvPlan`] read them, packed once a step in chunks that threads write alone.
+//! Packs the weights for the passes of a [`ConvPlan`], once per step, in chunks that threads write independently.
 
 use std::ops::Range;
 
@@ -11,33 +11,34 @@ use crate::conv::tiles::repack;
 use crate::conv::{PANEL, pack};
 use crate::cpu::Cpu;
 
-/// Weights in a chunk of those that are only rounded.
+/// Weights per chunk if they are only rounded.
 const ROUNDED: usize = 8192;
 
-/// A chunk of the packed weights, which can be written alone ([`ConvPlan::pack`]).
+/// A chunk of the packed or transposed weights ([`ConvPlan::pack`]).
 #[derive(Clone, Debug)]
 pub struct PackChunk {
-    /// Its bytes in the packed, or in the transposed weights.
+    /// Its bytes in the packed or in the transposed weights.
     pub range: Range<usize>,
-    part: Part,
+    packing: Packing,
 }
 
+/// How a chunk is packed.
 #[derive(Clone, Copy, Debug)]
-enum Part {
+enum Packing {
     /// All weights, for 4x4 patches.
     Patches,
-    /// Rounded to bf16 from this element on.
+    /// Weights from `first` on, rounded to bf16.
     Rounded { first: usize },
-    /// This panel for Winograd's algorithm.
+    /// A panel transformed for Winograd's algorithm.
     Transformed { panel: usize },
-    /// This panel transposed for the backward pass.
+    /// A panel transposed for the backward pass.
     Transposed { panel: usize },
 }
 
 impl ConvPlan {
-    /// Bytes of the weights as the forward pass reads them; 0 where it reads the panels.
+    /// Bytes of the weights packed for the forward pass; 0 if it reads the panels.
     ///
-    /// With a folded batch norm they change between two passes of a step, and are packed by the one who folds them.
+    /// With a folded batch norm, the folded weights change between two passes of a step, and whoever folds them also packs them.
     pub fn packed_bytes(&self) -> usize {
         match self.forward {
             ConvAlgorithm::Direct | ConvAlgorithm::GreyPooled => 0,
@@ -47,7 +48,7 @@ impl ConvPlan {
         }
     }
 
-    /// Bytes of the weights as [`ConvPlan::backward_data`] reads them; 0 where x has no gradient.
+    /// Bytes of the weights packed for [`ConvPlan::backward_data`]; 0 if x has no gradient.
     pub fn transposed_bytes(&self) -> usize {
         match self.backward {
             _ if !self.has_input_gradient() => 0,
@@ -59,45 +60,45 @@ impl ConvPlan {
     /// The chunks of the packed weights.
     pub fn packed_chunks(&self) -> impl Iterator<Item = PackChunk> + use<> {
         let bytes = self.packed_bytes();
-        let (len, part): (usize, fn(usize) -> Part) = match self.forward {
-            ConvAlgorithm::Winograd(_) => (bytes / self.shape.panels(), |panel| Part::Transformed { panel }),
-            ConvAlgorithm::Patches => (bytes, |_| Part::Patches),
-            _ => (ROUNDED * size_of::<bf16>(), |number| Part::Rounded { first: number * ROUNDED }),
+        let (len, packing): (usize, fn(usize) -> Packing) = match self.forward {
+            ConvAlgorithm::Winograd(_) => (bytes / self.shape.panels(), |panel| Packing::Transformed { panel }),
+            ConvAlgorithm::Patches => (bytes, |_| Packing::Patches),
+            _ => (ROUNDED * size_of::<bf16>(), |number| Packing::Rounded { first: number * ROUNDED }),
         };
-        chunks(bytes, len, part)
+        chunks(bytes, len, packing)
     }
 
     /// The chunks of the transposed weights.
     pub fn transposed_chunks(&self) -> impl Iterator<Item = PackChunk> + use<> {
         let bytes = self.transposed_bytes();
         let len = bytes / self.shape.input.channel_stride.div_ceil(PANEL);
-        chunks(bytes, len, |panel| Part::Transposed { panel })
+        chunks(bytes, len, |panel| Packing::Transposed { panel })
     }
 
     /// Writes a chunk of the packed weights from all panels ([`pack::to_panels`]).
     ///
     /// # Panics
-    /// If a slice is not as long as the shape or the chunk says, or bf16 is asked for and `cpu` does not prove AMX.
+    /// If a slice is not as long as the shape or the chunk says, or weights are packed in bf16 and `cpu` does not prove AMX.
     pub fn pack(&self, cpu: Cpu, chunk: &PackChunk, panels: &[f32], to: &mut [u8]) {
         let shape = &self.shape;
-        match (chunk.part, self.forward, self.backward) {
-            (Part::Patches, ..) => patches::pack(cpu, shape, panels, view_mut(to)),
-            (Part::Rounded { first }, ..) => {
+        match (chunk.packing, self.forward, self.backward) {
+            (Packing::Patches, ..) => patches::pack(cpu, shape, panels, view_mut(to)),
+            (Packing::Rounded { first }, ..) => {
                 let to = view_mut::<bf16>(to);
                 repack::to_bf16(cpu, &panels[first..first + to.len()], to);
             }
-            (Part::Transformed { panel }, ConvAlgorithm::Winograd(winograd), _) => {
+            (Packing::Transformed { panel }, ConvAlgorithm::Winograd(winograd), _) => {
                 let panel = &panels[panel * shape.panel_len()..][..shape.panel_len()];
                 winograd.transform_weights(cpu, panel, view_mut(to));
             }
-            (Part::Transposed { panel }, _, ConvAlgorithm::Winograd(winograd)) => {
+            (Packing::Transposed { panel }, _, ConvAlgorithm::Winograd(winograd)) => {
                 winograd.transpose_weights(cpu, panels, panel, view_mut(to));
             }
-            (Part::Transposed { panel }, _, ConvAlgorithm::Tiles) => {
+            (Packing::Transposed { panel }, _, ConvAlgorithm::Tiles) => {
                 repack::transpose_to_bf16(cpu, shape, panels, panel, view_mut(to));
             }
-            (Part::Transposed { panel }, ..) => pack::transpose_panel(shape, panels, panel, view_mut(to)),
-            (Part::Transformed { .. }, algorithm, _) => unreachable!("{algorithm:?} transforms no weights"),
+            (Packing::Transposed { panel }, ..) => pack::transpose_panel(shape, panels, panel, view_mut(to)),
+            (Packing::Transformed { .. }, algorithm, _) => unreachable!("{algorithm:?} transforms no weights"),
         }
     }
 
@@ -120,9 +121,11 @@ impl ConvPlan {
     }
 }
 
-/// Chunks of `len` of `bytes` bytes, the last of which may be shorter.
-fn chunks(bytes: usize, len: usize, part: fn(usize) -> Part) -> impl Iterator<Item = PackChunk> + use<> {
-    let chunk =
-        move |(number, start): (usize, usize)| PackChunk { range: start..bytes.min(start + len), part: part(number) };
+/// Partitions `bytes` bytes into chunks of `len`; the last may be shorter.
+fn chunks(bytes: usize, len: usize, packing: fn(usize) -> Packing) -> impl Iterator<Item = PackChunk> + use<> {
+    let chunk = move |(number, start): (usize, usize)| PackChunk {
+        range: start..bytes.min(start + len),
+        packing: packing(number),
+    };
     (0..bytes).step_by(len.max(1)).enumerate().map(chunk)
 }

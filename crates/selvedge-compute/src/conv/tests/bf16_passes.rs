@@ -6,8 +6,8 @@ use super::*;
 use crate::Isa;
 use crate::conv::tiles::repack;
 
-/// Every shape of padded channels and some whose rows are cut into several slides and whose rings of rows wrap around,
-/// all numbers rounded to bf16, where the machine has AMX.
+/// Every shape of padded channels, and some with several slides per row or with ring buffers of rows that wrap around. All values
+/// are rounded to bf16. `None` if the machine lacks AMX.
 fn cases() -> Option<(Cpu, Vec<Case>)> {
     let Ok(cpu) = Cpu::with(Isa::Amx) else {
         eprintln!("WARNING: bf16 convolution was NOT TESTED: this machine lacks amx");
@@ -83,7 +83,8 @@ fn forward_and_pooled() {
         let (height, width) = (shape.output.height / 2, shape.output.width / 2);
         let pooled = BlockShape::new(height, width, shape.output.channels);
         let mut small = vec![bf16::NAN; pooled.len()];
-        tiles::forward_pooled(cpu, &shape, [2, 2], &x, &packed, Some(&bias), 0..height, &mut small, None);
+        let output = PooledOutput { window: [2, 2], bias: Some(&bias), y: &mut small, training: None };
+        tiles::forward_pooled(cpu, &shape, &x, &packed, 0..height, output);
         for (at, small) in small.iter().enumerate() {
             let (pixel, inner) = (at / pooled.pixel(), at % pooled.pixel());
             let window = (0..4).map(|w| {
@@ -101,10 +102,11 @@ fn dropout_in_the_pooled_pass() {
     for case in cases.iter().filter(|case| case.shape.output.height.min(case.shape.output.width) > 3) {
         let (x, packed) = (case.one(&case.shape.input, &case.x), case.packed(cpu));
         let run = |part: Part, y: &mut [bf16], training: Option<Training<'_>>| {
-            tiles::forward_pooled(cpu, &case.shape, [2, 2], &x, &packed, None, part, y, training);
+            let output = PooledOutput { window: [2, 2], bias: None, y, training };
+            tiles::forward_pooled(cpu, &case.shape, &x, &packed, part, output);
         };
-        // Apart, the result is rounded twice.
-        pooled_with_dropout(cpu, &case.shape, in_two_parts(&case.shape, run), 1.0 / 128.0);
+        // Separate passes round the result twice.
+        assert_dropout_is_that_of_separate_passes(cpu, &case.shape, in_two_parts(&case.shape, run), 1.0 / 128.0);
     }
 }
 
@@ -135,7 +137,7 @@ fn backward_data() {
 }
 
 #[test]
-fn a_part_of_the_images_is_what_all_of_them_have() {
+fn bits_do_not_depend_on_the_number_of_images() {
     let Some((cpu, cases)) = cases() else { return };
     for case in cases {
         let shape = case.shape;
@@ -151,7 +153,8 @@ fn a_part_of_the_images_is_what_all_of_them_have() {
         let run_pooled = |images| {
             let mut y = vec![bf16::NAN; pooled.len()];
             let part = Part { rows: 0..pooled.height, images };
-            tiles::forward_pooled(cpu, &shape, [2, 2], &x, &packed, None, part, &mut y, None);
+            let output = PooledOutput { window: [2, 2], bias: None, y: &mut y, training: None };
+            tiles::forward_pooled(cpu, &shape, &x, &packed, part, output);
             y
         };
         let all_pooled = run_pooled(BLOCK);

@@ -1,4 +1,4 @@
-//! Whatever a plan decides, with everything that is fused, against the naive convolution in f64: f32 on every instruction set.
+//! Plans, with every fusion, against the naive convolution in f64, in f32 on every instruction set.
 
 use super::*;
 use crate::aligned::{AlignedVec, bytes, bytes_mut};
@@ -15,9 +15,9 @@ struct Passes {
 }
 
 impl Passes {
-    /// Runs them on the tensors of `case`, whose dY is cut to the pooled shape where pooling is fused.
+    /// Runs the passes on the tensors of `case`; with fused pooling, on as much of dY as the pooled shape takes.
     fn run(cpu: Cpu, plan: ConvPlan, case: &Case, bias: &[f32]) -> Self {
-        let (shape, (output, _), panels) = (*plan.shape(), plan.output(), case.panels());
+        let (shape, output, panels) = (*plan.shape(), plan.output().shape, case.panels());
         let [x, mut dy] = [&case.x[..], &case.dy[..output.len()]].map(AlignedVec::from_slice);
         let mut packed = AlignedVec::<u8>::zeroed(plan.packed_bytes());
         plan.pack_all(cpu, &panels, &mut packed);
@@ -66,12 +66,12 @@ impl Passes {
         passes
     }
 
-    /// The gradient of the convolution's own result that belongs to dY, by what the forward pass left.
+    /// The gradient of the convolution's own result, from dY and what the forward pass kept.
     fn result_gradient(&self, case: &Case) -> Vec<f32> {
         let (shape, fusion) = (self.plan.shape(), self.plan.fusion());
         let Some(window) = fusion.pool else {
-            let alive = self.y.iter().map(|&y| !fusion.relu || y > 0.0);
-            return case.dy.iter().zip(alive).map(|(&dy, alive)| if alive { dy } else { 0.0 }).collect();
+            let active = self.y.iter().map(|&y| !fusion.relu || y > 0.0);
+            return case.dy.iter().zip(active).map(|(&dy, active)| if active { dy } else { 0.0 }).collect();
         };
         let pooled = Pool2dShape::new(shape.output, window, window).output();
         let mut full = vec![0.0; shape.output.len()];
@@ -88,7 +88,7 @@ impl Passes {
 }
 
 fn check(cpu: Cpu, plan: ConvPlan, case: &Case) {
-    let (shape, (output, _)) = (*plan.shape(), plan.output());
+    let (shape, output) = (*plan.shape(), plan.output().shape);
     let mut bias = vec![0.0; shape.output.channel_stride];
     bias[..shape.output.channels].iter_mut().enumerate().for_each(|(c, bias)| *bias = c as f32 * 0.05 - 0.4);
     let passes = Passes::run(cpu, plan, case, &bias);
@@ -111,11 +111,12 @@ fn check(cpu: Cpu, plan: ConvPlan, case: &Case) {
             }
         }
         let fused = |o: usize| if plan.fusion().relu { sums[o].max(0.0) } else { sums[o] };
-        let [high, wide] = plan.fusion().pool.unwrap_or([1, 1]);
+        let [height, width] = plan.fusion().pool.unwrap_or([1, 1]);
         for (at, got) in case.image(&output, &passes.y, 0, image).into_iter().enumerate() {
             let (pixel, channel) = (at / output.channels, at % output.channels);
-            let corner = (pixel / output.width * high, pixel % output.width * wide);
-            let window = (0..high * wide).map(|w| (corner.0 + w / wide) * shape.output.width + corner.1 + w % wide);
+            let corner = (pixel / output.width * height, pixel % output.width * width);
+            let window =
+                (0..height * width).map(|w| (corner.0 + w / width) * shape.output.width + corner.1 + w % width);
             let want = window.map(|pixel| fused(pixel * shape.output.channels + channel)).fold(f64::MIN, f64::max);
             assert_close(&format!("y of {name}"), got as f32, want, 16 * shape.panel_len());
         }
@@ -124,7 +125,7 @@ fn check(cpu: Cpu, plan: ConvPlan, case: &Case) {
     let mut got = vec![0.0; dweights.len()];
     pack::from_panels(&shape, &passes.dweights, &mut got);
     if plan.algorithm().to_string() == "winograd" {
-        // Its error is bounded by the size of all results, not by that of each.
+        // Winograd's error is bounded by the size of all results, not by that of each.
         let got: Vec<f64> = got.into_iter().map(f64::from).collect();
         winograd_passes::assert_accurate(&format!("dweights of {name}"), &got, &dweights);
     } else {
@@ -138,7 +139,7 @@ fn check(cpu: Cpu, plan: ConvPlan, case: &Case) {
 }
 
 #[test]
-fn a_plan_s_passes_are_the_convolution_s() {
+fn every_plan_equals_the_reference() {
     let larger = [(12, 12, 16, 32), (14, 14, 1, 16), (7, 7, 32, 16), (10, 6, 1, 20)];
     let larger = larger.map(|(height, width, input, filters)| {
         let input =

@@ -6,7 +6,7 @@ use half::bf16;
 
 use super::*;
 
-/// The gradient of the weights by the wing whose tensors are `Self`.
+/// The gradient of the weights by the algorithm whose operands are `Self`.
 pub(super) trait WeightPasses: Element {
     fn of_block(
         cpu: Cpu,
@@ -89,7 +89,7 @@ impl WeightPasses for bf16 {
     }
 }
 
-/// The gradient of the weights of `x` and `dy`, which are the case's in `E`, block by block and by panels over all blocks.
+/// Checks the gradient of the weights block by block, and by panels over all blocks. `x` and `dy` are those of the case in `E`.
 pub(super) fn gradients_equal_the_reference<E: WeightPasses>(
     cpu: Cpu,
     case: &Case,
@@ -116,17 +116,17 @@ pub(super) fn gradients_equal_the_reference<E: WeightPasses>(
             assert_close(&format!("{name} {} {shape:?} {blocks} blocks", cpu.isa()), *got, *want, rounding * terms);
         }
     };
-    let overwrites = |panels: &[f32], onto_content: &[f32]| {
-        for (a, b) in panels.iter().zip(onto_content) {
+    let overwrites = |panels: &[f32], added_to_content: &[f32]| {
+        for (a, b) in panels.iter().zip(added_to_content) {
             assert!((a + 0.25 - b).abs() < 1e-3, "{a} + 0.25 is not {b}");
         }
     };
 
     let buffers = || weight_gradient::row_buffers(&shape).map(|len| vec![E::default(); len]);
     let of_block = |block: usize, accumulate: Accumulate, dweights: &mut [f32]| {
-        let [mut x_rows, mut dy_row] = buffers();
+        let [mut x_rows, mut dy_rows] = buffers();
         let operands = [&x[block * x_len..][..x_len], &dy[block * dy_len..][..dy_len]];
-        E::of_block(cpu, &shape, operands, [&mut x_rows, &mut dy_row], accumulate, dweights);
+        E::of_block(cpu, &shape, operands, [&mut x_rows, &mut dy_rows], accumulate, dweights);
     };
     let mut added = vec![0.25; shape.weights_len()];
     (0..blocks).for_each(|block| of_block(block, Accumulate::Add, &mut added));

@@ -4,11 +4,11 @@ use super::*;
 use crate::Threads;
 use crate::conv::winograd::{Share, Winograd};
 
-/// Pieces that passes are asked for: fewer than tiles, more, and more than there are.
+/// Numbers of chunks to request: fewer than there are tiles, more, and more than possible.
 const CHUNKS: [usize; 4] = [2, 3, 7, 100];
 
-/// 3x3 weights on tensors around the edges of tiles of 3 and of 4 pixels, paddings that are not the same on both sides,
-/// channels of whole and of half planes.
+/// 3x3 weights on tensors around the edges of tiles of 3 and of 4 pixels, with asymmetric padding, and channels of whole and of
+/// half planes.
 fn cases(blocks: usize) -> Vec<Case> {
     let shapes = [
         (4, 4, 16, 16, [1, 1]),
@@ -28,8 +28,8 @@ fn cases(blocks: usize) -> Vec<Case> {
     shapes.into_iter().enumerate().map(case).collect()
 }
 
-/// Sums of hundreds to thousands have a mean error of 3e-7 to 2e-6 of their mean size, and the transforms make it up to twice
-/// as large.
+/// Sums of hundreds to thousands of products have a mean error of 3e-7 to 2e-6 of their mean size, which the transforms at most
+/// double.
 #[track_caller]
 pub(super) fn assert_accurate(name: &str, got: &[f64], want: &[f64]) {
     assert_eq!(got.len(), want.len(), "{name}");
@@ -37,8 +37,8 @@ pub(super) fn assert_accurate(name: &str, got: &[f64], want: &[f64]) {
     let size = mean(want.iter().map(|want| want * want).sum());
     let errors = || got.iter().zip(want).map(|(got, want)| (got - want).abs());
     let (error, largest) = (mean(errors().map(|error| error * error).sum()), errors().fold(0.0, f64::max));
-    assert!(error <= 5e-6 * size, "{name}: a mean error of {error} on numbers of {size}");
-    assert!(largest <= 5e-5 * size, "{name}: an error of {largest} on numbers of {size}");
+    assert!(error <= 5e-6 * size, "{name}: a mean error of {error} on values of size {size}");
+    assert!(largest <= 5e-5 * size, "{name}: an error of {largest} on values of size {size}");
 }
 
 /// Both sizes of tiles on every instruction set.
@@ -93,10 +93,10 @@ fn forward_equals_the_reference() {
                     assert_accurate(&format!("{} {shape:?}", cpu.isa()), &got, &want);
                 }
                 for chunks in CHUNKS {
-                    let mut cut = vec![f32::NAN; shape.output.len()];
+                    let mut in_chunks = vec![f32::NAN; shape.output.len()];
                     let share = Share { chunks, ..Share::ALL };
-                    threads.install(|| winograd.forward(cpu, &case.x, &weights, epilogue, share, &mut cut));
-                    assert!(cut == y, "{} {shape:?} in {chunks} chunks", cpu.isa());
+                    threads.install(|| winograd.forward(cpu, &case.x, &weights, epilogue, share, &mut in_chunks));
+                    assert!(in_chunks == y, "{} {shape:?} in {chunks} chunks", cpu.isa());
                 }
             }
         }
@@ -104,7 +104,7 @@ fn forward_equals_the_reference() {
 }
 
 #[test]
-fn forward_pooled_equals_the_passes_apart() {
+fn forward_pooled_equals_separate_passes() {
     let threads = Threads::new(16).unwrap();
     for case in cases(1) {
         let (shape, bias) = (case.shape, case.bias());
@@ -121,13 +121,14 @@ fn forward_pooled_equals_the_passes_apart() {
                     let (mut y, mut indices) = (vec![f32::NAN; pooled.len()], vec![77; pooled.len()]);
                     let training = Some(Training { indices: &mut indices, dropout: None });
                     let share = Share { chunks, ..Share::ALL };
-                    winograd.forward_pooled(cpu, window, &case.x, &weights, Some(&bias), share, &mut y, training);
+                    let output = PooledOutput { window, bias: Some(&bias), y: &mut y, training };
+                    winograd.forward_pooled(cpu, &case.x, &weights, share, output);
                     (y, indices)
                 };
                 let (y, indices) = pass(1);
                 for chunks in CHUNKS {
-                    let cut = threads.install(|| pass(chunks));
-                    assert!(cut == (y.clone(), indices.clone()), "{} {shape:?} in {chunks} chunks", cpu.isa());
+                    let in_chunks = threads.install(|| pass(chunks));
+                    assert!(in_chunks == (y.clone(), indices.clone()), "{} {shape:?} in {chunks} chunks", cpu.isa());
                 }
                 for at in 0..pooled.len() {
                     let (pixel, lane) = (at / pooled.pixel(), at % pooled.pixel());
@@ -149,23 +150,24 @@ fn forward_pooled_equals_the_passes_apart() {
 }
 
 #[test]
-fn dropout_in_the_pooled_pass_equals_dropout_behind_it() {
+fn dropout_in_the_pooled_pass_equals_dropout_after_it() {
     for case in cases(1).into_iter().filter(|case| case.shape.output.height.min(case.shape.output.width) > 3) {
         for (cpu, winograd) in algorithms(&case.shape).into_iter().filter(|(_, winograd)| winograd.tile() == 4) {
             let weights = case.transformed(cpu, &winograd);
             for chunks in [1, 3] {
                 let run = |images, y: &mut [f32], training: Training<'_>| {
                     let share = Share { images, chunks };
-                    winograd.forward_pooled(cpu, [2, 2], &case.x, &weights, None, share, y, Some(training));
+                    let output = PooledOutput { window: [2, 2], bias: None, y, training: Some(training) };
+                    winograd.forward_pooled(cpu, &case.x, &weights, share, output);
                 };
-                pooled_with_dropout(cpu, &case.shape, run, 0.0);
+                assert_dropout_is_that_of_separate_passes(cpu, &case.shape, run, 0.0);
             }
         }
     }
 }
 
 #[test]
-fn what_is_left_to_other_kernels() {
+fn other_shapes_are_refused() {
     let shape = Conv2dShape::same(BlockShape::new(10, 10, 16), 16, [3, 3], 1);
     assert_eq!(Winograd::pooled(&shape, [3, 3]).map(|winograd| winograd.tile()), Some(3));
     assert_eq!(Winograd::pooled(&shape, [2, 2]).map(|winograd| winograd.tile()), Some(4));
@@ -173,14 +175,14 @@ fn what_is_left_to_other_kernels() {
     let strided = Conv2dShape::same(BlockShape::new(10, 10, 16), 16, [3, 3], 2);
     let grey = Conv2dShape::same(BlockShape::input(10, 10, 1), 16, [3, 3], 1);
     let dense = Conv2dShape::dense(BlockShape::new(3, 3, 64), 350);
-    // Fields are open: what no constructor makes must not be read past its end.
+    // Fields are public: a shape that no constructor makes must not be read out of bounds.
     let mut unpadded = shape;
     unpadded.output.channel_stride = 10;
     assert_eq!([strided, grey, dense, unpadded].map(|shape| Winograd::of(&shape)), [None; 4]);
 }
 
 #[test]
-fn tiles_are_of_the_size_with_the_fewest_products() {
+fn the_tile_size_has_the_fewest_products() {
     let tile = |size: usize| {
         let shape = Conv2dShape::same(BlockShape::new(size, size, 16), 16, [3, 3], 1);
         Winograd::of(&shape).unwrap().tile()
@@ -189,7 +191,7 @@ fn tiles_are_of_the_size_with_the_fewest_products() {
 }
 
 #[test]
-fn a_part_of_the_images_is_what_all_of_them_have() {
+fn bits_do_not_depend_on_images_or_chunks() {
     for case in cases(1) {
         let shape = case.shape;
         for (cpu, winograd) in algorithms(&shape) {
@@ -225,8 +227,8 @@ fn backward_data_equals_the_reference() {
             };
             let dx = pass(1);
             for chunks in CHUNKS {
-                let cut = threads.install(|| pass(chunks));
-                assert!(cut == dx, "{} {shape:?} in {chunks} chunks", cpu.isa());
+                let in_chunks = threads.install(|| pass(chunks));
+                assert!(in_chunks == dx, "{} {shape:?} in {chunks} chunks", cpu.isa());
             }
             padded_lanes_are_zero(&shape.input, &dx);
             for image in [0, 3, 31] {
@@ -255,10 +257,10 @@ fn backward_weights_equals_the_reference() {
             let dy = Blocks { data: &case.dy[..], stride: shape.output.len(), count: blocks };
             for (cpu, winograd) in algorithms(&shape) {
                 let mut added = vec![0.25; shape.weights_len()];
-                let cut = shape.panels() / 2;
-                let (left, right) = added.split_at_mut(cut * shape.panel_len());
-                winograd.backward_weights(cpu, x, dy, 0..cut, Accumulate::Add, left);
-                winograd.backward_weights(cpu, x, dy, cut..shape.panels(), Accumulate::Add, right);
+                let middle = shape.panels() / 2;
+                let (left, right) = added.split_at_mut(middle * shape.panel_len());
+                winograd.backward_weights(cpu, x, dy, 0..middle, Accumulate::Add, left);
+                winograd.backward_weights(cpu, x, dy, middle..shape.panels(), Accumulate::Add, right);
                 let mut got = vec![0.0; want.len()];
                 pack::from_panels(&shape, &added, &mut got);
                 let got: Vec<f64> = got.into_iter().map(f64::from).collect();
@@ -279,7 +281,7 @@ fn backward_weights_equals_the_reference() {
 }
 
 #[test]
-fn no_blocks_bring_no_gradient() {
+fn without_blocks_the_gradient_is_zero() {
     let shape = Conv2dShape::same(BlockShape::new(4, 4, 16), 16, [3, 3], 1);
     let (winograd, none) = (Winograd::of(&shape).unwrap(), Blocks { data: &[][..], stride: 0, count: 0 });
     let mut dweights = vec![0.25; shape.weights_len()];
@@ -320,7 +322,7 @@ fn more_images_than_a_block_has_are_refused() {
 
 /// The layers of a residual network of nine, for each of four blocks on sixteen threads: 16 chunks.
 #[test]
-fn pieces_for_sixteen_threads() {
+fn chunks_for_sixteen_threads() {
     for (size, channels) in [(28, 128), (14, 128), (14, 256), (7, 512), (3, 512)] {
         let shape = Conv2dShape::same(BlockShape::new(size, size, channels), channels, [3, 3], 1);
         let winograd = Winograd::of(&shape).unwrap();

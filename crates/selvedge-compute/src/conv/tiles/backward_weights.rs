@@ -16,7 +16,7 @@ use crate::conv::tiles::sliding::SlidingRows;
 use crate::conv::weight_gradient::kernel_rows::{self, ByKernelRows, GradientTiles, KernelRow, KernelRowSum};
 use crate::conv::weight_gradient::tap_by_tap::{self, Tap, TapByTap, TapSum};
 use crate::conv::weight_gradient::{
-    Block, GradientSum, Repack, Rows, TILE, add_block, check_block, check_blocks, rows_per_sum,
+    BlockOperands, GradientSum, Repack, RepackedRows, TILE, add_block, check_block, check_blocks, rows_per_sum,
 };
 use crate::conv::{Accumulate, Blocks, Conv2dShape, PANEL};
 use crate::cpu::Cpu;
@@ -44,7 +44,7 @@ pub fn backward_weights(
     }
     with_tiles(cpu, Depth::ThirtyTwo, Registers::Square, ROWS, |tiles| {
         let mut sum = TileSum { cpu, shape, panels, add, dweights, tiles };
-        // SAFETY: `check_blocks` has compared the lengths with the shape; `kernel_rows_fit`, as `add_kernel_row` relies on.
+        // SAFETY: `check_blocks` has compared the lengths with the shape.
         unsafe {
             if kernel_rows_fit(shape) {
                 kernel_rows::add_blocks(&mut sum, x, dy);
@@ -75,9 +75,8 @@ pub fn backward_weights_of_block(
     let add = adds_from_the_start(shape, accumulate, 1, dweights);
     with_tiles(cpu, Depth::ThirtyTwo, Registers::Square, ROWS, |tiles| {
         let mut sum = TileSum { cpu, shape, panels: 0..shape.panels(), add, dweights, tiles };
-        let block = Block { x, dy, x_rows, dy_rows };
-        // SAFETY: `check_block` has compared the lengths of tensors and buffers with the shape; `kernel_rows_fit`, as
-        // `add_kernel_row` relies on.
+        let block = BlockOperands { x, dy, x_rows, dy_rows };
+        // SAFETY: `check_block` has compared the lengths of tensors and buffers with the shape.
         unsafe {
             if kernel_rows_fit(shape) {
                 add_block::<ByKernelRows, _, _>(&mut sum, block);
@@ -97,10 +96,10 @@ fn adds_from_the_start(shape: &Conv2dShape, accumulate: Accumulate, blocks: usiz
     }
     let covers_all = if kernel_rows_fit(shape) {
         let first = 0..rows_per_sum(shape);
-        (0..shape.kernel[0]).all(|ky| !shape.rows_seeing(ky, &first).is_empty())
+        (0..shape.kernel[0]).all(|ky| !shape.rows_with_tap(ky, &first).is_empty())
     } else {
         // A dense layer has one sum for each weight.
-        shape.output.height * shape.output.width == 1 && shape.sees_all()
+        shape.output.height * shape.output.width == 1 && shape.has_all_taps()
     };
     if covers_all && blocks > 0 {
         return false;
@@ -149,7 +148,7 @@ impl TapSum for TileSum<'_> {
 
     /// Up to 32 input channels and two panels: four tiles of the gradient.
     #[inline(always)]
-    unsafe fn add(&mut self, x: Rows<'_, bf16>, dy: Rows<'_, bf16>, tap: &Tap) {
+    unsafe fn add(&mut self, x: RepackedRows<'_, bf16>, dy: RepackedRows<'_, bf16>, tap: &Tap) {
         const BYTES: isize = size_of::<bf16>() as isize;
         let Conv2dShape { input, kernel, stride, padding, .. } = *self.shape;
         let &Tap { y, ref columns, ky, kx, panel, channel } = tap;
@@ -197,8 +196,8 @@ impl KernelRowSum for TileSum<'_> {
     #[inline(always)]
     unsafe fn add_kernel_row(
         &mut self,
-        x: Rows<'_, bf16>,
-        dy: Rows<'_, bf16>,
+        x: RepackedRows<'_, bf16>,
+        dy: RepackedRows<'_, bf16>,
         row: &KernelRow,
         prefetcher: &mut Prefetcher,
     ) {
@@ -217,7 +216,7 @@ impl KernelRowSum for TileSum<'_> {
             // Rows that are adjacent in both rings.
             let x_row = y + ky - shape.padding[0];
             let count = (rows.end - y).min(x.ring - x_row % x.ring).min(dy.ring - y % dy.ring);
-            let block_step = |of: &Rows<'_, bf16>| bytes(of.blocks.stride) - count as isize * bytes(of.row);
+            let block_step = |of: &RepackedRows<'_, bf16>| bytes(of.blocks.stride) - count as isize * bytes(of.row);
             let a = x.offset(x_row, 0, channel / PANEL) as isize + first * TILE as isize;
             let count = [x.blocks.count, count, shape.output.width];
             let (prefetch, prefetch_lines) = prefetcher.next(TapRowGemm::prefetch_points(count, outside));

@@ -1,4 +1,4 @@
-//! Convolutions as products of bf16 tiles on AMX.
+//! Convolutions as products of bf16 tiles on AMX: the three passes for inputs with padded channels.
 
 mod backward_weights;
 mod few_images;
@@ -12,9 +12,9 @@ use std::ops::Range;
 use half::bf16;
 
 use super::implicit_gemm::{Direction, ImplicitGemm, Pixels};
-use super::pooled::ForwardPooled;
-use super::{Conv2dShape, Epilogue, Part, Training};
-use crate::amx::{Depth, Registers, with_tiles};
+use super::pooled::{ForwardPooled, PooledOutput};
+use super::{Conv2dShape, Epilogue, Part};
+use crate::amx::{Depth, Registers, Tiles, with_tiles};
 use crate::conv::panel::assert_padded;
 use crate::cpu::Cpu;
 use crate::layout::BLOCK;
@@ -26,10 +26,10 @@ use sliding_pooled::PooledSlidingRows;
 
 pub use backward_weights::{backward_weights, backward_weights_of_block};
 
-/// [`forward`] in bf16 on AMX; `weights` are packed by [`crate::conv::tiles::repack::to_bf16`].
+/// [`crate::conv::direct::forward`] in bf16 on AMX; `weights` are packed by [`repack::to_bf16`].
 ///
 /// # Panics
-/// As [`forward`], if `cpu` does not prove AMX, or if the input's channels are not padded.
+/// As [`crate::conv::direct::forward`], if `cpu` does not prove AMX, or if the input's channels are not padded.
 pub fn forward<Y: Element>(
     cpu: Cpu,
     shape: &Conv2dShape,
@@ -40,46 +40,42 @@ pub fn forward<Y: Element>(
     y: &mut [Y],
 ) {
     let Part { rows, images } = part.into();
-    run_tiles(cpu, (shape, Direction::Forward), [x, weights], images, epilogue, rows, y);
+    let pass = Pass { shape, direction: Direction::Forward, source: x, weights, images, epilogue };
+    pass.run(cpu, rows, y);
 }
 
-/// [`forward_pooled`] in bf16 on AMX; `weights` are packed by [`crate::conv::tiles::repack::to_bf16`].
+/// [`crate::conv::direct::forward_pooled`] in bf16 on AMX; `weights` are packed by [`repack::to_bf16`].
 ///
 /// # Panics
-/// As [`forward_pooled`], if `cpu` does not prove AMX, or if the input's channels are not padded.
+/// As [`crate::conv::direct::forward_pooled`], if `cpu` does not prove AMX, or if the input's channels are not padded.
 pub fn forward_pooled<Y: Element>(
     cpu: Cpu,
     shape: &Conv2dShape,
-    window: [usize; 2],
     x: &[bf16],
     weights: &[bf16],
-    bias: Option<&[f32]>,
     part: impl Into<Part>,
-    y: &mut [Y],
-    training: Option<Training<'_>>,
+    output: PooledOutput<'_, Y>,
 ) {
-    let (depth, Part { rows, images }) = (depth_of(shape.input.channel_stride), part.into());
-    if training.is_none() && few_images::fit(shape, images) {
+    let Part { rows, images } = part.into();
+    let pass = Pass { shape, direction: Direction::Forward, source: x, weights, images, epilogue: Epilogue::NONE };
+    let depth = pass.depth();
+    if output.training.is_none() && few_images::fit(shape, images) {
         return with_tiles(cpu, depth, Registers::Square, rows_of_tiles(shape), |tiles| {
-            let (direction, product) = (Direction::Forward, TileProduct { source: x, weights, depth, tiles });
-            let gather = ImplicitGemm { shape, direction, product, images, epilogue: Epilogue::NONE };
-            dispatch(cpu, FewImagesPooled(ForwardPooled::new(window, gather, bias, rows, y, None)));
+            dispatch(cpu, FewImagesPooled(ForwardPooled::new(pass.gemm(depth, tiles), rows, output)));
         });
     }
-    let slides = PooledSlidingRows::fit(shape, window);
+    let slides = PooledSlidingRows::fit(shape, output.window);
     let registers = if slides { Registers::SlidingGemm } else { Registers::Square };
     with_tiles(cpu, depth, registers, images, |tiles| {
-        let (direction, product) = (Direction::Forward, TileProduct { source: x, weights, depth, tiles });
-        let gather = ImplicitGemm { shape, direction, product, images, epilogue: Epilogue::NONE };
-        let pass = ForwardPooled::new(window, gather, bias, rows, y, training);
-        if slides { dispatch(cpu, PooledSlidingRows::new(pass)) } else { dispatch(cpu, pass) }
+        let pooled = ForwardPooled::new(pass.gemm(depth, tiles), rows, output);
+        if slides { dispatch(cpu, PooledSlidingRows::new(pooled)) } else { dispatch(cpu, pooled) }
     });
 }
 
-/// [`backward_data`] in bf16 on AMX; `transposed` comes from [`crate::conv::tiles::repack::transpose_to_bf16`].
+/// [`crate::conv::direct::backward_data`] in bf16 on AMX; `transposed` comes from [`repack::transpose_to_bf16`].
 ///
 /// # Panics
-/// As [`backward_data`], or if `cpu` does not prove AMX.
+/// As [`crate::conv::direct::backward_data`], or if `cpu` does not prove AMX.
 pub fn backward_data<Y: Element>(
     cpu: Cpu,
     shape: &Conv2dShape,
@@ -89,46 +85,56 @@ pub fn backward_data<Y: Element>(
     dx: &mut [Y],
 ) {
     assert_padded(shape.input.channel_stride);
-    run_tiles(cpu, (shape, Direction::Backward), [dy, transposed], BLOCK, Epilogue::NONE, rows, dx);
+    let (direction, epilogue) = (Direction::Backward, Epilogue::NONE);
+    let pass = Pass { shape, direction, source: dy, weights: transposed, images: BLOCK, epilogue };
+    pass.run(cpu, rows, dx);
 }
 
-/// Either pass without pooling on AMX: by rows of pixels where the kernel has three taps in a row, or pixel by pixel.
-fn run_tiles<Y: Element>(
-    cpu: Cpu,
-    (shape, direction): (&Conv2dShape, Direction),
-    [source, weights]: [&[bf16]; 2],
+/// The operands of the forward or the data pass.
+struct Pass<'a> {
+    shape: &'a Conv2dShape,
+    direction: Direction,
+    source: &'a [bf16],
+    weights: &'a [bf16],
     images: usize,
-    epilogue: Epilogue<'_>,
-    rows: Range<usize>,
-    target: &mut [Y],
-) {
-    let depth = depth_of(match direction {
-        Direction::Forward => shape.input.channel_stride,
-        Direction::Backward => shape.output.channel_stride,
-    });
-    if direction == Direction::Forward && few_images::fit(shape, images) {
-        return with_tiles(cpu, depth, Registers::Square, rows_of_tiles(shape), |tiles| {
-            let product = TileProduct { source, weights, depth, tiles };
-            let gather = ImplicitGemm { shape, direction, product, images, epilogue };
-            dispatch(cpu, FewImages { gather, rows, target });
+    epilogue: Epilogue<'a>,
+}
+
+impl<'a> Pass<'a> {
+    /// The depth of tile products over the channels of the source.
+    fn depth(&self) -> Depth {
+        let channels = match self.direction {
+            Direction::Forward => self.shape.input.channel_stride,
+            Direction::Backward => self.shape.output.channel_stride,
+        };
+        assert_padded(channels);
+        Depth::of(channels)
+    }
+
+    /// The pass as an implicit GEMM of tiles.
+    fn gemm(&self, depth: Depth, tiles: &'a Tiles) -> ImplicitGemm<'a, TileProduct<'a>> {
+        let &Self { shape, direction, source, weights, images, epilogue } = self;
+        ImplicitGemm { shape, direction, product: TileProduct { source, weights, depth, tiles }, images, epilogue }
+    }
+
+    /// Rows `rows` without pooling: by the sliding microkernel where the kernel has three taps in a row, or pixel by pixel.
+    fn run<Y: Element>(&self, cpu: Cpu, rows: Range<usize>, target: &mut [Y]) {
+        let depth = self.depth();
+        if self.direction == Direction::Forward && few_images::fit(self.shape, self.images) {
+            return with_tiles(cpu, depth, Registers::Square, rows_of_tiles(self.shape), |tiles| {
+                dispatch(cpu, FewImages { gemm: self.gemm(depth, tiles), rows, target });
+            });
+        }
+        // f32 output with bias or ReLU, of logits at most, is computed pixel by pixel.
+        let slides = SlidingRows::fit(self.shape, self.direction) && (Y::IS_BF16 || self.epilogue.is_none());
+        let registers = if slides { Registers::SlidingGemm } else { Registers::Square };
+        with_tiles(cpu, depth, registers, self.images, |tiles| {
+            let gemm = self.gemm(depth, tiles);
+            if slides {
+                dispatch(cpu, SlidingRows::new(gemm, rows, target));
+            } else {
+                dispatch(cpu, Pixels::new(gemm, rows, target));
+            }
         });
     }
-    // What is written in f32 with bias or ReLU, logits at most, goes pixel by pixel.
-    let slides = SlidingRows::fit(shape, direction) && (Y::IS_BF16 || epilogue.is_none());
-    let registers = if slides { Registers::SlidingGemm } else { Registers::Square };
-    with_tiles(cpu, depth, registers, images, |tiles| {
-        let product = TileProduct { source, weights, depth, tiles };
-        let gather = ImplicitGemm { shape, direction, product, images, epilogue };
-        if slides {
-            dispatch(cpu, SlidingRows::new(gather, rows, target));
-        } else {
-            dispatch(cpu, Pixels::new(gather, rows, target));
-        }
-    });
-}
-
-/// The depth of tile products over `channels`.
-fn depth_of(channels: usize) -> Depth {
-    assert_padded(channels);
-    Depth::of(channels)
 }

@@ -1,39 +1,39 @@
-//! Operands in the form that products read in one piece: packed weights of AMX tiles, and activations for the weights pass.
+//! Repacks operands for AMX tiles, so that each tile is contiguous: weights, and activations for the gradient of the weights.
 //!
-//! A product of tiles wants B with two steps of the sum side by side. For the forward and the data pass the sum runs
-//! over channels, so weights are packed in pairs of input (or output) channels. For the weights pass it runs over
-//! images: dY is repacked into pairs of images ([`pair_images`]), and X is transposed ([`transpose_images`]), once a
-//! step, not once a tap.
+//! A tile product needs two steps of the sum side by side in B. In the forward and the data pass the sum runs over channels, so
+//! weights are packed in pairs of input (or output) channels. In the gradient of the weights it runs over images: dY is repacked
+//! in pairs of images ([`pair_images`]), and X is transposed ([`transpose_images`]), once per step and not once per tap.
 
 use half::bf16;
 
+use crate::conv::panel::assert_padded;
 use crate::conv::{Conv2dShape, PANEL};
 use crate::cpu::Cpu;
 use crate::layout::BlockShape;
 
-/// Rounds weights in panels to bf16, `[out/16][ky][kx][in/2][16][2]`: what [`crate::conv::tiles::forward`] reads.
+/// Rounds weights in panels to bf16 for [`super::forward`]: `[out/16][ky][kx][in/2][16][2]`.
 ///
-/// Any run of pairs of rows can be packed alone, so the work can be cut at multiples of 32.
+/// Each pair of rows is packed independently, so the work can be partitioned at multiples of 32.
 ///
 /// # Panics
-/// If the lengths differ or are no multiple of 32, or `cpu` does not prove AMX.
+/// If the lengths differ or are not multiples of 32, or `cpu` does not prove AMX.
 pub fn to_bf16(cpu: Cpu, panels: &[f32], packed: &mut [bf16]) {
     assert_amx(cpu);
     assert_eq!(panels.len(), packed.len(), "the lengths of the panels and the packed weights");
-    assert!(panels.len().is_multiple_of(2 * PANEL), "{} weights are no pairs of rows of {PANEL}", panels.len());
+    assert!(panels.len().is_multiple_of(2 * PANEL), "{} weights are not whole pairs of rows of {PANEL}", panels.len());
     // SAFETY: `assert_amx`: AMX is reported only beside AVX-512 with bf16 (`cpu::detect`).
     unsafe { x86::round_all(panels, packed) }
 }
 
-/// Writes panel `panel` (of `shape.input.channel_stride / 16`) of the transposed weights, `[ky][kx][out/2][16][2]`, in
-/// bf16: what [`crate::conv::tiles::backward_data`] reads.
+/// Writes panel `panel` (of `shape.input.channel_stride / 16`) of the transposed weights in bf16 for [`super::backward_data`]:
+/// `[ky][kx][out/2][16][2]`.
 ///
 /// # Panics
 /// If a slice is not as long as the shape says, the input's channels are not padded, or `cpu` does not prove AMX.
 pub fn transpose_to_bf16(cpu: Cpu, shape: &Conv2dShape, panels: &[f32], panel: usize, packed: &mut [bf16]) {
     assert_amx(cpu);
     let (inputs, outputs, taps) = (shape.input.channel_stride, shape.output.channel_stride, shape.taps());
-    assert!(inputs.is_multiple_of(PANEL), "the input's channel stride {inputs} is padded to {PANEL}");
+    assert_padded(inputs);
     assert!(panel < inputs / PANEL, "panel {panel} of {}", inputs / PANEL);
     assert_eq!(panels.len(), shape.weights_len(), "the panels' length and that of shape {shape:?}");
     assert_eq!(packed.len(), taps * outputs * PANEL, "the packed panel's length");
@@ -41,7 +41,7 @@ pub fn transpose_to_bf16(cpu: Cpu, shape: &Conv2dShape, panels: &[f32], panel: u
     unsafe { x86::transpose_weights(shape, panels, panel, packed) }
 }
 
-/// Repacks a block for the weights pass's dY: `[channels/16][pixel][image pair][16][2]`.
+/// Repacks a block of dY for the gradient of the weights: `[channels/16][pixel][image pair][16][2]`.
 ///
 /// # Panics
 /// If a slice is not as long as the shape says, its channels are not padded, or `cpu` does not prove AMX.
@@ -50,7 +50,7 @@ pub fn pair_images(cpu: Cpu, shape: &BlockShape, from: &[bf16], to: &mut [bf16])
     pair_pixels(cpu, shape, from, to);
 }
 
-/// Repacks a block for the weights pass's X: `[channels/16][pixel][16][image]`.
+/// Repacks a block of X for the gradient of the weights: `[channels/16][pixel][16][image]`.
 ///
 /// # Panics
 /// As [`pair_images`].
@@ -75,9 +75,9 @@ pub(in crate::conv) fn transpose_pixels(cpu: Cpu, shape: &BlockShape, from: &[bf
 
 fn check_pixels(cpu: Cpu, shape: &BlockShape, from: &[bf16], to: &[bf16]) {
     assert_amx(cpu);
-    assert!(shape.channel_stride.is_multiple_of(PANEL), "a channel stride of {}", shape.channel_stride);
+    assert_padded(shape.channel_stride);
     assert_eq!(from.len(), to.len(), "the lengths of source and target");
-    assert!(from.len().is_multiple_of(shape.pixel()), "{} elements are no pixels of {shape:?}", from.len());
+    assert!(from.len().is_multiple_of(shape.pixel()), "{} elements are not whole pixels of {shape:?}", from.len());
 }
 
 fn assert_amx(cpu: Cpu) {
@@ -106,7 +106,7 @@ mod x86 {
         }
     }
 
-    /// The panel beside a last single one.
+    /// Zeros in place of the panel after a last single one.
     static ZEROS: [f32; PANEL * PANEL] = [0.0; PANEL * PANEL];
 
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
@@ -114,7 +114,7 @@ mod x86 {
         let (inputs, outputs, taps) = (shape.input.channel_stride, shape.output.channel_stride, shape.taps());
         for (tap, to) in packed.chunks_exact_mut(outputs * PANEL).enumerate() {
             for (out_panel, to) in to.chunks_mut(2 * PANEL * PANEL).enumerate() {
-                // 16 rows of two panels' output channels; a last single panel has zeros beside it.
+                // 16 rows of the output channels of two panels; a last single panel is paired with zeros.
                 let square = |out_panel: usize| {
                     let at = ((out_panel * taps + tap) * inputs + panel * PANEL) * PANEL;
                     panels.get(at..at + PANEL * PANEL)
@@ -137,16 +137,16 @@ mod x86 {
         }
     }
 
-    /// Elements, 8 KiB, that are asked for before they are read: the steps from image to image are none that the
-    /// processor foresees. Tensors larger than the second cache are repacked a third faster.
-    const AHEAD: usize = 4096;
+    /// Elements, 8 KiB, by which memory is prefetched before it is read: the hardware prefetcher cannot predict the stride from
+    /// image to image. Tensors larger than L2 are repacked a third faster.
+    const PREFETCH_DISTANCE: usize = 4096;
 
-    /// Asks for the lines of a tile: of one that is read, or of one that is written. Stores in turn wait for their lines, and
-    /// with those of the next pixel's tile asked for, a training step of `resnet9` takes 1 to 2 % less time.
+    /// Prefetches the lines of a tile that is read or written. Stores, too, wait for their lines: with the lines of the next
+    /// pixel's tile prefetched, a training step of `resnet9` takes 1 to 2 % less time.
     #[inline(always)]
-    fn ask_for(tile: *const bf16) {
+    fn prefetch_tile(tile: *const bf16) {
         for line in 0..PANEL {
-            // SAFETY: every x86-64 processor has the instruction, and it accesses no memory that a program could tell.
+            // SAFETY: every x86-64 processor has the instruction, and it has no effect that a program can observe.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(tile.wrapping_add(line * BLOCK).cast()) }
         }
     }
@@ -158,14 +158,14 @@ mod x86 {
         for (pixel, from) in from.chunks_exact(shape.pixel()).enumerate() {
             for panel in 0..shape.channel_stride / PANEL {
                 let to_at = panel * panel_len + pixel * TILE;
-                ask_for(to.as_ptr().wrapping_add(to_at + TILE));
+                prefetch_tile(to.as_ptr().wrapping_add(to_at + TILE));
                 let to = &mut to[to_at..][..TILE];
                 let from = &from[shape.channel(panel * PANEL)..];
-                // Of a plane of two panels, half of the lines with each: the second begins in the first line, a panel further.
+                // The panels of a plane share its lines: each prefetches half of them.
                 let half = panel % (stride / PANEL) * (BLOCK - 1) * PANEL;
-                ask_for(from.as_ptr().wrapping_add(AHEAD + half));
-                // Once, and not for each image: the gradient of weights takes a sixteenth less time.
-                assert!(from.len() >= (BLOCK - 1) * stride + PANEL, "{} elements are no plane", from.len());
+                prefetch_tile(from.as_ptr().wrapping_add(PREFETCH_DISTANCE + half));
+                // Checked once and not for each image: the gradient of the weights takes a sixteenth less time.
+                assert!(from.len() >= (BLOCK - 1) * stride + PANEL, "{} elements are not a whole plane", from.len());
                 let mut pairs = [_mm512_setzero_si512(); 16];
                 for (pair, words) in pairs.iter_mut().enumerate() {
                     // SAFETY: the assertion above: 16 bf16 of each image.
@@ -186,7 +186,7 @@ mod x86 {
 
 #[cfg(not(target_arch = "x86_64"))]
 mod x86 {
-    //! Nothing proves AMX here, so `assert_amx` has panicked before any of these.
+    //! Never called: no `Cpu` proves AMX here, so `assert_amx` panics first.
     use super::*;
 
     pub(in crate::conv) unsafe fn round_all(_: &[f32], _: &mut [bf16]) {}

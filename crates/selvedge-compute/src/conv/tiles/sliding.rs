@@ -1,8 +1,8 @@
-//! The forward and the data pass on AMX for kernels with three taps in a row, 3x3 above all: up to four adjacent pixels at
-//! a time ([`SlidingGemm`]).
+//! The forward and the data pass on AMX for kernels with three taps in a row, 3x3 above all, by the sliding 1×3 microkernel
+//! ([`SlidingGemm`]): a slide computes up to four adjacent pixels.
 //!
-//! One panel of weights stays where it is while the pixels of half a block's images go by. What is written in bf16 is
-//! finished one slide later, between the products of the next.
+//! One panel of weights stays in L1 for the pixels of half the images of a block. Output in bf16 is finished one slide later,
+//! between the products of the next slide.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -10,7 +10,7 @@ use std::ops::Range;
 use half::bf16;
 
 use crate::amx::{DeferredEpilogue, PIXELS, ROWS, SlidingGemm, outside};
-use crate::conv::implicit_gemm::{Direction, ImplicitGemm, PIXELS_AT_ONCE};
+use crate::conv::implicit_gemm::{Direction, ImplicitGemm, PIXELS_PER_PANEL};
 use crate::conv::prefetcher::{Prefetcher, Region};
 use crate::conv::shape::TapSpan;
 use crate::conv::tiles::product::TileProduct;
@@ -19,34 +19,34 @@ use crate::simd::{Element, Kernel, Simd};
 
 /// Taps in a row.
 const TAPS: usize = 3;
-/// From so many channels on, the rows that a panel meets do not stay in the first cache until the next panel meets them. They
-/// are loaded past it then, and the panel stays there: 3 to 13 % faster. With 16 channels they do stay, and it is an eighth
-/// slower.
-const STREAMED_FROM: usize = 32;
-/// Bytes of weights that do not stay in the second cache from one part of the rows to the next, so that each panel is asked for
-/// before its turn: 3x3 pixels of 512 channels are up to a tenth faster.
-const LARGE: usize = 1 << 19;
+/// From so many channels on, the rows of the source that one panel is multiplied by do not stay in L1 until the next panel. Their
+/// loads bypass L1 then, and the panel stays there: 3 to 13 % faster. With 16 channels the rows do stay, and bypassing L1 is an
+/// eighth slower.
+const STREAM_CHANNELS: usize = 32;
+/// Weights of more bytes do not stay in L2 from one chunk of rows to the next, so each panel is prefetched: 3x3 pixels of 512
+/// channels are up to a tenth faster.
+const MAX_CACHED_WEIGHTS: usize = 1 << 19;
 const BYTES: usize = size_of::<bf16>();
 
-/// Rows `rows` of the tensor that is written, in slides.
+/// Rows `rows` of the tensor that is written, by the sliding microkernel.
 pub(in crate::conv) struct SlidingRows<'a, Y> {
-    gather: ImplicitGemm<'a, TileProduct<'a>>,
+    gemm: ImplicitGemm<'a, TileProduct<'a>>,
     rows: Range<usize>,
     target: &'a mut [Y],
 }
 
-/// The sums of a slide, `[pixel][image][16]`: in the first cache. It is written and read through a pointer alone.
+/// The sums of a slide, `[pixel][image][16]`, which stay in L1. Only accessed through a pointer.
 #[repr(align(64))]
-struct Sums {
-    _numbers: [f32; PIXELS * ROWS * PANEL],
+struct SlideSums {
+    _values: [f32; PIXELS * ROWS * PANEL],
 }
 
-/// The bias where there is none.
+/// Zeros in place of a missing bias.
 static NO_BIAS: [f32; PANEL] = [0.0; PANEL];
 
 impl SlidingRows<'_, ()> {
-    /// Whether a pass can be cut into slides: three taps in a row, one pixel apart, of which no more than one falls on the
-    /// padding on either side, and some tap of every row on the image.
+    /// Whether the sliding microkernel can compute a pass: kernel rows have three taps, one pixel apart, of which at most one on
+    /// either side falls on the padding, and every row of pixels has a tap on the image.
     pub(in crate::conv) fn fit(shape: &Conv2dShape, direction: Direction) -> bool {
         let (from, to) = match direction {
             Direction::Forward => (&shape.input, &shape.output),
@@ -59,7 +59,7 @@ impl SlidingRows<'_, ()> {
     }
 }
 
-/// The column that the leftmost of the taps of column 0 falls on.
+/// The column of the source that the leftmost tap of column 0 falls on.
 fn first_position(shape: &Conv2dShape, direction: Direction) -> isize {
     let padding = shape.padding[1] as isize;
     match direction {
@@ -72,30 +72,37 @@ impl<'a, Y: Element> SlidingRows<'a, Y> {
     /// # Panics
     /// If a length does not fit the shape, the pass does not [`fit`](SlidingRows::fit), or f32 is to be written with an epilogue.
     pub(in crate::conv) fn new(
-        gather: ImplicitGemm<'a, TileProduct<'a>>,
+        gemm: ImplicitGemm<'a, TileProduct<'a>>,
         rows: Range<usize>,
         target: &'a mut [Y],
     ) -> Self {
-        gather.check(&rows, target.len());
-        assert!(SlidingRows::fit(gather.shape, gather.direction), "no slides for {:?}", gather.shape);
-        assert!(Y::IS_BF16 || gather.epilogue.is_none(), "f32 is written as it leaves the tiles");
-        Self { gather, rows, target }
+        gemm.check(&rows, target.len());
+        assert!(SlidingRows::fit(gemm.shape, gemm.direction), "the sliding microkernel does not fit {:?}", gemm.shape);
+        assert!(Y::IS_BF16 || gemm.epilogue.is_none(), "f32 output is stored from the tiles without an epilogue");
+        Self { gemm, rows, target }
     }
 }
 
+/// The pixels that one slide computes.
+pub(in crate::conv) struct Slide {
+    /// The taps of the row of pixels.
+    pub ys: TapSpan,
+    /// The first column.
+    pub x: usize,
+    /// How many pixels.
+    pub pixels: usize,
+    /// The first image: 0 or 16.
+    pub first_image: usize,
+    /// The panel of weights.
+    pub panel: usize,
+}
+
 impl ImplicitGemm<'_, TileProduct<'_>> {
-    /// The slide whose pixels begin at column `x` of a row with taps `ys`, but for what depends on the slides before it.
-    /// `first_image` is 0 or 16.
+    /// The arguments of the microkernel for a slide, except for C, the pending epilogue and prefetching.
     #[inline(always)]
-    pub(in crate::conv) fn slide(
-        &self,
-        [x, pixels]: [usize; 2],
-        ys: &TapSpan,
-        first_image: usize,
-        panel: usize,
-    ) -> SlidingGemm {
+    pub(in crate::conv) fn slide(&self, slide: &Slide) -> SlidingGemm {
         let ImplicitGemm { shape, direction, product, .. } = self;
-        let from = self.from();
+        let (&Slide { ref ys, x, pixels, first_image, panel }, from) = (slide, self.from());
         let first = x as isize + first_position(shape, *direction);
         let last = first + (pixels + TAPS - 2) as isize;
         let (planes, tap) = (from.channel_stride / from.plane(), from.channel_stride * PANEL);
@@ -125,11 +132,11 @@ impl ImplicitGemm<'_, TileProduct<'_>> {
             epilogue: DeferredEpilogue::NONE,
             prefetch: std::ptr::null(),
             prefetch_lines: 0,
-            stream_a: from.channel_stride >= STREAMED_FROM,
+            stream_a: from.channel_stride >= STREAM_CHANNELS,
         }
     }
 
-    /// The epilogue that turns the sums of `panel` at `pixels` pixels into bf16.
+    /// The epilogue of `pixels` pixels of `panel`, which also rounds their sums to bf16.
     #[inline(always)]
     fn deferred_epilogue(
         &self,
@@ -156,7 +163,7 @@ impl ImplicitGemm<'_, TileProduct<'_>> {
 }
 
 impl DeferredEpilogue {
-    /// Nothing.
+    /// No pixels.
     const NONE: Self = Self {
         pixels: 0,
         sums: std::ptr::null(),
@@ -169,13 +176,13 @@ impl DeferredEpilogue {
         relu: 0,
     };
 
-    /// Runs the epilogue by itself: that of the last sums, which no later ones follow.
+    /// Runs the epilogue by itself: that of the last sums, after which there is no slide.
     ///
     /// # Safety
     /// The sums and the bias must be readable and the target writable.
     #[inline(always)]
     unsafe fn run<S: Simd>(self, s: S) {
-        for (pixel, image) in (0..self.pixels).flat_map(|number| (0..self.images).map(move |image| (number, image))) {
+        for (pixel, image) in (0..self.pixels).flat_map(|pixel| (0..self.images).map(move |image| (pixel, image))) {
             let sums = (pixel * ROWS + image) * PANEL;
             let target = (pixel * (self.images * self.target_row + self.target_skip) + image * self.target_row) / BYTES;
             for lane in (0..PANEL).step_by(S::LANES) {
@@ -190,26 +197,30 @@ impl DeferredEpilogue {
     }
 }
 
-/// What is read behind `panels` of `part`, spread over their slides, so many of each panel: of the rows of the source that the
-/// part after this one reads and this one does not, the panels' share, and the weights of the next panel if these are not all.
-fn ahead_of(
-    gather: &ImplicitGemm<'_, TileProduct<'_>>,
-    [part, rows, panels]: [&Range<usize>; 3],
+/// The prefetcher for `panels` of the rows `chunk`, of which each panel has `slides` slides.
+///
+/// It fetches these panels' share of the rows of the source that the next chunk of `rows` reads and this one does not, and the
+/// weights of the next panel unless `panels` are all.
+fn prefetcher(
+    gemm: &ImplicitGemm<'_, TileProduct<'_>>,
+    rows: &Range<usize>,
+    chunk: &Range<usize>,
+    panels: &Range<usize>,
     slides: usize,
 ) -> Prefetcher {
-    let (from, shape) = (gather.from(), gather.shape);
-    let lowest = |y: usize| {
-        let ys = gather.rows_of(y);
+    let (from, shape) = (gemm.from(), gemm.shape);
+    let last_row = |y: usize| {
+        let ys = gemm.rows_of(y);
         ys.position.max(ys.position.saturating_add_signed(ys.position_step * (ys.count as isize - 1)))
     };
-    let next = (part.end + part.len()).min(rows.end);
-    let (first, end) = (lowest(part.end - 1) + 1, lowest(next - 1) + 1);
-    let all_panels = gather.to().channel_stride / PANEL;
+    let next_end = (chunk.end + chunk.len()).min(rows.end);
+    let (first, end) = (last_row(chunk.end - 1) + 1, last_row(next_end - 1) + 1);
+    let all_panels = gemm.to().channel_stride / PANEL;
     let share = |panel: usize| end.saturating_sub(first) * from.row() / PANEL * panel / all_panels * PANEL;
-    let source = gather.product.source.as_ptr().wrapping_add(first * from.row() + share(panels.start));
+    let source = gemm.product.source.as_ptr().wrapping_add(first * from.row() + share(panels.start));
     let source = Region::new(source, share(panels.end) - share(panels.start), 0, 1);
     let panel = shape.taps() * from.channel_stride * PANEL;
-    let weights = gather.product.weights.as_ptr().wrapping_add(panels.end % all_panels * panel);
+    let weights = gemm.product.weights.as_ptr().wrapping_add(panels.end % all_panels * panel);
     let weights = if panels.len() < all_panels { Region::new(weights, panel, 0, 1) } else { Region::NONE };
     let points = panels.len() * slides * shape.kernel[0] * (from.channel_stride / from.plane());
     Prefetcher::new([source, weights], points)
@@ -219,54 +230,56 @@ impl<Y: Element> Kernel for SlidingRows<'_, Y> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let SlidingRows { gather, rows, target } = self;
-        let to = *gather.to();
-        // One pointer for all writes: what is pending is written after later pixels' places have been found.
+        let SlidingRows { gemm, rows, target } = self;
+        let to = *gemm.to();
+        // One pointer for all writes: pending sums are written after the places of later pixels have been found.
         let (len, target) = (target.len(), target.as_mut_ptr());
         let (panels, slides) = (to.channel_stride / PANEL, to.width.div_ceil(PIXELS));
-        let mut sums = [const { MaybeUninit::<Sums>::uninit() }; 2];
+        let mut sums = [const { MaybeUninit::<SlideSums>::uninit() }; 2];
         let sums = sums.each_mut().map(|sums| sums.as_mut_ptr().cast::<f32>());
-        let (mut pending, mut turn) = (DeferredEpilogue::NONE, 0);
-        let rows_at_once = (PIXELS_AT_ONCE / to.width).max(1);
-        let panels_ahead = if size_of_val(gather.product.weights) > LARGE { 1 } else { panels };
-        for start in rows.clone().step_by(rows_at_once) {
-            let part = start..(start + rows_at_once).min(rows.end);
-            let slides_of_panel = gather.images.div_ceil(ROWS) * part.len() * slides;
-            for first_panel in (0..panels).step_by(panels_ahead) {
-                let together = first_panel..panels.min(first_panel + panels_ahead);
-                let mut ahead = ahead_of(&gather, [&part, &rows, &together], slides_of_panel);
-                let halves = |panel| (0..gather.images).step_by(ROWS).map(move |first_image| (panel, first_image));
-                for (panel, first_image) in together.flat_map(halves) {
-                    let images = ROWS.min(gather.images - first_image);
-                    for y in part.clone() {
-                        let ys = gather.rows_of(y);
+        // The sums that are not finished yet, and the buffer that the next slide's sums go to.
+        let (mut pending, mut active) = (DeferredEpilogue::NONE, 0);
+        let rows_per_chunk = (PIXELS_PER_PANEL / to.width).max(1);
+        let panels_per_group = if size_of_val(gemm.product.weights) > MAX_CACHED_WEIGHTS { 1 } else { panels };
+        for start in rows.clone().step_by(rows_per_chunk) {
+            let chunk = start..(start + rows_per_chunk).min(rows.end);
+            let slides_of_panel = gemm.images.div_ceil(ROWS) * chunk.len() * slides;
+            for first_panel in (0..panels).step_by(panels_per_group) {
+                let group = first_panel..panels.min(first_panel + panels_per_group);
+                let mut prefetcher = prefetcher(&gemm, &rows, &chunk, &group, slides_of_panel);
+                let halves = |panel| (0..gemm.images).step_by(ROWS).map(move |first_image| (panel, first_image));
+                for (panel, first_image) in group.flat_map(halves) {
+                    let images = ROWS.min(gemm.images - first_image);
+                    for y in chunk.clone() {
+                        let ys = gemm.rows_of(y);
                         for number in 0..slides {
-                            // Slides of a row differ by a pixel at most: none has less than two.
+                            // Slides of a row differ by a pixel at most: each has at least two.
                             let x = number * to.width / slides;
                             let pixels = (number + 1) * to.width / slides - x;
                             let at =
                                 to.offset(y - rows.start, x) + to.channel(panel * PANEL) + first_image * to.plane();
                             debug_assert!(at + (pixels - 1) * to.pixel() < len);
-                            // SAFETY: `new` saw the target hold the rows, of which this is a pixel.
+                            // SAFETY: `new` compared the target with the rows, of which this is a pixel.
                             let first = unsafe { target.add(at) };
-                            let mut slide = gather.slide([x, pixels], &ys, first_image, panel);
-                            (slide.prefetch, slide.prefetch_lines) = ahead.next(slide.count[0] * slide.count[1]);
+                            let mut sliding = gemm.slide(&Slide { ys, x, pixels, first_image, panel });
+                            (sliding.prefetch, sliding.prefetch_lines) =
+                                prefetcher.next(sliding.count[0] * sliding.count[1]);
                             if Y::IS_BF16 {
                                 let epilogue =
-                                    gather.deferred_epilogue(pixels, sums[turn], first.cast(), images, panel);
-                                slide.epilogue = std::mem::replace(&mut pending, epilogue);
-                                slide.c = sums[turn];
-                                turn = 1 - turn;
+                                    gemm.deferred_epilogue(pixels, sums[active], first.cast(), images, panel);
+                                sliding.epilogue = std::mem::replace(&mut pending, epilogue);
+                                sliding.c = sums[active];
+                                active = 1 - active;
                             } else {
-                                slide.c = first.cast();
-                                slide.c_row = to.plane() * size_of::<f32>();
-                                slide.c_pixel = to.pixel() * size_of::<f32>();
+                                sliding.c = first.cast();
+                                sliding.c_row = to.plane() * size_of::<f32>();
+                                sliding.c_pixel = to.pixel() * size_of::<f32>();
                             }
-                            // SAFETY: `new` ran `check`, which compared the lengths with the shape; the rows' taps lie on the
-                            // source (`Span`), the columns' too, since `fit` lets at most one fall on the padding on either
-                            // side, and that is left out. C is the target, or the sums that are not pending; those were
-                            // written by the slide before.
-                            unsafe { slide.run(pixels, gather.product.tiles) }
+                            // SAFETY: `new` ran `check`, which compared the lengths with the shape. The rows' taps lie on the
+                            // source (`TapSpan`), and so do the columns': `fit` lets at most one fall on the padding on either
+                            // side, and that one is left out. C is the target, or the sums that are not pending; the pending
+                            // ones were written by the slide before.
+                            unsafe { sliding.run(pixels, gemm.product.tiles) }
                         }
                     }
                 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::blocking::rows_per_sum;
 use super::operands::input_ring;
-use super::{GradientSum, Rows};
+use super::{GradientSum, RepackedRows};
 use crate::conv::prefetcher::Region;
 
 /// Repacks pixels of X, and of dY in elements of `D`, as a [`GradientSum`] reads them.
@@ -24,14 +24,14 @@ pub(in crate::conv) trait Strategy<K: GradientSum> {
     unsafe fn add_rows(
         sum: &mut K,
         rows: Range<usize>,
-        x: Rows<'_, K::Element>,
-        dy: Rows<'_, K::Element>,
+        x: RepackedRows<'_, K::Element>,
+        dy: RepackedRows<'_, K::Element>,
         next: [Region; 2],
     );
 }
 
 /// A block's tensors as the network stores them, and the ring buffers of their repacked rows.
-pub(in crate::conv) struct Block<'a, E, D> {
+pub(in crate::conv) struct BlockOperands<'a, E, D> {
     pub x: &'a [E],
     pub dy: &'a [D],
     pub x_rows: &'a mut [E],
@@ -43,8 +43,11 @@ pub(in crate::conv) struct Block<'a, E, D> {
 /// # Safety
 /// [`check_block`](super::check_block) must have compared the lengths with the shape.
 #[inline(always)]
-pub(in crate::conv) unsafe fn add_block<W: Strategy<K>, D, K: Repack<D>>(sum: &mut K, block: Block<'_, K::Element, D>) {
-    let Block { x, dy, x_rows, dy_rows } = block;
+pub(in crate::conv) unsafe fn add_block<W: Strategy<K>, D, K: Repack<D>>(
+    sum: &mut K,
+    block: BlockOperands<'_, K::Element, D>,
+) {
+    let BlockOperands { x, dy, x_rows, dy_rows } = block;
     let shape = *sum.shape();
     let (x_row, dy_row, rows_per_sum) = (shape.input.row(), shape.output.row(), rows_per_sum(&shape));
     let ring = input_ring(&shape);
@@ -70,7 +73,7 @@ pub(in crate::conv) unsafe fn add_block<W: Strategy<K>, D, K: Repack<D>>(sum: &m
             Region::new(x.as_ptr().wrapping_add(next * x_row), next_x, 0, 1),
             Region::new(dy.as_ptr().wrapping_add(rows.end * dy_row), next_dy, 0, 1),
         ];
-        let (x, dy) = (Rows::of_ring(x_rows, &shape.input), Rows::of_ring(dy_rows, &shape.output));
+        let (x, dy) = (RepackedRows::of_ring(x_rows, &shape.input), RepackedRows::of_ring(dy_rows, &shape.output));
         // SAFETY: the caller's promise; the loop above repacked these rows.
         unsafe { W::add_rows(sum, rows, x, dy, next_rows) };
     }

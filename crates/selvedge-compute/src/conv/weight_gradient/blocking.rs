@@ -2,7 +2,7 @@
 //!
 //! One sum runs over 28 to 54 pixels. Their X of 16 channels, a tile of 1 KiB for each pixel, stays in L1 for all panels and
 //! rows of taps. Over at most 98 pixels, dY of all panels of a chunk stays in L2 for all channels; with more, dY of four panels
-//! and their gradient evict each other. Both numbers depend on the shape alone, and so do the bits.
+//! and their gradient evict each other. Both numbers, and so the bits, depend only on the shape.
 
 use std::ops::Range;
 

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::blocking::{cached_pixels, partition, sum_pixels};
-use super::{Blocks, GradientSum, Rows, Strategy};
+use super::{Blocks, GradientSum, RepackedRows, Strategy};
 use crate::amx::TapRowGemm;
 use crate::conv::PANEL;
 use crate::conv::prefetcher::{Prefetcher, Region};
@@ -38,8 +38,8 @@ pub(in crate::conv) trait KernelRowSum: GradientSum {
     /// the row of taps must fall on the input.
     unsafe fn add_kernel_row(
         &mut self,
-        x: Rows<'_, Self::Element>,
-        dy: Rows<'_, Self::Element>,
+        x: RepackedRows<'_, Self::Element>,
+        dy: RepackedRows<'_, Self::Element>,
         row: &KernelRow,
         prefetcher: &mut Prefetcher,
     );
@@ -61,7 +61,7 @@ pub(in crate::conv) unsafe fn add_blocks<K: KernelRowSum>(
     let shape = *sum.shape();
     let repacked = |blocks: &Range<usize>| {
         let (x, dy) = (x.part(blocks.start, blocks.len()), dy.part(blocks.start, blocks.len()));
-        (Rows::of_blocks(x, &shape.input), Rows::of_blocks(dy, &shape.output))
+        (RepackedRows::of_blocks(x, &shape.input), RepackedRows::of_blocks(dy, &shape.output))
     };
     let (per_sum, input_panels) = (sum_pixels(&shape), shape.input.channel_stride / PANEL);
     for (blocks, rows) in partition(0..x.count, 0..shape.output.height, cached_pixels(&shape)) {
@@ -81,7 +81,7 @@ pub(in crate::conv) unsafe fn add_blocks<K: KernelRowSum>(
                 let (channel, is_first) = (input_panel * PANEL, blocks.start + rows.start == 0);
                 let (x, dy) = repacked(&blocks);
                 // SAFETY: the caller's promise.
-                unsafe { add_channels(sum, &Pixels { channel, rows, is_first }, x, dy, &mut prefetcher) };
+                unsafe { add_channels(sum, &ChannelRows { channel, rows, is_first }, x, dy, &mut prefetcher) };
             }
         }
     }
@@ -95,16 +95,16 @@ impl<K: KernelRowSum> Strategy<K> for ByKernelRows {
     unsafe fn add_rows(
         sum: &mut K,
         rows: Range<usize>,
-        x: Rows<'_, K::Element>,
-        dy: Rows<'_, K::Element>,
+        x: RepackedRows<'_, K::Element>,
+        dy: RepackedRows<'_, K::Element>,
         next: [Region; 2],
     ) {
         let channels = (0..sum.shape().input.channel_stride).step_by(PANEL);
         let mut prefetcher = Prefetcher::new(next, channels.len() * prefetch_points(sum, 1, rows.len()));
         for channel in channels {
-            let pixels = Pixels { channel, rows: rows.clone(), is_first: rows.start == 0 };
+            let channel_rows = ChannelRows { channel, rows: rows.clone(), is_first: rows.start == 0 };
             // SAFETY: the caller's promise.
-            unsafe { add_channels(sum, &pixels, x, dy, &mut prefetcher) };
+            unsafe { add_channels(sum, &channel_rows, x, dy, &mut prefetcher) };
         }
     }
 }
@@ -116,36 +116,36 @@ fn prefetch_points<K: KernelRowSum>(sum: &K, blocks: usize, rows: usize) -> usiz
 }
 
 /// 16 input channels of output rows.
-struct Pixels {
+struct ChannelRows {
     channel: usize,
     rows: Range<usize>,
     /// Whether these are the first rows of the first blocks.
     is_first: bool,
 }
 
-/// Adds the products of `pixels` to the tiles of all rows of taps and panels.
+/// Adds the products of `channel_rows` to the tiles of all rows of taps and panels.
 ///
 /// # Safety
 /// As for [`KernelRowSum::add_kernel_row`].
 #[inline(always)]
 unsafe fn add_channels<K: KernelRowSum>(
     sum: &mut K,
-    pixels: &Pixels,
-    x: Rows<'_, K::Element>,
-    dy: Rows<'_, K::Element>,
+    channel_rows: &ChannelRows,
+    x: RepackedRows<'_, K::Element>,
+    dy: RepackedRows<'_, K::Element>,
     prefetcher: &mut Prefetcher,
 ) {
     let (shape, panels) = (*sum.shape(), sum.panels());
-    let &Pixels { channel, ref rows, is_first } = pixels;
+    let &ChannelRows { channel, ref rows, is_first } = channel_rows;
     let next_channel = (channel + PANEL).min(shape.input.channel_stride - PANEL);
     let of_row = |ky| panels.clone().map(move |panel| GradientTiles { ky, panel, channel });
     let mut all_tiles = (0..shape.kernel[0]).flat_map(of_row).peekable();
     while let Some(tiles) = all_tiles.next() {
-        let rows = shape.rows_seeing(tiles.ky, rows);
+        let rows = shape.rows_with_tap(tiles.ky, rows);
         if !rows.is_empty() {
             let next_channels = GradientTiles { ky: 0, panel: panels.start, channel: next_channel };
             let next = *all_tiles.peek().unwrap_or(&next_channels);
-            // SAFETY: the caller's promise; `rows_seeing` leaves out the padding.
+            // SAFETY: the caller's promise; `rows_with_tap` leaves out the padding.
             unsafe { sum.add_kernel_row(x, dy, &KernelRow { rows, tiles, next, is_first }, prefetcher) };
         }
     }

@@ -1,17 +1,16 @@
 //! The gradient of the weights: what its f32 and its bf16 implementation share.
 //!
 //! `dW(tap) = Σ X(pixel + tap)ᵀ · dY(pixel)`, summed over pixels and images. Both operands are repacked first, so that the
-//! microkernels read them contiguously ([`Rows`]). A [`GradientSum`] is the gradient that is being computed, in f32 vectors
-//! ([`crate::conv::direct::backward_weights`]) or bf16 tiles ([`crate::conv::tiles::backward_weights`]). Two strategies walk
-//! over the pixels:
+//! microkernels read them contiguously ([`RepackedRows`]). A [`GradientSum`] is the gradient that is being computed, in f32
+//! vectors ([`crate::conv::direct::backward_weights`]) or bf16 tiles ([`crate::conv::tiles::backward_weights`]). Two strategies
+//! walk over the pixels:
 //!
 //! | strategy | adds per call | implemented by |
 //! |---|---|---|
 //! | [`tap_by_tap`] | one tap over some pixels of a row | vectors; tiles for kernels without three taps in a row |
 //! | [`kernel_rows`] | a row of taps over several rows of pixels | tiles for kernels with three taps in a row |
 //!
-//! Either strategy sums over all blocks of a batch, or over one block whose rows are repacked on the way
-//! ([`add_block`]).
+//! Either strategy sums over all blocks of a batch, or over one block whose rows are repacked on the way ([`add_block`]).
 
 mod block;
 mod blocking;
@@ -24,11 +23,11 @@ use std::ops::Range;
 
 use crate::conv::Conv2dShape;
 
-pub(in crate::conv) use block::{Block, Repack, Strategy, add_block};
+pub(in crate::conv) use block::{BlockOperands, Repack, Strategy, add_block};
 pub(in crate::conv) use blocking::rows_per_sum;
 pub(in crate::conv) use checks::{check_block, check_blocks};
 pub use operands::Blocks;
-pub(in crate::conv) use operands::{Rows, TILE, row_buffers};
+pub(in crate::conv) use operands::{RepackedRows, TILE, row_buffers};
 
 /// What a gradient is added to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -51,7 +51,7 @@ pub(in crate::conv) const TILE: usize = BLOCK * PANEL;
 
 /// Repacked rows of pixels of blocks. Row `y` lies in slot `y` modulo `ring`; the [tiles](TILE) of a row are contiguous.
 #[derive(Clone, Copy)]
-pub(in crate::conv) struct Rows<'a, E> {
+pub(in crate::conv) struct RepackedRows<'a, E> {
     pub blocks: Blocks<'a, E>,
     /// How many rows are kept.
     pub ring: usize,
@@ -61,7 +61,7 @@ pub(in crate::conv) struct Rows<'a, E> {
     pub panel: usize,
 }
 
-impl<'a, E> Rows<'a, E> {
+impl<'a, E> RepackedRows<'a, E> {
     /// All rows of blocks that are repacked as a whole.
     pub(super) fn of_blocks(blocks: Blocks<'a, E>, shape: &BlockShape) -> Self {
         let row = shape.width * TILE;

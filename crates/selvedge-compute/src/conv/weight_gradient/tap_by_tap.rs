@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Blocks, GradientSum, Rows, Strategy};
+use super::{Blocks, GradientSum, RepackedRows, Strategy};
 use crate::conv::prefetcher::Region;
 
 /// Output pixels `columns` of row `y`, multiplied by the input pixels of tap (`ky`, `kx`), and the first panel and input channel
@@ -30,7 +30,7 @@ pub(in crate::conv) trait TapSum: GradientSum {
     ///
     /// # Safety
     /// X and dY must have the lengths of the shape, as far as their rings go, and the tap's pixels must lie on the input.
-    unsafe fn add(&mut self, x: Rows<'_, Self::Element>, dy: Rows<'_, Self::Element>, tap: &Tap);
+    unsafe fn add(&mut self, x: RepackedRows<'_, Self::Element>, dy: RepackedRows<'_, Self::Element>, tap: &Tap);
 }
 
 /// Adds the gradient over blocks that are repacked as a whole.
@@ -44,7 +44,7 @@ pub(in crate::conv) unsafe fn add_blocks<K: TapSum>(
     dy: Blocks<'_, K::Element>,
 ) {
     let shape = *sum.shape();
-    let (x, dy) = (Rows::of_blocks(x, &shape.input), Rows::of_blocks(dy, &shape.output));
+    let (x, dy) = (RepackedRows::of_blocks(x, &shape.input), RepackedRows::of_blocks(dy, &shape.output));
     for y in 0..shape.output.height {
         // SAFETY: the caller's promise.
         unsafe { add_row(sum, y, x, dy) };
@@ -59,8 +59,8 @@ impl<K: TapSum> Strategy<K> for TapByTap {
     unsafe fn add_rows(
         sum: &mut K,
         rows: Range<usize>,
-        x: Rows<'_, K::Element>,
-        dy: Rows<'_, K::Element>,
+        x: RepackedRows<'_, K::Element>,
+        dy: RepackedRows<'_, K::Element>,
         _: [Region; 2],
     ) {
         for y in rows {
@@ -78,7 +78,7 @@ impl<K: TapSum> Strategy<K> for TapByTap {
 /// # Safety
 /// As for [`TapSum::add`].
 #[inline(always)]
-unsafe fn add_row<K: TapSum>(sum: &mut K, y: usize, x: Rows<'_, K::Element>, dy: Rows<'_, K::Element>) {
+unsafe fn add_row<K: TapSum>(sum: &mut K, y: usize, x: RepackedRows<'_, K::Element>, dy: RepackedRows<'_, K::Element>) {
     let (shape, panels) = (*sum.shape(), sum.panels());
     let chunk = K::PIXELS.div_ceil(x.blocks.count);
     let ys = shape.rows_of(y);
@@ -89,9 +89,9 @@ unsafe fn add_row<K: TapSum>(sum: &mut K, y: usize, x: Rows<'_, K::Element>, dy:
             for channel in (0..shape.input.channel_stride).step_by(K::CHANNELS) {
                 for ky in ys.tap..ys.tap + ys.count {
                     for kx in 0..shape.kernel[1] {
-                        let columns = shape.columns_seeing(kx, &all_columns);
+                        let columns = shape.columns_with_tap(kx, &all_columns);
                         if !columns.is_empty() {
-                            // SAFETY: the caller's promise; `rows_of` and `columns_seeing` leave out the padding.
+                            // SAFETY: the caller's promise; `rows_of` and `columns_with_tap` leave out the padding.
                             unsafe { sum.add(x, dy, &Tap { y, columns, ky, kx, panel, channel }) };
                         }
                     }

@@ -3,6 +3,7 @@
 use super::transform::{A, B, Linear, Transform, plus_and_minus, scaled, scaled_plus, sum_and_difference};
 use crate::simd::Simd;
 
+/// The transforms of F(3, 3).
 pub(super) struct F3;
 
 impl Transform<3, 5> for F3 {

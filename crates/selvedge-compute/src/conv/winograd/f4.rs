@@ -3,6 +3,7 @@
 use super::transform::{A, B, Linear, Transform, plus_and_minus, scaled, scaled_plus, sum_and_difference};
 use crate::simd::Simd;
 
+/// The transforms of F(4, 3).
 pub(super) struct F4;
 
 impl Transform<4, 6> for F4 {

@@ -1,13 +1,13 @@
 //! The gradient of the weights: dW = Gᵀ (Σ V ⊙ Z) G, with V = Bᵀ x B and Z = A dy Aᵀ.
 //!
-//! The sums of some panels and input channels, 1.2 MB at most, stay in the second cache while all tiles of all blocks pass by;
-//! then they become the gradient of the weights.
+//! The sums of some panels and input channels, 1.2 MB at most, stay in L2 for all tiles of all blocks, and are then transformed to
+//! the gradient of the weights.
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::super::{Accumulate, Blocks, Conv2dShape, PANEL};
-use super::gathered::{Matrices, Source};
+use super::source::{Matrices, MatrixRows, Source};
 use super::transform::{Strided, Transform, both};
 use crate::conv::direct::microkernel::{Walk, accumulate};
 use crate::conv::panel::column;
@@ -15,31 +15,41 @@ use crate::conv::weight_gradient::check_blocks;
 use crate::layout::BLOCK;
 use crate::simd::{Kernel, Simd, TileKernel};
 
-/// Products at a point, of input and output channels, whose sums are kept at a time. Half as many, twice as many, or the rows
-/// of two tiles at a time are as fast or slower.
-const SUMS: usize = 8192;
+/// Pairs of input and output channels whose sums stay in L2. Half as many, twice as many, or the rows of two tiles at a time are
+/// not faster.
+const SUMS_PER_POINT: usize = 8192;
 
-/// The output channels, in panels, and the input channels whose sums are kept at a time, for a gradient of `panels`.
-fn kept(shape: &Conv2dShape, panels: usize) -> [usize; 2] {
-    let panels = panels.clamp(1, 8);
-    let plane = shape.input.plane();
-    let channels = (SUMS / (panels * PANEL)).max(plane) / plane * plane;
-    [panels, channels.min(shape.input.channel_stride)]
+/// How many channels have their sums in L2.
+struct CachedChannels {
+    /// Output channels, in panels.
+    panels: usize,
+    /// Input channels.
+    channels: usize,
 }
 
-/// V of `channels` input channels.
+impl CachedChannels {
+    /// For a gradient of `panels` panels.
+    fn of(shape: &Conv2dShape, panels: usize) -> Self {
+        let panels = panels.clamp(1, 8);
+        let plane = shape.input.plane();
+        let channels = (SUMS_PER_POINT / (panels * PANEL)).max(plane) / plane * plane;
+        Self { panels, channels: channels.min(shape.input.channel_stride) }
+    }
+}
+
+/// The matrices V of `channels` input channels.
 fn inputs(channels: usize) -> Matrices {
     Matrices { rows: BLOCK, panels: channels / PANEL }
 }
 
-/// Z of `panels` panels of output channels.
+/// The matrices Z of `panels` panels of output channels.
 fn gradients(panels: usize) -> Matrices {
     Matrices { rows: BLOCK, panels }
 }
 
-/// Numbers that a pass over `panels` panels keeps: V, Z and the sums.
+/// Elements of scratch memory for a pass over `panels` panels: V, Z and the sums.
 pub(super) fn scratch_len(points: usize, shape: &Conv2dShape, panels: usize) -> usize {
-    let [panels, channels] = kept(shape, panels);
+    let CachedChannels { panels, channels } = CachedChannels::of(shape, panels);
     points * (inputs(channels).point() + gradients(panels).point() + panels * channels * PANEL)
 }
 
@@ -55,15 +65,14 @@ pub(super) struct GradientPass<'a, T, const M: usize, const N: usize> {
     transform: PhantomData<T>,
 }
 
-/// The panels and input channels whose sums are kept.
-struct Kept {
+/// The panels and input channels whose sums are computed together.
+struct ChannelChunk {
     panels: Range<usize>,
     channels: Range<usize>,
 }
 
 impl<'a, T: Transform<M, N>, const M: usize, const N: usize> GradientPass<'a, T, M, N> {
-    /// The blocks, the panels and the gradient must fit the shape ([`crate::conv::weight_gradient::check_blocks`]); `buffer` has
-    /// [`scratch_len`] numbers.
+    /// Compares the blocks, the panels and the gradient with the shape; `buffer` has [`scratch_len`] elements.
     pub(super) fn new(
         shape: &'a Conv2dShape,
         [x, dy]: [Blocks<'a, f32>; 2],
@@ -77,11 +86,11 @@ impl<'a, T: Transform<M, N>, const M: usize, const N: usize> GradientPass<'a, T,
         Self { shape, x, dy, panels, accumulate, dweights, buffer, transform: PhantomData }
     }
 
-    /// The sums of `kept` over all tiles of all blocks, `[panel][point][channel][16]`, at the end of the buffer.
+    /// The sums of a chunk over all tiles of all blocks, `[panel][point][channel][16]`, at the end of the buffer.
     #[inline(always)]
-    fn add_up<S: Simd>(&mut self, s: S, kept: &Kept) {
+    fn sum<S: Simd>(&mut self, s: S, chunk: &ChannelChunk) {
         let Conv2dShape { input, output, padding, .. } = self.shape;
-        let (of_x, of_dy) = (inputs(kept.channels.len()), gradients(kept.panels.len()));
+        let (of_x, of_dy) = (inputs(chunk.channels.len()), gradients(chunk.panels.len()));
         let (v, rest) = self.buffer.split_at_mut(N * N * of_x.point());
         let (z, sums) = rest.split_at_mut(N * N * of_dy.point());
         let [rows, columns] = [output.height.div_ceil(M), output.width.div_ceil(M)];
@@ -93,17 +102,18 @@ impl<'a, T: Transform<M, N>, const M: usize, const N: usize> GradientPass<'a, T,
                 let data = &blocks.data[block * blocks.stride..];
                 Source { data, shape, images: BLOCK }
             };
-            let before = [y - padding[0] as isize, x - padding[1] as isize];
-            let channels = kept.panels.start * PANEL..kept.panels.end * PANEL;
+            let first = [y - padding[0] as isize, x - padding[1] as isize];
+            let channels = chunk.panels.start * PANEL..chunk.panels.end * PANEL;
             // SAFETY: `new` compared the blocks' length with their shapes and made room for the matrices.
             unsafe {
-                let (to_v, to_z) = ((v.as_mut_ptr(), of_x, 0), (z.as_mut_ptr(), of_dy, 0));
-                source(&self.x, input).transform::<S, T::Input, N, N>(s, before, kept.channels.clone(), to_v);
+                let to_v = MatrixRows { to: v.as_mut_ptr(), matrices: of_x, row: 0 };
+                let to_z = MatrixRows { to: z.as_mut_ptr(), matrices: of_dy, row: 0 };
+                source(&self.x, input).transform::<S, T::Input, N, N>(s, first, chunk.channels.clone(), to_v);
                 source(&self.dy, output).transform::<S, T::OutputGradient, M, N>(s, [y, x], channels, to_z);
             }
-            let mut add = |at_once: usize, panels: Range<usize>| {
+            let mut add = |panels_per_tile: usize, panels: Range<usize>| {
                 s.in_tile(
-                    at_once,
+                    panels_per_tile,
                     OuterProducts::<N> { v, z, sums: &mut *sums, of_x, of_dy, panels, is_first: number == 0 },
                 );
             };
@@ -115,28 +125,28 @@ impl<'a, T: Transform<M, N>, const M: usize, const N: usize> GradientPass<'a, T,
         }
     }
 
-    /// What the sums of `kept` are of the gradient.
+    /// Transforms the sums of a chunk to its gradient.
     #[inline(always)]
-    fn write<S: Simd>(&mut self, s: S, kept: &Kept) {
-        let channels = kept.channels.len();
-        let start = N * N * (inputs(channels).point() + gradients(kept.panels.len()).point());
+    fn write<S: Simd>(&mut self, s: S, chunk: &ChannelChunk) {
+        let channels = chunk.channels.len();
+        let start = N * N * (inputs(channels).point() + gradients(chunk.panels.len()).point());
         let sums = &self.buffer[start..];
         let all_channels = self.shape.input.channel_stride;
-        for panel in kept.panels.clone() {
+        for panel in chunk.panels.clone() {
             let panel_sums =
-                &sums[(panel - kept.panels.start) * N * N * channels * PANEL..][..N * N * channels * PANEL];
+                &sums[(panel - chunk.panels.start) * N * N * channels * PANEL..][..N * N * channels * PANEL];
             let to =
                 &mut self.dweights[(panel - self.panels.start) * self.shape.panel_len()..][..self.shape.panel_len()];
             for at in (0..channels * PANEL).step_by(S::LANES) {
-                // SAFETY: `at` and a vector behind it lie in a point's sums of the panel, and behind the first of the kept
-                // channels in each tap of the panel of the gradient.
+                // SAFETY: the vector at `at` lies in the sums of a point and panel, and in the gradient, counted from the
+                // chunk's first channel, in each tap of the panel.
                 unsafe {
                     let point = (channels * PANEL) as isize;
                     let sums = Strided { first: panel_sums.as_ptr().add(at), steps: [N as isize * point, point] };
                     let taps = both::<S, T::WeightsGradient, N, 3>(s, &sums);
                     for (row, taps) in taps.into_iter().enumerate() {
                         for (column, mut tap) in taps.into_iter().enumerate() {
-                            let at = ((row * 3 + column) * all_channels + kept.channels.start) * PANEL + at;
+                            let at = ((row * 3 + column) * all_channels + chunk.channels.start) * PANEL + at;
                             let to = to.as_mut_ptr().add(at);
                             if self.accumulate == Accumulate::Add {
                                 tap = s.add(s.load(to), tap);
@@ -160,23 +170,23 @@ impl<T: Transform<M, N>, const M: usize, const N: usize> Kernel for GradientPass
             }
             return;
         }
-        let [panels, channels] = kept(self.shape, self.panels.len());
+        let CachedChannels { panels, channels } = CachedChannels::of(self.shape, self.panels.len());
         let all_channels = self.shape.input.channel_stride;
         for panel in self.panels.clone().step_by(panels) {
             for channel in (0..all_channels).step_by(channels) {
-                let kept = Kept {
+                let chunk = ChannelChunk {
                     panels: panel..(panel + panels).min(self.panels.end),
                     channels: channel..(channel + channels).min(all_channels),
                 };
-                self.add_up(s, &kept);
-                self.write(s, &kept);
+                self.sum(s, &chunk);
+                self.write(s, &chunk);
             }
         }
     }
 }
 
-/// The outer products of V's and Z's rows at each of N × N points, added to the sums or, of the first tile, in their place:
-/// for all input channels, the rows of the tiles, and the output channels of `panels`.
+/// The outer products of the rows of V and Z at each of N × N points, for all input channels and the output channels of `panels`.
+/// They are added to the sums; those of the first tile overwrite them.
 struct OuterProducts<'a, const N: usize> {
     v: &'a [f32],
     z: &'a [f32],

@@ -1,31 +1,32 @@
-//! What becomes of a tile of results: pixels of the tensor, or maxima over windows.
+//! Where the tiles of results go: to the pixels of a tensor, or, as maxima, to those of the pooled tensor.
 
 use std::marker::PhantomData;
 
 use super::super::{Conv2dShape, MAX_WINDOW, PANEL};
 use super::transform::{Linear, Strided, both};
 use crate::conv::Epilogue;
-use crate::conv::pooled::{Training, check, largest, pooled_shape, store};
+use crate::conv::pooled::{Maxima, PooledOutput, Training, pooled_shape, store};
 use crate::dropout::{Draws, DropoutMask};
 use crate::layout::BlockShape;
 use crate::simd::{Element, Simd, math};
 
-/// Which results: a vector of channels of a tile.
+/// A vector of channels of the results of a tile.
 pub(super) struct Place {
     /// Row and column of the tile's first result.
     pub first: [usize; 2],
+    /// The first channel.
     pub channel: usize,
     pub images: usize,
 }
 
-/// A tensor that several threads write at once, each its own part.
+/// A tensor that several threads write concurrently, each its own part.
 struct Shared<'a, Y> {
     first: *mut Y,
     len: usize,
     tensor: PhantomData<&'a mut [Y]>,
 }
 
-// SAFETY: it is the slice that it was made of, whose parts `part` gives out one by one to callers who promise that they differ.
+// SAFETY: it stands for a slice, whose disjoint parts `part` hands out: its callers promise that nobody else uses them.
 unsafe impl<Y: Send> Send for Shared<'_, Y> {}
 // SAFETY: as above.
 unsafe impl<Y: Send> Sync for Shared<'_, Y> {}
@@ -46,7 +47,7 @@ impl<'a, Y> Shared<'a, Y> {
     /// The `len` elements from `at` on.
     ///
     /// # Safety
-    /// The tensor must have them, and nobody else may use them meanwhile.
+    /// The tensor must have these elements, and nobody else may use them while the part lives.
     #[inline(always)]
     unsafe fn part(&self, at: usize, len: usize) -> &'a mut [Y] {
         debug_assert!(at + len <= self.len);
@@ -55,20 +56,20 @@ impl<'a, Y> Shared<'a, Y> {
     }
 }
 
-/// Where results go, those of different tiles or channels to different places.
+/// Writes results: those of different tiles or channels to different elements.
 pub(super) trait Outputs: Copy + Sync {
-    /// Rows and columns of results that are wanted.
+    /// Rows and columns of results that are needed.
     fn pixels(&self) -> [usize; 2];
 
-    /// The draws of a dropout behind the results.
+    /// The random numbers of a dropout after the pooling.
     fn draws<S: Simd>(&self, s: S) -> Option<Draws<S>>;
 
-    /// Writes what is wanted of a tile, whose results L makes of the products; those of an image lie 16 elements behind those
-    /// of the one before.
+    /// Transforms the products of a tile by L and writes the results that are needed. The products of an image lie 16 elements
+    /// after those of the image before.
     ///
     /// # Safety
-    /// The channels must lie within the tensor's stride, and the products of all images be readable. No other thread may write
-    /// these channels of the tile meanwhile.
+    /// The channels must lie within the tensor's stride, and the products of all images must be readable. No other thread may
+    /// write these channels of the tile concurrently.
     unsafe fn write<S: Simd, L: Linear<N, M>, const M: usize, const N: usize>(
         &self,
         s: S,
@@ -78,15 +79,15 @@ pub(super) trait Outputs: Copy + Sync {
     );
 }
 
-/// A tensor's pixels.
+/// Every pixel of a tensor, after bias and ReLU.
 #[derive(Clone, Copy)]
-pub(super) struct Pixels<'a, Y> {
+pub(super) struct Unpooled<'a, Y> {
     shape: &'a BlockShape,
     epilogue: Epilogue<'a>,
     y: Shared<'a, Y>,
 }
 
-impl<'a, Y: Element> Pixels<'a, Y> {
+impl<'a, Y: Element> Unpooled<'a, Y> {
     /// Compares every length with the shape.
     #[track_caller]
     pub(super) fn new(shape: &'a BlockShape, epilogue: Epilogue<'a>, y: &'a mut [Y]) -> Self {
@@ -98,7 +99,7 @@ impl<'a, Y: Element> Pixels<'a, Y> {
     }
 }
 
-impl<Y: Element> Outputs for Pixels<'_, Y> {
+impl<Y: Element> Outputs for Unpooled<'_, Y> {
     fn pixels(&self) -> [usize; 2] {
         [self.shape.height, self.shape.width]
     }
@@ -122,7 +123,7 @@ impl<Y: Element> Outputs for Pixels<'_, Y> {
         for image in 0..place.images {
             let in_pixel = self.shape.channel(place.channel) + image * self.shape.plane();
             // SAFETY: the caller's promise.
-            let results = unsafe { both::<S, L, N, M>(s, &products.behind(image * PANEL)) };
+            let results = unsafe { both::<S, L, N, M>(s, &products.offset_by(image * PANEL)) };
             for (i, results) in results.into_iter().enumerate() {
                 let row = first_row + i;
                 if row >= self.shape.height {
@@ -132,8 +133,8 @@ impl<Y: Element> Outputs for Pixels<'_, Y> {
                     let column = first_column + j;
                     if column < self.shape.width {
                         let at = self.shape.offset(row, column) + in_pixel;
-                        // SAFETY: `new` made sure that `y` is a tensor of the shape, in which the pixel lies; the caller promises
-                        // that its channels are written by nobody else.
+                        // SAFETY: `new` compared `y` with the shape, in which the pixel lies; the caller promises that nobody
+                        // else writes its channels.
                         unsafe {
                             let y = self.y.part(at, S::LANES);
                             Y::store(s, y.as_mut_ptr(), self.epilogue.apply(s, sum, bias));
@@ -145,12 +146,12 @@ impl<Y: Element> Outputs for Pixels<'_, Y> {
     }
 }
 
-/// Rows and columns of the results that windows of `window` pixels take to `pooled`.
+/// Rows and columns of the results that are pooled over windows of `window` pixels to the shape `pooled`.
 pub(super) fn pooled_pixels(pooled: &BlockShape, window: [usize; 2]) -> [usize; 2] {
     [pooled.height * window[0], pooled.width * window[1]]
 }
 
-/// The maxima over windows, of which each lies within a tile.
+/// The maxima over windows, each of which lies within one tile.
 #[derive(Clone, Copy)]
 pub(super) struct Pooled<'a, Y> {
     window: [usize; 2],
@@ -164,15 +165,10 @@ pub(super) struct Pooled<'a, Y> {
 impl<'a, Y: Element> Pooled<'a, Y> {
     /// Compares every length with the shape.
     #[track_caller]
-    pub(super) fn new(
-        conv: &Conv2dShape,
-        window: [usize; 2],
-        bias: Option<&'a [f32]>,
-        y: &'a mut [Y],
-        training: Option<Training<'a>>,
-    ) -> Self {
-        let shape = pooled_shape(conv, window);
-        check(&shape, &(0..shape.height), bias, y, &training);
+    pub(super) fn new(conv: &Conv2dShape, output: PooledOutput<'a, Y>) -> Self {
+        let shape = pooled_shape(conv, output.window);
+        output.check(&shape, &(0..shape.height));
+        let PooledOutput { window, bias, y, training } = output;
         let dropout = training.as_ref().and_then(|training| training.dropout);
         let indices = training.map(|training| Shared::new(training.indices));
         Self { window, shape, bias, y: Shared::new(y), indices, dropout }
@@ -207,7 +203,7 @@ impl<Y: Element> Outputs for Pooled<'_, Y> {
         let mut of_pair = [[[s.splat_u(0); 2]; M]; M];
         for image in 0..place.images {
             // SAFETY: the caller's promise.
-            let results = unsafe { both::<S, L, N, M>(s, &products.behind(image * PANEL)) };
+            let results = unsafe { both::<S, L, N, M>(s, &products.offset_by(image * PANEL)) };
             for row in rows.clone() {
                 for column in columns.clone() {
                     let [i, j] = [row - first[0], column - first[1]];
@@ -217,18 +213,19 @@ impl<Y: Element> Outputs for Pooled<'_, Y> {
                         of_pair[i][j] = draws.of_pair(s, image / 2, positions);
                     }
                     let value = |pixel: usize| results[i * height + pixel / width][j * width + pixel % width];
-                    let (largest, argmax) = largest(s, height * width, value);
+                    let mut maxima = Maxima::of(s, height * width, value);
+                    maxima.values = s.add(maxima.values, bias);
                     let pixel = self.shape.offset(row, column);
                     let to = pixel + self.shape.channel(place.channel) + image * self.shape.plane();
                     debug_assert!(height * width <= MAX_WINDOW);
                     let draw = of_pair[i][j][image % 2];
-                    // SAFETY: `new` made sure that `y` and the indices are tensors of the shape, in which the pixel lies; the
-                    // caller promises that its channels are written by nobody else.
+                    // SAFETY: `new` compared `y` and the indices with the shape, in which the pixel lies; the caller promises
+                    // that nobody else writes its channels.
                     unsafe {
                         let y = self.y.part(to, S::LANES);
                         let indices = self.indices.as_ref().map(|indices| indices.part(to, S::LANES));
                         let mut training = indices.map(|indices| Training { indices, dropout: self.dropout });
-                        store(s, y, &mut training, 0, s.add(largest, bias), argmax, draws, draw);
+                        store(s, y, &mut training, 0, maxima, draws, draw);
                     }
                 }
             }

@@ -1,57 +1,55 @@
-//! The passes that gather, forward and backward data: tiles of the source are transformed, multiplied by the weights at each
-//! point, and become tiles of results.
+//! The forward and the data pass: tiles of the source are transformed, multiplied by the weights at each point, and transformed to
+//! tiles of results.
 //!
-//! One tile of 32 images at a time, or several of a few images: V, .6 MB for 128 channels, and the products of two panels
-//! stay in the second cache.
+//! One tile of 32 images at a time, or several tiles of fewer images: V, .6 MB for 128 channels, and the products of two panels
+//! stay in L2.
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::super::PANEL;
-use super::Tensors;
-use super::gathered::{Matrices, Source};
+use super::Pass;
 use super::outputs::{Outputs, Place};
 use super::partition::Chunk;
+use super::source::{Matrices, MatrixRows};
 use super::transform::{Strided, Transform};
 use crate::conv::direct::microkernel::{Walk, accumulate};
 use crate::conv::panel::column;
 use crate::layout::{BLOCK, BlockShape};
 use crate::simd::{Kernel, Simd, TileKernel};
 
-/// Elements of V that do not stay in the second cache beside the weights of two panels: then it is read for eight at once,
-/// whose products take more. On one core 7x7 pixels of 256 channels went from 393 to 425 nominal GFLOP/s, 3x3 of 512 from 403
-/// to 485; with fewer channels more panels, or rows of several tiles, are slower.
-const LARGE: usize = 1 << 18;
+/// A V of more elements does not stay in L2 beside the weights of two panels. It is then multiplied by eight panels at a time,
+/// whose products take more memory. On one core, 7x7 pixels of 256 channels went from 393 to 425 nominal GFLOP/s, 3x3 of 512 from
+/// 403 to 485. With fewer channels, more panels, or rows of several tiles, are slower.
+const MAX_CACHED_V: usize = 1 << 18;
 
-/// How much is computed at a time.
+/// The sizes of the matrices in the buffer.
 #[derive(Clone, Copy)]
-struct Portion {
+struct Buffers {
     /// V: a row for each image of some tiles, all channels.
     transformed: Matrices,
     /// The products of some panels.
     products: Matrices,
 }
 
-impl Portion {
+impl Buffers {
     fn of(points: usize, from: &BlockShape, to: &BlockShape) -> Self {
         let transformed = Matrices { rows: BLOCK, panels: from.channel_stride / PANEL };
-        let panels = if points * transformed.point() > LARGE { 8 } else { 2 };
+        let panels = if points * transformed.point() > MAX_CACHED_V { 8 } else { 2 };
         Self { transformed, products: Matrices { rows: BLOCK, panels: panels.min(to.channel_stride / PANEL) } }
     }
 }
 
-/// Numbers that a pass keeps.
+/// Elements of scratch memory for a pass.
 pub(super) fn scratch_len(points: usize, from: &BlockShape, to: &BlockShape) -> usize {
-    let Portion { transformed, products } = Portion::of(points, from, to);
+    let Buffers { transformed, products } = Buffers::of(points, from, to);
     points * (transformed.point() + products.point())
 }
 
 /// One chunk of a pass.
 pub(super) struct TilePass<'a, O, T, const M: usize, const N: usize> {
-    tensors: Tensors<'a>,
-    source: Source<'a>,
-    portion: Portion,
-    weights: &'a [f32],
+    pass: Pass<'a>,
+    buffers: Buffers,
     outputs: O,
     chunk: Chunk,
     transformed: &'a mut [f32],
@@ -60,28 +58,22 @@ pub(super) struct TilePass<'a, O, T, const M: usize, const N: usize> {
 }
 
 impl<'a, O: Outputs, T: Transform<M, N>, const M: usize, const N: usize> TilePass<'a, O, T, M, N> {
-    /// Compares the lengths with the shapes, and the chunk with what `outputs` wants; `buffer` has [`scratch_len`] numbers.
+    /// Compares the lengths, and the chunk's panels, with the shapes; `buffer` has [`scratch_len`] elements.
     ///
     /// # Safety
-    /// While it runs, no pass to the same outputs may run of a chunk that has a tile and a panel in common with this one.
-    pub(super) unsafe fn new(
-        tensors: Tensors<'a>,
-        [source, weights]: [&'a [f32]; 2],
-        images: usize,
-        (outputs, chunk): (O, Chunk),
-        buffer: &'a mut [f32],
-    ) -> Self {
-        let Tensors { from, to, .. } = tensors;
-        assert_eq!(source.len(), from.len(), "the source's length and that of {from:?}");
+    /// While it runs, no pass to the same outputs may run on a chunk that has a tile and a panel in common with this one.
+    pub(super) unsafe fn new(pass: Pass<'a>, outputs: O, chunk: Chunk, buffer: &'a mut [f32]) -> Self {
+        let Pass { source, weights, to, .. } = pass;
+        let (from, images) = (source.shape, source.images);
+        assert_eq!(source.data.len(), from.len(), "the source's length and that of {from:?}");
         assert!((1..=BLOCK).contains(&images), "{images} images of a block of {BLOCK}");
         let expected = to.channel_stride * N * N * from.channel_stride;
         assert_eq!(weights.len(), expected, "the transformed weights' length and that of {} points", N * N);
         assert_eq!(buffer.len(), scratch_len(N * N, from, to), "the buffer's length");
         assert!(chunk.panels.end <= to.channel_stride / PANEL, "{chunk:?} of {to:?}");
-        let source = Source { data: source, shape: from, images };
-        let portion = Portion::of(N * N, from, to);
-        let (transformed, products) = buffer.split_at_mut(N * N * portion.transformed.point());
-        Self { tensors, source, portion, weights, outputs, chunk, transformed, products, transform: PhantomData }
+        let buffers = Buffers::of(N * N, from, to);
+        let (transformed, products) = buffer.split_at_mut(N * N * buffers.transformed.point());
+        Self { pass, buffers, outputs, chunk, transformed, products, transform: PhantomData }
     }
 }
 
@@ -89,23 +81,24 @@ impl<O: Outputs, T: Transform<M, N>, const M: usize, const N: usize> Kernel for 
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
-        let Tensors { from, before, .. } = self.tensors;
-        let images = self.source.images;
+        let Pass { source, padding, .. } = self.pass;
+        let images = source.images;
         let columns = self.outputs.pixels()[1].div_ceil(M);
         let draws = self.outputs.draws(s);
         let Chunk { tiles: Range { start: first, end }, panels } = self.chunk.clone();
-        let Portion { transformed, products } = self.portion;
-        let at_once = transformed.rows / images;
-        for first in (first..end).step_by(at_once) {
-            let tiles = first..end.min(first + at_once);
-            let place = |tile: usize| [tile / columns * M, tile % columns * M];
+        let Buffers { transformed, products } = self.buffers;
+        let tiles_per_product = transformed.rows / images;
+        for first in (first..end).step_by(tiles_per_product) {
+            let tiles = first..end.min(first + tiles_per_product);
+            let first_result = |tile: usize| [tile / columns * M, tile % columns * M];
             for tile in tiles.clone() {
-                let [y, x] = place(tile);
-                let first = [y as isize - before[0] as isize, x as isize - before[1] as isize];
-                let to = (self.transformed.as_mut_ptr(), transformed, (tile - tiles.start) * images);
-                // SAFETY: `new` compared the source's length with its shape, and made room for V; there are at most ROWS
-                // rows.
-                unsafe { self.source.transform::<S, T::Input, N, N>(s, first, 0..from.channel_stride, to) };
+                let [y, x] = first_result(tile);
+                let first = [y as isize - padding[0] as isize, x as isize - padding[1] as isize];
+                let row = (tile - tiles.start) * images;
+                let to = MatrixRows { to: self.transformed.as_mut_ptr(), matrices: transformed, row };
+                // SAFETY: `new` compared the source's length with its shape and made room for V, whose BLOCK rows suffice for
+                // the images of these tiles.
+                unsafe { source.transform::<S, T::Input, N, N>(s, first, 0..source.shape.channel_stride, to) };
             }
             let rows = tiles.len() * images;
             for panel in panels.clone().step_by(products.panels) {
@@ -119,9 +112,9 @@ impl<O: Outputs, T: Transform<M, N>, const M: usize, const N: usize> Kernel for 
                             first,
                             steps: [N * products.point(), products.point()].map(|step| step as isize),
                         };
-                        let place = Place { first: place(tile), channel: panel * PANEL + lane, images };
-                        // SAFETY: the channels are the tensor's (`new`), and at each point there is a vector for each of the
-                        // tile's images from `at` on; who called `new` promised that no other pass writes these.
+                        let place = Place { first: first_result(tile), channel: panel * PANEL + lane, images };
+                        // SAFETY: the channels lie in the tensor (`new`), and at each point there is a vector for each image of
+                        // the tile from `at` on; the caller of `new` promised that no other pass writes these results.
                         unsafe { self.outputs.write::<S, T::Output, M, N>(s, &place, &draws, products) };
                     }
                 }
@@ -134,8 +127,8 @@ impl<O, T, const M: usize, const N: usize> TilePass<'_, O, T, M, N> {
     /// The products of some panels for the first `rows` rows of V.
     #[inline(always)]
     fn multiply<S: Simd>(&mut self, s: S, panels: Range<usize>, rows: usize) {
-        let Portion { transformed, products } = self.portion;
-        let (a, b) = (self.transformed.as_ptr(), self.weights.as_ptr());
+        let Buffers { transformed, products } = self.buffers;
+        let (a, b) = (self.transformed.as_ptr(), self.pass.weights.as_ptr());
         let to = self.products.as_mut_ptr();
         let product = |columns: Range<usize>| Products::<N> {
             a,
@@ -155,9 +148,10 @@ impl<O, T, const M: usize, const N: usize> TilePass<'_, O, T, M, N> {
     }
 }
 
-/// Panels `columns`, of those from `first` on whose products are kept, for the first `rows` rows at each of N × N points.
+/// The products at each of N × N points: the first `rows` rows, and panels `columns` of those in the buffer, which start at panel
+/// `first` of the weights.
 ///
-/// It is made only by [`TilePass::multiply`], whose lengths [`TilePass::new`] has compared.
+/// Only [`TilePass::multiply`] constructs it; [`TilePass::new`] has compared the lengths.
 struct Products<const N: usize> {
     a: *const f32,
     b: *const f32,

@@ -1,18 +1,19 @@
 //! The transforms of Winograd's convolutions F(m × m, 3 × 3), one dimension at a time.
 //!
-//! A tile of m results of a correlation with three weights is read off a product of polynomials, and that off its values at
-//! m + 1 points and at infinity (Winograd, 1980; Lavin and Gray, 2016, "Fast Algorithms for Convolutional Neural Networks"):
+//! The m results of a correlation with three weights are coefficients of a product of polynomials, which is determined by its
+//! values at m + 1 points and at infinity (Winograd, 1980; Lavin and Gray, 2016, "Fast Algorithms for Convolutional Neural
+//! Networks"):
 //!
 //! ```text
 //! y = Aᵀ [ (G g) ⊙ (Bᵀ d) ]     d: m + 2 numbers of the input, g: three weights, y: m results
 //! ```
 //!
-//! With p(x) = Π (x − t) over the points t, row t of Bᵀ has the coefficients of p(x) / (x − t), the row of infinity those of
+//! With p(x) = Π (x − t) over the points t, row t of Bᵀ holds the coefficients of p(x) / (x − t), the row of infinity those of
 //! p(x); row t of G is (1, t, t²) / p′(t); column t of Aᵀ is (1, t, t² …).
 //!
-//! The points are 0, ±1/√2, ±√2 for m = 4 and 0, ±1/√2, √2 for m = 3: products of theirs are 1 or near it, so numbers neither
-//! grow nor cancel much. Measured on 64 channels behind a ReLU, the root mean square of the error is 6.7e-7 of that of the
-//! results for either; with the usual points 0, ±1, ±2 it is 1.4e-6 for m = 4, and a sum without transforms has 3.1e-7.
+//! The points are 0, ±1/√2, ±√2 for m = 4 and 0, ±1/√2, √2 for m = 3. Their products are 1 or close to it, so values neither grow
+//! nor cancel much. Measured on 64 channels of post-ReLU input, the root mean square of the error is 6.7e-7 of that of the
+//! results for either m. With the usual points 0, ±1, ±2 it is 1.4e-6 for m = 4; a sum without transforms has 3.1e-7.
 
 use std::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
 
@@ -23,7 +24,7 @@ pub(super) const A: f32 = FRAC_1_SQRT_2;
 /// The point b = √2 = 1/a.
 pub(super) const B: f32 = SQRT_2;
 
-/// The steps of F(M, 3), with N = M + 2 points. The gradient of a step is its transpose.
+/// The matrices of F(M, 3), with N = M + 2 points. The gradient of a transform is its transpose.
 pub(super) trait Transform<const M: usize, const N: usize> {
     /// Bᵀ
     type Input: Linear<N, N>;
@@ -39,7 +40,7 @@ pub(super) trait Transform<const M: usize, const N: usize> {
 
 /// A matrix of TO rows and FROM columns.
 pub(super) trait Linear<const FROM: usize, const TO: usize> {
-    /// Its product with `x`; mark the implementation `#[inline(always)]`.
+    /// The product of the matrix with `x`; mark the implementation `#[inline(always)]`.
     fn times<S: Simd>(s: S, x: [S::V; FROM]) -> [S::V; TO];
 }
 
@@ -52,7 +53,7 @@ pub(super) trait Tile {
     unsafe fn load<S: Simd>(&self, s: S, row: usize, column: usize) -> S::V;
 }
 
-/// Vectors at equal distances: `steps` are the elements from row to row and from column to column.
+/// Vectors at constant strides: `steps` are the elements from row to row and from column to column.
 #[derive(Clone, Copy)]
 pub(super) struct Strided {
     pub first: *const f32,
@@ -60,8 +61,8 @@ pub(super) struct Strided {
 }
 
 impl Strided {
-    /// The tile `elements` behind this one.
-    pub(super) fn behind(self, elements: usize) -> Self {
+    /// The tile `elements` elements after this one.
+    pub(super) fn offset_by(self, elements: usize) -> Self {
         Self { first: self.first.wrapping_add(elements), ..self }
     }
 }
@@ -74,7 +75,7 @@ impl Tile for Strided {
     }
 }
 
-/// L X Lᵀ of a tile X: the columns are transformed first, each as it is loaded.
+/// L X Lᵀ of a tile X. The columns are transformed first, each as it is loaded.
 ///
 /// # Safety
 /// FROM × FROM vectors of the tile must be readable.
@@ -83,7 +84,7 @@ pub(super) unsafe fn both<S: Simd, L: Linear<FROM, TO>, const FROM: usize, const
     s: S,
     tile: &impl Tile,
 ) -> [[S::V; TO]; TO] {
-    // No closures: the compiler inlines vector operations only into functions that must be inlined themselves.
+    // No closures: the compiler inlines vector operations only into functions marked `#[inline(always)]`.
     let mut columns = [[s.zero(); TO]; FROM];
     for (column, transformed) in columns.iter_mut().enumerate() {
         let mut x = [s.zero(); FROM];
@@ -122,7 +123,7 @@ pub(super) fn scaled_plus<S: Simd>(s: S, c: f32, x: S::V, y: S::V) -> S::V {
     s.mul_add(s.splat(c), x, y)
 }
 
-/// even ± c · odd: what two points that differ in their sign have in common.
+/// even ± c · odd: the values at two points that differ in sign.
 #[inline(always)]
 pub(super) fn plus_and_minus<S: Simd>(s: S, c: f32, odd: S::V, even: S::V) -> [S::V; 2] {
     [scaled_plus(s, c, odd, even), scaled_plus(s, -c, odd, even)]

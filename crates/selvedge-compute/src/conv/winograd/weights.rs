@@ -1,4 +1,4 @@
-//! Weights into the form of [`super::Winograd`]: U = G W Gᵀ.
+//! The transform of the weights for [`super::Winograd`]: U = G W Gᵀ.
 
 use std::marker::PhantomData;
 
@@ -7,14 +7,14 @@ use super::Winograd;
 use super::transform::{Strided, Transform, both};
 use crate::simd::{Kernel, Simd};
 
-/// Weights for each pixel of a filter.
+/// Taps of a 3x3 kernel.
 const TAPS: usize = 9;
 
-/// Compares the lengths of panels of `channels` rows for each tap with those that they become.
+/// Compares the length of panels with `channels` rows per tap with that of the transformed panels.
 #[track_caller]
 pub(super) fn check(winograd: &Winograd, channels: usize, panels: usize, to: usize) {
     let (panel, transformed) = (TAPS * channels * PANEL, winograd.points() * channels * PANEL);
-    assert!(panels.is_multiple_of(panel), "{panels} weights are no panels of {panel}");
+    assert!(panels.is_multiple_of(panel), "{panels} weights are not whole panels of {panel}");
     assert_eq!(
         to,
         panels / panel * transformed,
@@ -23,7 +23,7 @@ pub(super) fn check(winograd: &Winograd, channels: usize, panels: usize, to: usi
     );
 }
 
-/// Whether the kernel is rotated by 180°: the last tap is read first.
+/// Whether the kernel is rotated by 180°, so that the last tap is read first.
 #[derive(Clone, Copy)]
 pub(super) enum Rotation {
     None,
@@ -53,8 +53,7 @@ impl<T: Transform<M, N>, const M: usize, const N: usize> Kernel for Transformed<
         let panels = self.panels.chunks_exact(TAPS * tap).zip(self.to.chunks_exact_mut(N * N * tap));
         for (panel, to) in panels {
             for at in (0..tap).step_by(S::LANES) {
-                // SAFETY: `at` and a vector behind it lie in a tap, of which `chunks_exact` gives nine, and as many as there
-                // are points.
+                // SAFETY: the vector at `at` lies in a tap and in a point; `chunks_exact` gives all nine taps and N × N points.
                 unsafe {
                     let (first, step) = match self.rotation {
                         Rotation::None => (0, tap as isize),

@@ -1,4 +1,4 @@
-//! A convolution and a normalisation behind it, in f64 and one after the other, against the closed form.
+//! The closed form against a convolution followed by a batch norm in f64.
 
 use super::*;
 use crate::conv::direct::forward;
@@ -16,8 +16,8 @@ struct Case {
     images: Vec<Vec<f32>>,
     weights: Vec<f32>,
     bias: Option<Vec<f32>>,
-    scale: Option<Vec<f32>>,
-    shift: Vec<f32>,
+    gamma: Option<Vec<f32>>,
+    beta: Vec<f32>,
 }
 
 /// A tensor of each image, `[image][output]`.
@@ -33,7 +33,7 @@ fn cases() -> Vec<Case> {
             values[..filters].iter_mut().for_each(|value| *value = numbers.uniform(low, high));
             values
         };
-        let (bias, scale, shift) = (of_channels(-1.0, 1.0), of_channels(0.5, 2.0), of_channels(-1.0, 1.0));
+        let (bias, gamma, beta) = (of_channels(-1.0, 1.0), of_channels(0.5, 2.0), of_channels(-1.0, 1.0));
         // Neighbouring pixels of an image are alike, and few are zero on average.
         let images = (0..images).map(|_| {
             let level = numbers.uniform(-1.0, 2.0);
@@ -41,8 +41,8 @@ fn cases() -> Vec<Case> {
         });
         let images = images.collect();
         let weights = numbers.elements(TAPS * filters);
-        let (bias, scale) = ((number % 2 == 0).then_some(bias), (number % 3 < 2).then_some(scale));
-        Case { layer, images, weights, bias, scale, shift }
+        let (bias, gamma) = ((number % 2 == 0).then_some(bias), (number % 3 < 2).then_some(gamma));
+        Case { layer, images, weights, bias, gamma, beta }
     };
     sizes.into_iter().enumerate().map(case).collect()
 }
@@ -99,8 +99,8 @@ impl Case {
         [mean, of_channel().map(|value| (value - mean).powi(2)).sum()]
     }
 
-    fn scale(&self, channel: usize) -> f64 {
-        self.scale.as_ref().map_or(1.0, |scale| f64::from(scale[channel]))
+    fn gamma(&self, channel: usize) -> f64 {
+        self.gamma.as_ref().map_or(1.0, |gamma| f64::from(gamma[channel]))
     }
 }
 
@@ -167,10 +167,10 @@ fn results_and_gradients_are_those_of_one_after_the_other() {
             let [mut rstd, mut factor, mut offset, mut folded_bias] = [(); 4].map(|()| zeros());
             norm::rstd(patches.count(), &square, EPSILON, &mut rstd);
             let mean: Vec<f32> = mean.iter().map(|&mean| mean as f32).collect();
-            let (scale, shift) = (case.scale.as_deref(), Some(&case.shift[..]));
-            norm::affine(&mean, &rstd, scale, shift, &mut factor, &mut offset);
+            let (gamma, beta) = (case.gamma.as_deref(), Some(&case.beta[..]));
+            norm::affine(&mean, &rstd, gamma, beta, &mut factor, &mut offset);
             let mut folded = vec![7.0; panels.len()];
-            fold(&panels, case.bias.as_deref(), [&factor, &offset], &mut folded, &mut folded_bias);
+            fold(&panels, case.bias.as_deref(), &factor, &offset, &mut folded, &mut folded_bias);
             let blocks = case.blocks();
             let y: Vec<Vec<f32>> = blocks
                 .iter()
@@ -185,20 +185,20 @@ fn results_and_gradients_are_those_of_one_after_the_other() {
             let results = case.results();
             let mut numbers = Numbers::new(9);
             let gradient: Tensor = results.iter().map(|image| wide(&numbers.elements::<f32>(image.len()))).collect();
-            let (mut dweights, mut dshift) = (vec![0.0; panels.len()], vec![0.0; stride]);
-            let (mut want_dweights, mut want_dscale) = (vec![0.0; TAPS * filters], vec![0.0; filters]);
+            let (mut dweights, mut dbeta) = (vec![0.0; panels.len()], vec![0.0; stride]);
+            let (mut want_dweights, mut want_dgamma) = (vec![0.0; TAPS * filters], vec![0.0; filters]);
             let count = case.count() as f64;
             let mut dx = vec![vec![0.0; results[0].len()]; results.len()];
             for channel in 0..filters {
                 let [mean, square] = case.moments(&results, channel);
-                let inverse = 1.0 / (square / count + f64::from(EPSILON)).sqrt();
-                let normalised = |image: usize, o: usize| (results[image][o] - mean) * inverse;
+                let rstd = 1.0 / (square / count + f64::from(EPSILON)).sqrt();
+                let normalised = |image: usize, o: usize| (results[image][o] - mean) * rstd;
                 let (mut sum, mut sum_normalised) = (0.0, 0.0);
                 for (image, gradient) in gradient.iter().enumerate() {
                     for o in (channel..gradient.len()).step_by(filters) {
                         sum += gradient[o];
                         sum_normalised += gradient[o] * normalised(image, o);
-                        let want = normalised(image, o) * case.scale(channel) + f64::from(case.shift[channel]);
+                        let want = normalised(image, o) * case.gamma(channel) + f64::from(case.beta[channel]);
                         let place =
                             o / filters * output.pixel() + output.channel(channel) + image % BLOCK * output.plane();
                         assert_close(&format!("{layer:?}"), &[y[image / BLOCK][place]], &[want], 2e-4);
@@ -207,25 +207,25 @@ fn results_and_gradients_are_those_of_one_after_the_other() {
                 for (image, gradient) in gradient.iter().enumerate() {
                     for o in (channel..gradient.len()).step_by(filters) {
                         let centred = gradient[o] - sum / count - normalised(image, o) * sum_normalised / count;
-                        dx[image][o] = case.scale(channel) * inverse * centred;
+                        dx[image][o] = case.gamma(channel) * rstd * centred;
                     }
                 }
-                (dshift[channel], want_dscale[channel]) = (sum as f32, sum_normalised);
+                (dbeta[channel], want_dgamma[channel]) = (sum as f32, sum_normalised);
             }
             for (image, pixels) in case.images.iter().enumerate() {
                 for_each_product(layer, |o, i, w| {
                     want_dweights[w] += f64::from(pixels[i]) * dx[image][o];
-                    dweights[place(w % filters, w / filters)] += pixels[i] * gradient[image][o] as f32;
+                    dweights[weight_index(w % filters, w / filters)] += pixels[i] * gradient[image][o] as f32;
                 });
             }
             let normalisation =
                 Normalisation { mean: &mean, rstd: &rstd, factor: &factor, offset: &offset, activation: None };
-            let mut dscale = vec![7.0; stride];
-            patches.gradients(&panels, &normalisation, &mut dweights, &dshift, Some(&mut dscale));
+            let mut dgamma = vec![7.0; stride];
+            patches.gradients(&panels, &normalisation, &mut dweights, &dbeta, Some(&mut dgamma));
             let mut got = vec![0.0; want_dweights.len()];
             pack::from_panels(layer, &dweights, &mut got);
             assert_close(&format!("weights of {layer:?}"), &got, &want_dweights, 2e-3);
-            assert_close(&format!("scale of {layer:?}"), &dscale[..filters], &want_dscale, 2e-3);
+            assert_close(&format!("gamma of {layer:?}"), &dgamma[..filters], &want_dgamma, 2e-3);
         }
     }
 }

@@ -1,10 +1,11 @@
-//! The passes over windows against the naive convolution in f64 of what the kernels round to bf16.
+//! The passes over 4×4 patches against the naive convolution in f64 of operands rounded to bf16.
 
 use super::*;
 use crate::Isa;
+use crate::conv::first_layer::PooledBackward;
 use crate::conv::first_layer::batch_norm::{self, PATCH_SUMS};
 use crate::conv::reference::for_each_product;
-use crate::conv::{Epilogue, NO_ARGMAX, Part, Training, pack as panels};
+use crate::conv::{Epilogue, NO_ARGMAX, Part, PooledOutput, Training, pack as panels};
 use crate::dropout::{self, DropoutMask};
 use crate::layout::BLOCK;
 use crate::simd::Element;
@@ -13,24 +14,24 @@ use crate::test_support::{Numbers, assert_close, wide};
 const SCALE: f32 = 1.0 / 64.0;
 const SHIFT: f32 = -1.5;
 
-/// A layer with its operands, and its results before pooling in f64, `[image][output]`.
+/// A layer with its operands, and its result before pooling in f64, `[image][output]`.
 struct Case {
     cpu: Cpu,
     layer: Conv2dShape,
     valid: usize,
     images: Vec<u8>,
-    windows: Vec<bf16>,
+    patches: Vec<bf16>,
     weights: Vec<bf16>,
     bias: Vec<f32>,
-    /// The pixels and the results of each image.
+    /// The pixels of each image, and its results.
     pixels: Vec<Vec<f64>>,
     results: Vec<Vec<f64>>,
 }
 
-/// Images of odd sizes, of several vectors' widths and of one window, of one and several panels of channels.
+/// Images of even and odd sizes, of the width of several vectors or of one window, with one or several panels of channels.
 fn cases() -> Vec<Case> {
     let Ok(cpu) = Cpu::with(Isa::Amx) else {
-        eprintln!("WARNING: windows were NOT TESTED: this machine lacks amx");
+        eprintln!("WARNING: 4x4 patches were NOT TESTED: this machine lacks amx");
         return vec![];
     };
     let shapes = [
@@ -53,8 +54,8 @@ impl Case {
         let layer = Conv2dShape::same(BlockShape::input(height, width, 1), filters, [3, 3], 1);
         let mut numbers = Numbers::new((height * width) as u64);
         let images: Vec<u8> = (0..valid * height * width).map(|_| (numbers.next_u32() >> 24) as u8).collect();
-        let mut windows = vec![bf16::from_f32(7.0); shape(&layer).len()];
-        fill(cpu, &layer, &images, [valid, BLOCK], SCALE, SHIFT, &mut windows);
+        let mut patches = vec![bf16::from_f32(7.0); shape(&layer).len()];
+        fill(cpu, &layer, Images { bytes: &images, valid, read: BLOCK, scale: SCALE, shift: SHIFT }, &mut patches);
         let logical: Vec<f32> = wide(&numbers.elements::<bf16>(9 * filters)).into_iter().map(|w| w as f32).collect();
         let mut in_panels = vec![0.0; layer.weights_len()];
         panels::to_panels(&layer, &logical, &mut in_panels);
@@ -72,22 +73,22 @@ impl Case {
             results
         });
         let results = results.collect();
-        Self { cpu, layer, valid, images, windows, weights, bias, pixels, results }
+        Self { cpu, layer, valid, images, patches, weights, bias, pixels, results }
     }
 
     /// The results of one image and channel at the four pixels of a window.
     fn window(&self, image: usize, window: usize, channel: usize) -> [f64; 4] {
-        std::array::from_fn(|pixel| self.results[image][self.output_at(window, pixel, channel)])
+        std::array::from_fn(|pixel| self.results[image][self.output_index(window, pixel, channel)])
     }
 
-    /// The logical number of an output.
-    fn output_at(&self, window: usize, pixel: usize, channel: usize) -> usize {
+    /// The logical index of an output.
+    fn output_index(&self, window: usize, pixel: usize, channel: usize) -> usize {
         let (output, width) = (&self.layer.output, pooled_shape(&self.layer, WINDOW).width);
         let (y, x) = (window / width * 2 + pixel / 2, window % width * 2 + pixel % 2);
         (y * output.width + x) * output.channels + channel
     }
 
-    /// Calls `f` with window, image, channel and place of each element of the pooled output that is no padding.
+    /// Calls `f` with window, image, channel and index of each element of the pooled output, without padding.
     fn for_each_pooled(&self, mut f: impl FnMut(usize, usize, usize, usize)) {
         let pooled = pooled_shape(&self.layer, WINDOW);
         for at in 0..pooled.len() {
@@ -101,29 +102,29 @@ impl Case {
     fn run<Y: Element>(&self, images: usize, mask: Option<&DropoutMask>) -> (Vec<Y>, Vec<u16>) {
         let pooled = pooled_shape(&self.layer, WINDOW);
         let (mut y, mut indices) = (vec![Y::from_f32(7.0); pooled.len()], vec![77; pooled.len()]);
-        let cut = pooled.height / 2;
-        let (upper, lower) = y.split_at_mut(cut * pooled.row());
-        let (upper_winners, lower_winners) = indices.split_at_mut(cut * pooled.row());
-        for (rows, y, indices) in [(0..cut, upper, upper_winners), (cut..pooled.height, lower, lower_winners)] {
-            let training = Training { indices, dropout: mask };
-            let part = Part { rows, images };
-            forward(self.cpu, &self.layer, &self.windows, &self.weights, Some(&self.bias), part, y, Some(training));
+        let middle = pooled.height / 2;
+        let (upper, lower) = y.split_at_mut(middle * pooled.row());
+        let (upper_indices, lower_indices) = indices.split_at_mut(middle * pooled.row());
+        for (rows, y, indices) in [(0..middle, upper, upper_indices), (middle..pooled.height, lower, lower_indices)] {
+            let training = Some(Training { indices, dropout: mask });
+            let output = PooledOutput { window: WINDOW, bias: Some(&self.bias), y, training };
+            forward(self.cpu, &self.layer, &self.patches, &self.weights, Part { rows, images }, output);
         }
         (y, indices)
     }
 }
 
 #[test]
-fn windows_have_the_pixels_that_they_see() {
+fn patches_hold_the_pixels_of_their_windows() {
     for case in cases() {
         let (shape, input) = (shape(&case.layer), case.layer.input);
-        for (at, &got) in case.windows.iter().enumerate() {
-            let ((image, seen), window) = (shape.image_and_channel(at), at / shape.pixel());
-            let y = (2 * (window / shape.width) + seen / SIDE).wrapping_sub(1);
-            let x = (2 * (window % shape.width) + seen % SIDE).wrapping_sub(1);
+        for (at, &got) in case.patches.iter().enumerate() {
+            let ((image, element), patch) = (shape.image_and_channel(at), at / shape.pixel());
+            let y = (2 * (patch / shape.width) + element / SIDE).wrapping_sub(1);
+            let x = (2 * (patch % shape.width) + element % SIDE).wrapping_sub(1);
             let on_image = image < case.valid && y < input.height && x < input.width;
             let want = if on_image { case.pixels[image][y * input.width + x] } else { 0.0 };
-            assert_eq!(f64::from(got.to_f32()), want, "{input:?}: window {window} of image {image} at {seen}");
+            assert_eq!(f64::from(got.to_f32()), want, "{input:?}: element {element} of patch {patch} of image {image}");
         }
         assert_eq!(case.images.len(), case.valid * input.height * input.width);
     }
@@ -134,7 +135,7 @@ fn forward_matches_the_reference<Y: Element>() {
         let (y, indices) = case.run::<Y>(case.valid, None);
         case.for_each_pooled(|window, image, channel, at| {
             if image >= case.valid {
-                assert_eq!((y[at].to_f32(), indices[at]), (7.0, 77), "image {image} was not asked for");
+                assert_eq!((y[at].to_f32(), indices[at]), (7.0, 77), "image {image} was not to be computed");
                 return;
             }
             let values = case.window(image, window, channel);
@@ -160,18 +161,18 @@ fn bf16_results_match_the_reference() {
 }
 
 #[test]
-fn dropout_in_the_pass_equals_dropout_behind_it() {
+fn dropout_in_the_pass_equals_dropout_after_it() {
     let mask = DropoutMask { key: 5, first_image: 64, rate: 0.25 };
     for case in cases() {
         let pooled = pooled_shape(&case.layer, WINDOW);
-        let (plain, plain_winners) = case.run::<f32>(BLOCK, None);
+        let (plain, plain_indices) = case.run::<f32>(BLOCK, None);
         let mut want = plain.clone();
         dropout::apply_in_place(case.cpu, &pooled, 0..pooled.height, &mask, &mut want);
         let mut ones = vec![1.0f32; pooled.len()];
         dropout::apply_in_place(case.cpu, &pooled, 0..pooled.height, &mask, &mut ones);
         let (y, indices) = case.run::<f32>(BLOCK, Some(&mask));
         assert_eq!(y, want);
-        for ((argmax, plain), kept) in indices.into_iter().zip(plain_winners).zip(ones) {
+        for ((argmax, plain), kept) in indices.into_iter().zip(plain_indices).zip(ones) {
             assert_eq!(argmax, if kept > 0.0 { plain } else { NO_ARGMAX });
         }
     }
@@ -191,7 +192,7 @@ fn the_gradient_matches_the_reference() {
         case.for_each_pooled(|window, image, channel, at| {
             if indices[at] != NO_ARGMAX {
                 let dy = 0.75 * f64::from(dy[at].to_f32());
-                full[image][case.output_at(window, indices[at].into(), channel)] = dy;
+                full[image][case.output_index(window, indices[at].into(), channel)] = dy;
                 want_bias[channel] += dy;
             }
         });
@@ -201,18 +202,20 @@ fn the_gradient_matches_the_reference() {
         }
         let (mut dweights, mut dbias) = (vec![0.0; layer.weights_len()], vec![0.5; want_bias.len()]);
         for bias in [None, Some(&mut dbias[..])] {
-            backward(case.cpu, layer, &case.windows, &dy, &indices, 0.75, &mut dweights, bias);
+            let (x, dweights) = (&case.patches[..], &mut dweights[..]);
+            let args = PooledBackward { x, dy: &dy, indices: &indices, scale: 0.75, dweights, dbias: bias };
+            backward(case.cpu, layer, args);
         }
         let mut got = vec![0.0; want.len()];
         panels::from_panels(layer, &dweights, &mut got);
-        // Twice: the gradient is added to.
+        // Both calls add to the gradient.
         let want: Vec<f64> = want.iter().map(|want| 2.0 * want).collect();
         assert_close(&format!("{layer:?}"), &got, &want, 2e-5);
         assert_close(&format!("the bias of {layer:?}"), &dbias, &want_bias, 2e-5);
     }
 }
 
-/// The cases whose windows cover the image.
+/// The cases whose image is covered by 2x2 windows.
 fn covered() -> Vec<Case> {
     let mut cases = cases();
     cases.retain(|case| cover(&case.layer));
@@ -225,12 +228,12 @@ fn without_pooling_every_pixel_matches_the_reference() {
         let output = &case.layer.output;
         for relu in [false, true] {
             let mut y = vec![bf16::from_f32(7.0); output.len()];
-            let cut = output.height / 4 * 2;
-            let (upper, lower) = y.split_at_mut(cut * output.row());
+            let middle = output.height / 4 * 2;
+            let (upper, lower) = y.split_at_mut(middle * output.row());
             let epilogue = Epilogue { bias: Some(&case.bias), relu };
-            for (rows, y) in [(0..cut, upper), (cut..output.height, lower)] {
+            for (rows, y) in [(0..middle, upper), (middle..output.height, lower)] {
                 let part = Part { rows, images: case.valid };
-                forward_unpooled(case.cpu, &case.layer, &case.windows, &case.weights, epilogue, part, y);
+                forward_unpooled(case.cpu, &case.layer, &case.patches, &case.weights, epilogue, part, y);
             }
             for (at, y) in y.iter().enumerate() {
                 let ((image, channel), pixel) = (output.image_and_channel(at), at / output.pixel());
@@ -270,7 +273,7 @@ fn without_pooling_the_gradient_matches_the_reference() {
                 for_each_product(layer, |o, i, w| want[w] += pixels[i] * dy[o]);
             }
             let (mut dweights, mut dbias) = (vec![0.25; layer.weights_len()], vec![0.5; want_bias.len()]);
-            backward_unpooled(case.cpu, layer, &case.windows, y, &dy, &mut dweights, &mut dbias);
+            backward_unpooled(case.cpu, layer, &case.patches, y, &dy, &mut dweights, &mut dbias);
             let mut got = vec![0.0; want.len()];
             panels::from_panels(layer, &dweights, &mut got);
             assert_close(&format!("{layer:?}"), &got, &want, 2e-5);
@@ -288,7 +291,7 @@ fn sums_over_patches_are_those_of_the_pixels() {
             pixels.iter().enumerate().for_each(|(pixel, &value)| block[pixel * BLOCK + image] = value as f32);
         }
         let (mut got, mut want) = ([7.0; PATCH_SUMS], [7.0; PATCH_SUMS]);
-        patch_sums(case.cpu, layer, &case.windows, &mut got);
+        patch_sums(case.cpu, layer, &case.patches, &mut got);
         batch_norm::patch_sums(case.cpu, layer, &block, &mut want);
         for (got, want) in got.iter().zip(&want) {
             assert!((got - want).abs() <= 1e-6 * want.abs().max(100.0), "{layer:?}: {got}, not {want}");

@@ -1,4 +1,4 @@
-//! Tiles of a tensor, transformed into the matrices that are multiplied at each point.
+//! [`Source`]: the tensor whose tiles are transformed to the matrices that are multiplied at each point.
 
 use super::super::PANEL;
 use super::transform::{Linear, Tile, both};
@@ -19,34 +19,34 @@ impl Matrices {
         self.rows * PANEL
     }
 
-    /// Elements from one point to the next: a line more than the matrix has. With a power of two between them, all points
-    /// would share a few sets of the first cache.
+    /// Elements from one point to the next: one cache line more than the matrix. At a distance of a power of two, all points
+    /// would map to a few sets of L1.
     pub(super) fn point(&self) -> usize {
         self.panels * self.panel() + MAX_LANES
     }
 }
 
-/// What is read in place of pixels that do not exist: a plane of zeros.
+/// A plane of zeros, which is read in place of pixels outside of the image.
 static ZEROS: Zeros = Zeros([0.0; BLOCK * PLANE]);
 
 #[repr(align(64))]
 struct Zeros([f32; BLOCK * PLANE]);
 
-/// The vectors `from` elements behind the beginning of each pixel's plane.
-struct Pixels<'a, const FROM: usize> {
-    first: &'a [[*const f32; FROM]; FROM],
-    from: usize,
+/// The vectors at `offset` in the plane of each pixel.
+struct TilePixels<'a, const FROM: usize> {
+    planes: &'a [[*const f32; FROM]; FROM],
+    offset: usize,
 }
 
-impl<const FROM: usize> Tile for Pixels<'_, FROM> {
+impl<const FROM: usize> Tile for TilePixels<'_, FROM> {
     #[inline(always)]
     unsafe fn load<S: Simd>(&self, s: S, row: usize, column: usize) -> S::V {
         // SAFETY: the caller's promise.
-        unsafe { s.load(self.first[row][column].add(self.from)) }
+        unsafe { s.load(self.planes[row][column].add(self.offset)) }
     }
 }
 
-/// A block's tensor that tiles are taken of.
+/// The tensor of a block that tiles are read from.
 #[derive(Clone, Copy)]
 pub(super) struct Source<'a> {
     pub data: &'a [f32],
@@ -54,26 +54,35 @@ pub(super) struct Source<'a> {
     pub images: usize,
 }
 
+/// Rows of matrices at `to`, from `row` on.
+#[derive(Clone, Copy)]
+pub(super) struct MatrixRows {
+    pub to: *mut f32,
+    pub matrices: Matrices,
+    pub row: usize,
+}
+
 impl Source<'_> {
-    /// Transforms the tile of FROM × FROM pixels from (`y`, `x`) on, pixels outside of the tensor zero, of `channels`, multiples of
-    /// 16, into rows from `row` on of `matrices` at `to`, a row for each image.
+    /// Transforms the tile of FROM × FROM pixels from (`y`, `x`) on, whose pixels outside of the tensor are zero, for `channels`,
+    /// multiples of 16. Each image becomes one of `rows`.
     ///
     /// # Safety
-    /// The data must have the shape's length, the channels lie within its stride, and `to` have room for the matrices of
-    /// TO × TO points, in which the rows are.
+    /// The data must have the shape's length, the channels must lie within its stride, and the target must have room for the
+    /// matrices of TO × TO points, in which the rows lie.
     #[inline(always)]
     pub(super) unsafe fn transform<S: Simd, L: Linear<FROM, TO>, const FROM: usize, const TO: usize>(
         &self,
         s: S,
         [y, x]: [isize; 2],
         channels: std::ops::Range<usize>,
-        (to, matrices, row): (*mut f32, Matrices, usize),
+        rows: MatrixRows,
     ) {
+        let MatrixRows { to, matrices, row } = rows;
         let plane = self.shape.plane();
         let mut channel = channels.start;
         while channel < channels.end {
             let lanes = ((channel / plane + 1) * plane).min(channels.end) - channel;
-            let pixels: [[*const f32; FROM]; FROM] = std::array::from_fn(|i| {
+            let planes: [[*const f32; FROM]; FROM] = std::array::from_fn(|i| {
                 std::array::from_fn(|j| {
                     let (y, x) = (y.wrapping_add_unsigned(i) as usize, x.wrapping_add_unsigned(j) as usize);
                     if y < self.shape.height && x < self.shape.width {
@@ -85,13 +94,13 @@ impl Source<'_> {
             });
             for image in 0..self.images {
                 for lane in (0..lanes).step_by(S::LANES) {
-                    let from = image * plane + lane;
+                    let offset = image * plane + lane;
                     let panel = (channel - channels.start + lane) / PANEL;
                     let at = panel * matrices.panel() + (row + image) * PANEL + lane % PANEL;
-                    // SAFETY: `channel` and `lanes` behind it lie in one plane of a pixel, and the zeros are as long as any
-                    // plane; the caller promises the room.
+                    // SAFETY: the `lanes` channels from `channel` on lie in one plane of a pixel, and the zeros are as long as
+                    // any plane; the caller promises the room.
                     unsafe {
-                        let points = both::<S, L, FROM, TO>(s, &Pixels { first: &pixels, from });
+                        let points = both::<S, L, FROM, TO>(s, &TilePixels { planes: &planes, offset });
                         for (i, points) in points.into_iter().enumerate() {
                             for (j, point) in points.into_iter().enumerate() {
                                 s.store(to.add((i * TO + j) * matrices.point() + at), point);

@@ -2,8 +2,8 @@
 //!
 //! A batch of 64 images, two blocks, on one thread for each block; in bf16 on AMX, in f32 elsewhere. Figures count the
 //! nominal operations, two for each multiply-add and taps on the padding included, so that criterion's Gelem/s are
-//! GFLOP/s; the share of the hardware's limit is the quotient by `peak/multiply-add` of the same instruction set and
-//! number of threads.
+//! GFLOP/s; divide by `peak/multiply-add` of the same instruction set and number of threads for the share of the
+//! hardware's limit.
 
 mod common;
 
@@ -59,7 +59,7 @@ fn measure(criterion: &mut Criterion, name: &str, shapes: &[Conv2dShape], prepar
         // A network's input, whose channels are not padded, is convolved in f32 beside AMX, too.
         let amx = common::amx().filter(|_| is_padded(&input)).map(|cpu| (cpu, Precision::Bf16));
         for (cpu, precision) in common::vector_cpus().into_iter().map(|cpu| (cpu, Precision::F32)).chain(amx) {
-            // Not before criterion calls: most benchmarks may be filtered out.
+            // Prepared only when criterion calls: most benchmarks may be filtered out.
             let mut pass = None;
             group.bench_function(BenchmarkId::new(&title, cpu.isa()), |bencher| {
                 let pass = pass.get_or_insert_with(|| prepare(shape, precision));
@@ -140,8 +140,8 @@ fn backward_data(shape: Conv2dShape, precision: Precision) -> Pass {
     })
 }
 
-/// Partitioned as a network partitions it: gradients larger than a block's activations by panels, over all blocks; smaller
-/// ones by blocks, each with a sum of its own.
+/// Partitioned as a network partitions it: gradients larger than a block's activations by panels, over all blocks;
+/// smaller ones by blocks, each with a sum of its own.
 fn backward_weights(shape: Conv2dShape, precision: Precision) -> Pass {
     let plan = plan(shape, None, precision);
     let (x, dy) = (operand(&shape.input, precision), operand(&shape.output, precision));

@@ -1,10 +1,10 @@
-//! What a training step does beside the products of convolutions: biases, the repacking for AMX, pooling, activations,
-//! normalisation, dropout, sums, the loss, the optimizers and the input, on every instruction set and for both element
-//! types.
+//! The kernels of a training step other than convolutions and dense layers: biases, the repacking for weight gradients,
+//! pooling, activations, normalisation, dropout, sums, the loss, the optimizers and the input, on every instruction set
+//! and for both element types.
 //!
-//! One block of 32 images with 14x14 pixels and 16 channels, or as many parameters, on one thread: all of a kernel's
-//! operands fit into a core's second cache. Most of these kernels wait for memory, so the figures count the bytes read
-//! and written, to be compared with `peak/copy/L2`.
+//! One block of 32 images with 14x14 pixels and 16 channels, or as many parameters, on one thread: all operands of a
+//! kernel fit into L2. Memory bounds most of these kernels, so the figures count the bytes read and written; compare
+//! them with `peak/copy/L2`.
 
 mod common;
 
@@ -15,12 +15,13 @@ use selvedge_compute::conv;
 use selvedge_compute::conv::direct::repack::to_planes;
 use selvedge_compute::conv::tiles::repack;
 use selvedge_compute::dropout::{self, DropoutMask};
-use selvedge_compute::loss::{self, BlockTargets, Logits};
-use selvedge_compute::norm::{self, Normalisation, PooledMaxima};
+use selvedge_compute::input::{self, BlockImages};
+use selvedge_compute::loss::{self, BlockTargets, Logits, LossGradient};
+use selvedge_compute::norm::{self, BackwardArgs, Normalisation, PooledBackwardArgs, PooledMaxima};
 use selvedge_compute::optim::{self, AdamParams, SgdParams};
-use selvedge_compute::pool::{self, Pool2dShape};
+use selvedge_compute::pool::{self, Pool2dShape, PooledGradient};
 use selvedge_compute::simd::Element;
-use selvedge_compute::{AlignedVec, BLOCK, BlockShape, Cpu, bf16, input, sum};
+use selvedge_compute::{AlignedVec, BLOCK, BlockShape, Cpu, bf16, sum};
 
 const SHAPE: BlockShape = BlockShape::new(14, 14, 16);
 
@@ -47,7 +48,7 @@ fn biases<E: Element>(criterion: &mut Criterion) {
     });
 }
 
-/// What the weights' gradient wants of both its operands: planes in f32, transposed or paired images on AMX.
+/// Repacking both operands of the weight gradient: planes in f32, transposed or paired images on AMX.
 fn repacking(criterion: &mut Criterion) {
     let (from, mut to) = (numbers::<f32>(SHAPE.len()), numbers::<f32>(SHAPE.len()));
     let mut group = criterion.benchmark_group("conv/repack");
@@ -77,18 +78,18 @@ fn pooling<E: Element>(criterion: &mut Criterion) {
     let (rows, all_rows) = (shape.output().height, shape.input().height);
     let (mut x, mut y) = (numbers::<E>(large), numbers::<E>(small));
     let mut indices = AlignedVec::<u16>::zeroed(small);
-    let (elements, winner_bytes) = ((large + small) * size, small * size_of::<u16>());
-    measure(criterion, "pool/max_forward", name, elements + winner_bytes, |cpu| {
+    let (elements, index_bytes) = ((large + small) * size, small * size_of::<u16>());
+    measure(criterion, "pool/max_forward", name, elements + index_bytes, |cpu| {
         pool::max_forward(cpu, &shape, 0..rows, &x, &mut y, Some(&mut indices));
     });
     measure(criterion, "pool/average_forward", name, elements, |cpu| {
         pool::average_forward(cpu, &shape, 0..rows, &x, &mut y);
     });
-    measure(criterion, "pool/max_backward", name, elements + winner_bytes, |cpu| {
+    measure(criterion, "pool/max_backward", name, elements + index_bytes, |cpu| {
         pool::max_backward(cpu, &shape, 0..all_rows, &y, &indices, &mut x);
     });
-    measure(criterion, "pool/spread", name, elements + winner_bytes, |cpu| {
-        pool::scatter(cpu, &shape, &y, &indices, 1.0, &mut x, None);
+    measure(criterion, "pool/scatter", name, elements + index_bytes, |cpu| {
+        pool::scatter(cpu, &shape, PooledGradient { dy: &y, indices: &indices, scale: 1.0 }, &mut x, None);
     });
     measure(criterion, "pool/average_backward", name, elements, |cpu| {
         pool::average_backward(cpu, &shape, 0..all_rows, &y, &mut x);
@@ -121,47 +122,34 @@ fn normalisation<E: Element>(criterion: &mut Criterion) {
     };
     let (mut first, mut second) = (vec![0.0; channels], vec![0.0; channels]);
     measure(criterion, "norm/block_moments", name, bytes, |cpu| {
-        norm::block_moments(cpu, &SHAPE, BLOCK, &x, 0..SHAPE.channel_stride, &mut first, &mut second);
+        norm::block_moments(cpu, &SHAPE, BLOCK, &x, 0..channels, &mut first, &mut second);
     });
-    measure(criterion, "norm/normalise_relu", name, 2 * bytes, |cpu| {
-        norm::normalise(cpu, &SHAPE, [norm.factor, norm.offset], norm.activation, &x, &mut y);
-    });
+    measure(criterion, "norm/normalise_relu", name, 2 * bytes, |cpu| norm::normalise(cpu, &SHAPE, &norm, &x, &mut y));
     measure(criterion, "norm/normalise_and_add", name, 3 * bytes, |cpu| {
-        norm::normalise_and_add(cpu, &SHAPE, [norm.factor, norm.offset], norm.activation, &x, &dy, &mut y);
+        norm::normalise_and_add(cpu, &SHAPE, &norm, &x, &dy, &mut y);
     });
+    let args = BackwardArgs { shape: &SHAPE, valid: BLOCK, norm: &norm, x: &x, dy: &dy };
     measure(criterion, "norm/block_gradient_sums", name, 2 * bytes, |cpu| {
-        norm::block_gradient_sums(cpu, &SHAPE, BLOCK, &norm, &x, &dy, 0..SHAPE.channel_stride, &mut first, &mut second);
+        norm::block_gradient_sums(cpu, args, 0..channels, &mut first, &mut second);
     });
     measure(criterion, "norm/input_gradient", name, 3 * bytes, |cpu| {
-        norm::input_gradient(cpu, &SHAPE, BLOCK, &norm, [&per_channel; 2], &x, &dy, &mut y);
+        norm::input_gradient(cpu, args, [&per_channel; 2], &mut y);
     });
     let shape = Pool2dShape::new(SHAPE, [2, 2], [2, 2]);
-    let (output, small) = (shape.output(), shape.output().len());
-    let (mut numbers_of_winners, mut kept) = (AlignedVec::<u16>::zeroed(small), numbers::<E>(small));
+    let small = shape.output().len();
+    let (mut indices, mut kept) = (AlignedVec::<u16>::zeroed(small), numbers::<E>(small));
     let small_bytes = small * (2 * size_of::<E>() + size_of::<u16>());
     measure(criterion, "norm/normalise_pooled_relu", name, bytes + small_bytes, |cpu| {
-        let (channels, indices) = ([norm.factor, norm.offset], (&mut numbers_of_winners[..], &mut kept[..]));
-        norm::normalise_pooled(cpu, &shape, channels, norm.activation, &x, &mut y[..small], Some(indices));
+        let maxima = PooledMaxima { indices: &mut indices, x: &mut kept };
+        norm::normalise_pooled(cpu, &shape, &norm, &x, &mut y[..small], Some(maxima));
     });
-    let dy = &dy[..small];
+    let args = PooledBackwardArgs { shape: &shape, valid: BLOCK, norm: &norm, indices: &indices, dy: &dy[..small] };
     measure(criterion, "norm/pooled_gradient_sums", name, small_bytes, |cpu| {
-        let indices = PooledMaxima { numbers: &numbers_of_winners, x: &kept };
-        norm::pooled_gradient_sums(
-            cpu,
-            &output,
-            BLOCK,
-            &norm,
-            indices,
-            dy,
-            0..output.channel_stride,
-            &mut first,
-            &mut second,
-        );
+        norm::pooled_gradient_sums(cpu, args, &kept, 0..channels, &mut first, &mut second);
     });
     let dy_bytes = small * (size_of::<E>() + size_of::<u16>());
     measure(criterion, "norm/pooled_input_gradient", name, 2 * bytes + dy_bytes, |cpu| {
-        let coefficients: [&[f32]; 2] = [&per_channel; 2];
-        norm::pooled_input_gradient(cpu, &shape, BLOCK, &norm, coefficients, &x, &numbers_of_winners, dy, &mut y);
+        norm::pooled_input_gradient(cpu, args, [&per_channel; 2], &x, &mut y);
     });
 }
 
@@ -185,11 +173,12 @@ fn elementwise<E: Element>(criterion: &mut Criterion) {
 fn network_input<E: Element>(criterion: &mut Criterion) {
     for (title, channels) in [("grey", 1), ("colour", 3)] {
         let shape = BlockShape::input(28, 28, channels);
-        let images: Vec<u8> = (0..shape.len()).map(|i| (i * 7919 % 256) as u8).collect();
+        let pixels: Vec<u8> = (0..shape.len()).map(|i| (i * 7919 % 256) as u8).collect();
         let mut out = AlignedVec::<E>::zeroed(shape.len());
         let bytes = shape.len() * (1 + size_of::<E>());
         measure(criterion, &format!("input/fill_block_{title}"), type_name::<E>(), bytes, |cpu| {
-            input::fill_block(cpu, &images, BLOCK, shape, 0.0125, -0.75, &mut out);
+            let images = BlockImages { pixels: &pixels, valid: BLOCK, scale: 0.0125, shift: -0.75 };
+            input::fill_block(cpu, shape, images, &mut out);
         });
     }
 }
@@ -198,11 +187,12 @@ fn losses(criterion: &mut Criterion) {
     let values = numbers::<f32>(BLOCK * 16);
     let logits = Logits { values: &values, classes: 10, valid: BLOCK };
     let labels: Vec<u8> = (0..BLOCK).map(|image| (image % 10) as u8).collect();
-    let (mut gradient, mut probabilities) = (numbers::<f32>(values.len()), numbers::<f32>(BLOCK * 10));
+    let (mut dlogits, mut probabilities) = (numbers::<f32>(values.len()), numbers::<f32>(BLOCK * 10));
     let bytes = size_of_val(&values[..]);
     measure(criterion, "loss/cross_entropy", "f32", 2 * bytes, |cpu| {
         let targets = BlockTargets::Labels(&labels);
-        loss::cross_entropy(cpu, logits, targets, 0.1, Some((1.0 / 64.0, &mut gradient)));
+        let gradient = LossGradient { scale: 1.0 / 64.0, dlogits: &mut dlogits };
+        loss::cross_entropy(cpu, logits, targets, 0.1, Some(gradient));
     });
     let written = size_of_val(&probabilities[..]);
     measure(criterion, "loss/softmax", "f32", bytes + written, |cpu| loss::softmax(cpu, logits, &mut probabilities));
@@ -214,7 +204,7 @@ fn optimizers(criterion: &mut Criterion) {
         (grad.clone(), AlignedVec::zeroed(grad.len()), AlignedVec::zeroed(grad.len()));
     let bytes = size_of_val(&grad[..]);
     let params = SgdParams { rate: 1e-3, momentum: 0.9, nesterov: true, weight_decay: 5e-4 };
-    // Three slices are read and two written; of Adam's four, three are written.
+    // SGD reads three slices and writes two; Adam reads four and writes three.
     measure(criterion, "optim/sgd", "f32", 5 * bytes, |cpu| {
         optim::sgd(cpu, &mut value, &grad, &mut first, &params);
     });

@@ -13,8 +13,9 @@ use selvedge_compute::conv::{Accumulate, Conv2dShape, ConvPlan, ForwardArgs, Fus
 use selvedge_compute::nd::conv::Options;
 use selvedge_compute::nd::pool::Window;
 use selvedge_compute::nd::{self, BlockTensor};
+use selvedge_compute::norm::{self, Normalisation};
 use selvedge_compute::pool::{self, Pool2dShape};
-use selvedge_compute::{AlignedVec, BLOCK, BlockShape, Cpu, Precision, Threads, norm};
+use selvedge_compute::{AlignedVec, BLOCK, BlockShape, Cpu, Precision, Threads};
 
 const IMAGES: usize = 2 * BLOCK;
 
@@ -148,12 +149,15 @@ fn other_operations(criterion: &mut Criterion) {
         });
 
         let ones = Array1::ones(channels);
-        let factor = AlignedVec::from_slice(&vec![1.0; shape.channel_stride]);
-        let (mut mean, mut square) = (vec![0.0; shape.channel_stride], vec![0.0; shape.channel_stride]);
+        let constants = AlignedVec::from_slice(&vec![1.0; shape.channel_stride]);
+        let constants: &[f32] = &constants;
+        let normalisation =
+            Normalisation { mean: constants, rstd: constants, factor: constants, offset: constants, activation: None };
+        let (mut mean, mut squared_deviations) = (vec![0.0; shape.channel_stride], vec![0.0; shape.channel_stride]);
         let batch_norm = || {
             for (x, y) in blocks.iter().zip(y.iter_mut()) {
-                norm::block_moments(cpu, &shape, BLOCK, x, 0..shape.channel_stride, &mut mean, &mut square);
-                norm::normalise(cpu, &shape, [&factor, &factor], None, x, y);
+                norm::block_moments(cpu, &shape, BLOCK, x, 0..shape.channel_stride, &mut mean, &mut squared_deviations);
+                norm::normalise(cpu, &shape, &normalisation, x, y);
             }
         };
         compare(criterion, "nd/batch_norm", &title, batch_norm, || {

@@ -1,7 +1,7 @@
-//! The machine's limits, for other figures to be read as shares of: the loops of `selvedge_compute::peak`.
+//! The machine's limits, with which other figures are compared: the loops of `selvedge_compute::peak`.
 //!
 //! `peak/multiply-add` counts floating-point operations, two for each multiply-add, so that criterion's Gelem/s are
-//! GFLOP/s; `peak/read` and `peak/copy` count bytes read and written, in each of a core's caches and beyond them.
+//! GFLOP/s; `peak/read` and `peak/copy` count bytes read and written, in L1, in L2 and beyond.
 
 mod common;
 
@@ -11,7 +11,7 @@ use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_grou
 use selvedge_compute::peak::{self, Caches, STEP};
 use selvedge_compute::{Cpu, Threads};
 
-/// Arithmetic on one thread and on all, which says what a core loses when the others work too.
+/// Arithmetic on one thread and on all threads, which shows what a core loses when the others work too.
 fn multiply_add(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("peak/multiply-add");
     group.sampling_mode(SamplingMode::Flat);
@@ -35,12 +35,12 @@ fn multiply_add(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Reading and copying in each of a core's caches and beyond them, on every instruction set. A quarter of the first
-/// cache and half of the second leave room for whatever else lies there.
+/// Reading and copying in L1, in L2 and beyond, on every instruction set. A quarter of L1 and half of L2 leave room for
+/// other data.
 fn memory(criterion: &mut Criterion) {
     let caches = Caches::detect();
-    let places = [("L1", caches.first / 4), ("L2", caches.second / 2), ("beyond", 256 << 20)];
-    for (place, bytes) in places {
+    let levels = [("L1", caches.first / 4), ("L2", caches.second / 2), ("beyond", 256 << 20)];
+    for (level, bytes) in levels {
         let len = (bytes / size_of::<f32>()).next_multiple_of(STEP);
         let from = common::numbers::<f32>(len);
         let mut to = common::numbers::<f32>(len / 2 / STEP * STEP);
@@ -50,7 +50,7 @@ fn memory(criterion: &mut Criterion) {
             group.sampling_mode(SamplingMode::Flat);
             group.throughput(Throughput::BytesDecimal(bytes as u64));
             for cpu in common::vector_cpus() {
-                group.bench_function(BenchmarkId::new(place, cpu.isa()), |bencher| match name {
+                group.bench_function(BenchmarkId::new(level, cpu.isa()), |bencher| match name {
                     "peak/read" => bencher.iter(|| peak::read(cpu, black_box(&from))),
                     _ => bencher.iter(|| peak::copy(cpu, black_box(half), &mut to)),
                 });

@@ -1,8 +1,8 @@
-//! What a training step does beside the large products: a network's first layer, the forms that passes read weights in, and
-//! a batch normalisation's numbers between its passes.
+//! A network's first layer, the packing of weights, and the per-channel steps of batch normalisation between its
+//! passes.
 //!
-//! On one thread; weights are those of a 3x3 convolution of 64 to 64 channels. Figures count the bytes read and written,
-//! but for the first layer, where they count operations as those of `conv` do.
+//! On one thread; weights are those of a 3x3 convolution of 64 to 64 channels. Figures count the bytes read and
+//! written, except for the first layer, where they count operations as in `conv`.
 
 mod common;
 
@@ -66,7 +66,7 @@ fn first_layer(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The layer next to the input with a normalisation behind it, 64 channels of one block: sums over patches, then in bf16 both
+/// The layer next to the input followed by a batch norm, 64 channels of one block: sums over patches, then in bf16 both
 /// passes without pooling; in f32 these are `conv/forward` and `conv/backward_weights`.
 fn input_norm(criterion: &mut Criterion) {
     let shape = Conv2dShape::same(BlockShape::input(28, 28, 1), 64, [3, 3], 1);
@@ -101,7 +101,7 @@ fn input_norm(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What the normalisation does between its passes, once a step for all channels.
+/// The steps of that batch norm between its passes, once per training step for all channels.
 fn input_norm_channels(criterion: &mut Criterion) {
     let shape = Conv2dShape::same(BlockShape::input(28, 28, 1), 64, [3, 3], 1);
     let parts: Vec<f64> = (0..4 * PATCH_SUMS).map(|i| (i * 7919 % 101) as f64).collect();
@@ -166,29 +166,30 @@ fn packing(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A batch of 128 images of 14x14 pixels and 64 channels, whose blocks' sums are there.
+/// The per-channel steps for a batch of 128 images of 14x14 pixels and 64 channels, from its blocks' sums.
 fn channels(criterion: &mut Criterion) {
     const CHANNELS: usize = 64;
     const IMAGES: usize = 128;
-    let parts: Vec<f64> = numbers::<f32>(IMAGES / BLOCK * CHANNELS).iter().map(|&part| f64::from(part).abs()).collect();
-    let (mut mean, mut square) = (vec![0.0; CHANNELS], vec![0.0; CHANNELS]);
+    let block_sums: Vec<f64> =
+        numbers::<f32>(IMAGES / BLOCK * CHANNELS).iter().map(|&sum| f64::from(sum).abs()).collect();
+    let (mut mean, mut squares) = (vec![0.0; CHANNELS], vec![0.0; CHANNELS]);
     let [ones, mut first, mut second] = [(); 3].map(|()| AlignedVec::from_slice(&[1.0f32; CHANNELS]));
     let mut group = criterion.benchmark_group("norm/channels");
-    group.throughput(Throughput::BytesDecimal(2 * size_of_val(&parts[..]) as u64));
+    group.throughput(Throughput::BytesDecimal(2 * size_of_val(&block_sums[..]) as u64));
     group.bench_function("moments", |bencher| {
         bencher.iter(|| {
-            let count = norm::combine_moments(IMAGES, 14 * 14, &parts, &parts, &mut mean, &mut square);
-            norm::rstd(count, &square, 1e-5, &mut first);
-            norm::update_running(count, &mean, &square, 0.1, &mut first, &mut second);
+            let count = norm::combine_moments(IMAGES, 14 * 14, &block_sums, &block_sums, &mut mean, &mut squares);
+            norm::rstd(count, &squares, 1e-5, &mut first);
+            norm::update_running(count, &mean, &squares, 0.1, &mut first, &mut second);
             norm::affine(&ones, &ones, None, None, &mut first, &mut second);
         });
     });
     group.bench_function("gradients", |bencher| {
         let norm = Normalisation { mean: &ones, rstd: &ones, factor: &ones, offset: &ones, activation: None };
         bencher.iter(|| {
-            norm::combine_sums(&parts, &mut mean);
-            norm::combine_sums(&parts, &mut square);
-            norm::gradient_coefficients(IMAGES * 14 * 14, &norm, &mean, &square, [&mut first, &mut second]);
+            norm::combine_sums(&block_sums, &mut mean);
+            norm::combine_sums(&block_sums, &mut squares);
+            norm::gradient_coefficients(IMAGES * 14 * 14, &norm, &mean, &squares, [&mut first, &mut second]);
         });
     });
     group.finish();

@@ -1,5 +1,5 @@
-//! [`AlignedVec`]: a slice on the heap that begins on a cache line, as every buffer a kernel touches does, and lies on huge
-//! pages if it is large.
+//! [`AlignedVec`]: the buffer of kernels, a slice on the heap that begins on a cache line and, if it is large, lies on
+//! huge pages.
 
 use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
@@ -8,21 +8,20 @@ use std::ptr::NonNull;
 
 /// Bytes of a cache line, of an AVX-512 register and of a row of an AMX tile.
 ///
-/// Tile loads whose rows are not aligned to it run at a quarter of the speed.
+/// Tile loads of rows that are not aligned to it run at a quarter of the speed.
 pub const ALIGNMENT: usize = 64;
 
-/// Bytes of a huge page, on which buffers of that size begin.
+/// Bytes of a huge page; buffers of at least this size begin on one.
 ///
-/// On pages of 4 KiB, each pixel of 64 channels lies on one of its own, and a kernel that slides over three rows of them meets
-/// more pages than the processor remembers. On huge ones a training step of a residual network takes a twentieth to a tenth
-/// less time.
+/// A pixel of 64 channels fills a page of 4 KiB, and a kernel that slides over three rows of pixels touches more pages
+/// than the TLB holds. On huge pages, a training step of a residual network takes 5 to 10 % less time.
 const HUGE_PAGE: usize = 2 << 20;
 
-/// Element types that kernels store: plain numbers, for which every pattern of bytes is a value.
+/// Element types of buffers: plain numbers, for which every bit pattern is a value.
 pub trait Plain: Copy + Default + Send + Sync + 'static + sealed::Sealed {}
 
 mod sealed {
-    /// Keeps [`super::Plain`] to types of which every pattern of bytes is known to be a value.
+    /// Restricts [`super::Plain`] to the types of this module.
     pub trait Sealed {}
 }
 
@@ -33,7 +32,7 @@ plain!(u8, u16, u32, f32, f64, half::bf16);
 
 /// A fixed-length buffer of plain numbers whose first element lies on a 64-byte boundary.
 ///
-/// It is a slice in every respect but its alignment.
+/// It dereferences to a slice.
 ///
 /// ```
 /// let mut v = selvedge_compute::AlignedVec::<f32>::zeroed(100);
@@ -46,7 +45,7 @@ pub struct AlignedVec<T: Plain> {
     len: usize,
 }
 
-/// Where nothing begins on a cache line, so that it can be viewed as elements of any type, as what lies there can.
+/// Aligns the address of an empty buffer, so that it too can be viewed as elements of any type.
 #[repr(align(64))]
 struct Line;
 
@@ -62,15 +61,15 @@ impl<T: Plain> AlignedVec<T> {
             return Self { start: NonNull::<Line>::dangling().cast(), len };
         }
         let layout = Self::layout(len);
-        // SAFETY: `layout` has a size above zero, because `len > 0` and no `Plain` type is zero-sized. What `alloc` returns,
-        // unless it is null, is that many bytes, which are all written.
+        // SAFETY: `layout` has a size above zero, because `len > 0` and no `Plain` type is zero-sized. Unless it is
+        // null, `alloc` returns that many bytes, and all are written.
         let start = unsafe {
             if layout.align() < HUGE_PAGE {
                 alloc_zeroed(layout)
             } else {
                 let start = alloc(layout);
                 if !start.is_null() {
-                    ask_for_huge_pages(start, layout.size());
+                    advise_huge_pages(start, layout.size());
                     start.write_bytes(0, layout.size());
                 }
                 start
@@ -94,18 +93,18 @@ impl<T: Plain> AlignedVec<T> {
     }
 }
 
-/// Asks the system for huge pages, which it may deny: they make things faster and nothing else.
+/// Asks the system for huge pages. It may refuse; only speed depends on them.
 ///
 /// # Safety
-/// `start` must begin a page that is allocated, as must be `bytes` from there on.
+/// `start` must be page-aligned, and `bytes` bytes must be allocated there.
 #[cfg(target_os = "linux")]
-unsafe fn ask_for_huge_pages(start: *mut u8, bytes: usize) {
+unsafe fn advise_huge_pages(start: *mut u8, bytes: usize) {
     // SAFETY: the caller's promise. The advice changes nothing that memory holds.
     unsafe { libc::madvise(start.cast(), bytes, libc::MADV_HUGEPAGE) };
 }
 
 #[cfg(not(target_os = "linux"))]
-unsafe fn ask_for_huge_pages(_: *mut u8, _: usize) {}
+unsafe fn advise_huge_pages(_: *mut u8, _: usize) {}
 
 impl<T: Plain> Drop for AlignedVec<T> {
     fn drop(&mut self) {
@@ -154,17 +153,17 @@ unsafe impl<T: Plain> Send for AlignedVec<T> {}
 // SAFETY: shared access only reads, and `Plain` types are `Sync`.
 unsafe impl<T: Plain> Sync for AlignedVec<T> {}
 
-/// `bytes` seen as elements of another plain type, for buffers that hold several kinds one behind another.
+/// Views `bytes` as elements of another plain type, for buffers that hold several types one after another.
 ///
 /// # Panics
-/// If `bytes` does not begin where a `T` may begin, or is not a whole number of them.
+/// If `bytes` is not aligned for `T`, or its length is not a multiple of the size of `T`.
 pub fn view<T: Plain>(bytes: &[u8]) -> &[T] {
     check_view::<T>(bytes);
     // SAFETY: `check_view` asserted alignment and length, and every bit pattern is a value of a `Plain` type.
     unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<T>()) }
 }
 
-/// `bytes` seen as mutable elements of another plain type.
+/// Views `bytes` as mutable elements of another plain type.
 ///
 /// # Panics
 /// As [`view`].
@@ -174,7 +173,7 @@ pub fn view_mut<T: Plain>(bytes: &mut [u8]) -> &mut [T] {
     unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len() / size_of::<T>()) }
 }
 
-/// The bytes of plain elements: what [`view`] sees as elements again.
+/// The bytes of plain elements, the inverse of [`view`].
 ///
 /// ```
 /// use selvedge_compute::aligned::{bytes, view};
@@ -182,13 +181,14 @@ pub fn view_mut<T: Plain>(bytes: &mut [u8]) -> &mut [T] {
 /// assert_eq!(view::<f32>(bytes(&numbers)), numbers);
 /// ```
 pub fn bytes<T: Plain>(elements: &[T]) -> &[u8] {
-    // SAFETY: `Plain` types have no padding, so each of the slice's bytes is initialised, and bytes may begin anywhere.
+    // SAFETY: `Plain` types have no padding, so every byte of the slice is initialised, and bytes need no alignment.
     unsafe { std::slice::from_raw_parts(elements.as_ptr().cast(), size_of_val(elements)) }
 }
 
 /// The bytes of mutable plain elements.
 pub fn bytes_mut<T: Plain>(elements: &mut [T]) -> &mut [u8] {
-    // SAFETY: as in `bytes`; every pattern of bytes is a value of a `Plain` type, and the exclusive borrow passes to the result.
+    // SAFETY: as in `bytes`; every bit pattern is a value of a `Plain` type, and the exclusive borrow passes to the
+    // result.
     unsafe { std::slice::from_raw_parts_mut(elements.as_mut_ptr().cast(), size_of_val(elements)) }
 }
 
@@ -203,9 +203,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_aligned_too() {
-        let mut nothing = AlignedVec::<u8>::zeroed(0);
-        assert_eq!((nothing.as_ptr() as usize % ALIGNMENT, view_mut::<f32>(&mut nothing).len()), (0, 0));
+    fn an_empty_buffer_is_aligned() {
+        let mut empty = AlignedVec::<u8>::zeroed(0);
+        assert_eq!((empty.as_ptr() as usize % ALIGNMENT, view_mut::<f32>(&mut empty).len()), (0, 0));
         assert!(view::<f64>(&AlignedVec::default()).is_empty());
     }
 
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "aligned to 4")]
-    fn a_view_between_elements_is_refused() {
+    fn a_misaligned_view_is_refused() {
         view::<f32>(&AlignedVec::<u8>::zeroed(64)[2..6]);
     }
 

@@ -1,12 +1,12 @@
-//! [`CountingAllocator`]: an aid for tests that state how much a piece of code allocates.
+//! [`CountingAllocator`]: for tests that assert how often code allocates.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The system's allocator, which counts how often memory is asked for, by whichever thread.
+/// The system's allocator, which also counts the allocations of all threads.
 ///
-/// A test program that is to show that a training step allocates nothing makes it its global allocator. Other tests in
-/// the same program would count as well, so it is best alone.
+/// A test that a training step allocates nothing makes it its global allocator. Allocations of other tests in the same
+/// program count too, so such a test belongs in a program of its own.
 ///
 /// ```
 /// use selvedge_compute::CountingAllocator;
@@ -25,12 +25,12 @@ pub struct CountingAllocator {
 }
 
 impl CountingAllocator {
-    /// A counter at 0.
+    /// An allocator that has counted nothing yet.
     pub const fn new() -> Self {
         Self { allocations: AtomicUsize::new(0) }
     }
 
-    /// How often memory was asked for so far. A buffer that grows counts each time, memory that is given back does not.
+    /// The number of allocations so far. Each growth of a buffer counts, deallocations do not.
     pub fn allocations(&self) -> usize {
         self.allocations.load(Ordering::SeqCst)
     }
@@ -40,12 +40,12 @@ impl CountingAllocator {
     }
 }
 
-// SAFETY: every call goes to the system's allocator as it came, which keeps the trait's promises; counting touches an
-// atomic number and neither allocates nor panics.
+// SAFETY: every call is forwarded unchanged to the system's allocator, which keeps the trait's promises; counting
+// increments an atomic number and neither allocates nor panics.
 unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         self.count();
-        // SAFETY: the caller's promise about `layout` is the one that is asked for here.
+        // SAFETY: the caller makes the promise about `layout` that `System` requires.
         unsafe { System.alloc(layout) }
     }
 
@@ -57,8 +57,8 @@ unsafe impl GlobalAlloc for CountingAllocator {
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         self.count();
-        // SAFETY: the caller promises that this allocator, and so the system's, gave `block` for `layout`, and that
-        // `new_size` is possible.
+        // SAFETY: the caller promises that this allocator, and so the system's, returned `block` for `layout`, and that
+        // `new_size` is valid.
         unsafe { System.realloc(block, layout, new_size) }
     }
 

@@ -1,9 +1,10 @@
-//! Dropout: each element is kept with probability 1 − rate and then divided by it (Srivastava et al., 2014), or zero.
+//! Dropout (Srivastava et al., 2014): each element is zeroed with probability `rate`; the others are divided by
+//! 1 − `rate`.
 //!
-//! Whether an element is kept is a function of a key, the image's number and the element's position in its image, so no
-//! mask is stored, the backward pass repeats the forward pass on the gradient, and neither the size of blocks nor the
-//! count of threads changes a bit. Behind a max pooling that keeps its indices, dropout runs in the pooling's pass
-//! ([`crate::conv::Training`]): there a dropped element has no argmax, and the backward pass draws nothing.
+//! A hash of a key, the image's number and the element's position in its image decides what is dropped. So no mask is
+//! stored, the backward pass repeats the forward pass on the gradient, and the bits depend neither on the size of
+//! blocks nor on the number of threads. After a max pooling that keeps its indices, dropout runs in the pooling's pass
+//! ([`crate::conv::Training`]): a dropped element has no argmax there, and the backward pass needs no mask.
 
 use std::ops::Range;
 
@@ -14,22 +15,22 @@ use crate::simd::{Element, Kernel, MAX_LANES, Simd, dispatch, math};
 /// Which elements are dropped.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DropoutMask {
-    /// Different for each layer and step.
+    /// The key of the hash, which differs for each layer and step.
     pub key: u32,
-    /// The number of the block's first image, in the batch or in all, an even number; the others follow.
+    /// The number of the block's first image, in the batch or overall; it must be even. The other images follow it.
     pub first_image: u64,
-    /// The share of elements that become zero, at least 0 and below 1, in steps of 2⁻¹⁶.
+    /// The probability that an element is dropped, at least 0 and below 1, rounded down to a multiple of 2⁻¹⁶.
     pub rate: f32,
 }
 
-/// y = x / (1 − rate) where the mask keeps an element, else 0, for the rows of pixels `rows`; `x` and `y` are these rows
-/// alone. Called with dy and dx it is the backward pass.
+/// y = x / (1 − rate) where the mask keeps an element, 0 where it drops one, for the rows of pixels `rows`; `x` and `y`
+/// are these rows alone. With dy and dx in their places this is the backward pass.
 ///
-/// The mask counts an image's elements in the order `[height][width][channel]` without the padding.
+/// The mask numbers an image's elements in the order `[height][width][channel]`, without padded channels.
 ///
 /// # Panics
-/// If a slice is not `rows` of the shape, if the channel stride is no multiple of [`MAX_LANES`], or if the rate is not
-/// in 0..1.
+/// If a slice is not `rows` of the shape, the channel stride is not a multiple of [`MAX_LANES`], the first image's
+/// number is odd, or the rate is not in 0..1.
 pub fn apply<E: Element>(cpu: Cpu, shape: &BlockShape, rows: Range<usize>, mask: &DropoutMask, x: &[E], y: &mut [E]) {
     assert_eq!(x.len(), y.len(), "x has {} elements and y {}", x.len(), y.len());
     assert_arguments(shape, &rows, mask, y.len());
@@ -37,7 +38,7 @@ pub fn apply<E: Element>(cpu: Cpu, shape: &BlockShape, rows: Range<usize>, mask:
     dispatch(cpu, unsafe { Dropout::new(shape, rows, mask, x.as_ptr(), y.as_mut_ptr()) });
 }
 
-/// [`apply`] with x and y in the same place.
+/// [`apply`] in place: y overwrites x.
 ///
 /// # Panics
 /// As [`apply`].
@@ -59,7 +60,7 @@ pub fn apply_in_place<E: Element>(cpu: Cpu, shape: &BlockShape, rows: Range<usiz
 }
 
 impl DropoutMask {
-    /// What a kept element is multiplied by.
+    /// The factor of the elements that are kept, 1 / (1 − rate).
     pub fn scale(&self) -> f32 {
         (1.0 / (1.0 - f64::from(self.rate))) as f32
     }
@@ -82,26 +83,26 @@ impl<S: Simd> Draws<S> {
     #[inline(always)]
     pub(crate) fn new(s: S, mask: &DropoutMask) -> Self {
         let keys = std::array::from_fn(|pair| pair_key(mask.key, mask.first_image / 2 + pair as u64));
-        // Of the 2¹⁶ numbers these many, the lowest, drop an element.
+        // An element is dropped if its 16 bits are below rate·2¹⁶.
         let threshold = s.splat_u(((f64::from(mask.rate) * 2f64.powi(16)) as u32) << 16);
         Self { keys, threshold, scale: s.splat(mask.scale()) }
     }
 
-    /// What decides the elements at `positions` of their images for images 2·`pair` and 2·`pair` + 1.
+    /// The draws for the elements at `positions` of images 2·`pair` and 2·`pair` + 1.
     #[inline(always)]
     pub(crate) fn of_pair(&self, s: S, pair: usize, positions: S::U) -> [S::U; 2] {
-        // One draw serves two images: the low half of it the first, the high half the second.
+        // The low half of a random number serves the first image, the high half the second.
         let random = math::random_u32(s, self.keys[pair], positions);
         [s.shl_u::<16>(random), random]
     }
 
-    /// Which elements are dropped.
+    /// A mask of the elements that `draw` drops.
     #[inline(always)]
     pub(crate) fn drops(&self, s: S, draw: S::U) -> S::M {
         s.lt_u(draw, self.threshold)
     }
 
-    /// `x` for elements that are kept.
+    /// Zero for the elements that are dropped, scaled `x` for the others.
     #[inline(always)]
     pub(crate) fn keep(&self, s: S, dropped: S::M, x: S::V) -> S::V {
         s.select(dropped, s.zero(), s.mul(x, self.scale))
@@ -111,14 +112,14 @@ impl<S: Simd> Draws<S> {
 #[track_caller]
 fn assert_arguments(shape: &BlockShape, rows: &Range<usize>, mask: &DropoutMask, len: usize) {
     let stride = shape.channel_stride;
-    assert!(stride.is_multiple_of(MAX_LANES), "the channel stride {stride} is no multiple of {MAX_LANES}");
+    assert!(stride.is_multiple_of(MAX_LANES), "the channel stride is {stride}, not a multiple of {MAX_LANES}");
     assert!(
         rows.start <= rows.end && rows.end <= shape.height,
         "rows {rows:?} are not within the {} rows",
         shape.height
     );
     let need = rows.len() * shape.row();
-    assert_eq!(len, need, "{len} elements, and rows {rows:?} have {need}");
+    assert_eq!(len, need, "the slice has {len} elements and rows {rows:?} {need}");
     mask.check();
 }
 
@@ -165,7 +166,7 @@ impl<E: Element> Kernel for Dropout<'_, E> {
     }
 }
 
-/// A key for two images: the finaliser of MurmurHash3 for 64 bits (Appleby), on both numbers.
+/// The key of a pair of images: the 64-bit finaliser of MurmurHash3 (Appleby), applied to both numbers.
 fn pair_key(key: u32, pair: u64) -> u32 {
     let mut x = pair.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (u64::from(key) << 32 | u64::from(!key));
     x = (x ^ x >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
@@ -180,7 +181,7 @@ mod tests {
     use super::*;
     use crate::test_support::{Numbers, assert_close, cpus, wide};
 
-    /// Whether an element is kept, with scalar arithmetic.
+    /// Whether an element is kept, computed with scalar arithmetic.
     fn kept(mask: &DropoutMask, image: u64, position: u32) -> bool {
         let mut x = position.wrapping_mul(0x9e37_79b9) ^ pair_key(mask.key, image / 2);
         x = (x ^ x >> 16).wrapping_mul(0x85eb_ca6b);
@@ -196,9 +197,9 @@ mod tests {
             for rate in [0.0, 0.25, 0.9] {
                 let mask = DropoutMask { key: 77, first_image: 96, rate };
                 let mut y = vec![E::from_f32(7.0); x.len()];
-                let cut = 2 * shape.row();
-                apply(cpu, &shape, 2..5, &mask, &x[cut..], &mut y[cut..]);
-                apply(cpu, &shape, 0..2, &mask, &x[..cut], &mut y[..cut]);
+                let half = 2 * shape.row();
+                apply(cpu, &shape, 2..5, &mask, &x[half..], &mut y[half..]);
+                apply(cpu, &shape, 0..2, &mask, &x[..half], &mut y[..half]);
                 let mut want = vec![0.0; x.len()];
                 for pixel in 0..15 {
                     for image in 0..BLOCK {
@@ -228,7 +229,7 @@ mod tests {
         matches_reference::<bf16>();
     }
 
-    /// Shares of zeros, and of zeros in common between keys, images and positions, are those of independent draws.
+    /// Zeros are as frequent as in independent draws, alone and in common between two keys, images or positions.
     #[test]
     fn masks_look_independent() {
         let shape = BlockShape::new(16, 16, 16);

@@ -1,9 +1,10 @@
-//! From bytes of images to a block of the network's input.
+//! Converts images of bytes to a block of the network's input.
 //!
-//! Images arrive one after the other, `[image][height][width][channel]`; a block wants the 32 images of a pixel side by
-//! side. For one channel this transposes a matrix of bytes, done on 8 by 8 bytes in eight 64-bit words: three rounds
-//! exchange the off-diagonal quarters of 2x2, 4x4 and 8x8 squares (Warren, Hacker's Delight, 7-3, with bytes in place of
-//! bits). Eight such squares lie side by side in the lanes of a vector, so 64 pixels of 8 images go through together.
+//! Images arrive one after another, `[image][height][width][channel]`; a block has the 32 images of a pixel side by
+//! side. For one channel this is the transposition of a matrix of bytes. It transposes squares of 8 by 8 bytes in eight
+//! 64-bit words: three rounds exchange the off-diagonal quarters of 2x2, 4x4 and 8x8 squares (Warren, Hacker's Delight,
+//! 7-3, with bytes in place of bits). Eight squares lie side by side in the lanes of a vector, so 64 pixels of 8 images
+//! are transposed together.
 
 use crate::Cpu;
 use crate::layout::{BLOCK, BlockShape};
@@ -14,81 +15,88 @@ const STRIP: usize = 64;
 /// Images transposed at a time, as many as a word has bytes.
 const GROUP: usize = 8;
 
-/// Fills a block with `valid` images: element = byte·`scale` + `shift`; the images from `valid` on become zero.
+/// Images for a block, and how their numbers become elements: element = number·`scale` + `shift`.
 ///
-/// `images` is `[valid][height][width][channels]`, `shape` an input's shape ([`BlockShape::input`]). With a mean and a
-/// standard deviation of pixels between 0 and 1, `scale` is 1/(255·deviation) and `shift` −mean/deviation.
+/// To standardise bytes by a mean and a standard deviation on the scale of 0 to 1, `scale` is 1/(255·deviation) and
+/// `shift` −mean/deviation.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockImages<'a, P> {
+    /// The numbers, `[valid][height][width][channels]`.
+    pub pixels: &'a [P],
+    /// The number of images, at most [`BLOCK`].
+    pub valid: usize,
+    /// The factor of every number.
+    pub scale: f32,
+    /// Added to every product.
+    pub shift: f32,
+}
+
+/// Fills a block of `shape` with images; the block's images from `valid` on become zero.
+///
+/// `shape` is an input's ([`BlockShape::input`]).
 ///
 /// # Panics
-/// If `valid` is more than [`BLOCK`], if the shape is padded, or if a slice does not fit it.
+/// If `valid` is more than [`BLOCK`], the shape's channels are padded, or a slice does not fit the shape.
 ///
 /// ```
-/// use selvedge_compute::{BlockShape, Cpu, input::fill_block};
+/// use selvedge_compute::{BlockShape, Cpu, input::{BlockImages, fill_block}};
 /// let shape = BlockShape::input(1, 2, 1);
 /// let mut block = vec![0.0; shape.len()];
-/// fill_block(Cpu::detect()?, &[0, 255, 51, 102], 2, shape, 0.5, 1.0, &mut block);
+/// let images = BlockImages { pixels: &[0, 255, 51, 102], valid: 2, scale: 0.5, shift: 1.0 };
+/// fill_block(Cpu::detect()?, shape, images, &mut block);
 /// assert_eq!((block[0], block[1], block[32]), (1.0, 26.5, 128.5));
 /// # Ok::<(), selvedge_compute::CpuError>(())
 /// ```
-pub fn fill_block<E: Element>(
-    cpu: Cpu,
-    images: &[u8],
-    valid: usize,
-    shape: BlockShape,
-    scale: f32,
-    shift: f32,
-    out: &mut [E],
-) {
+pub fn fill_block<E: Element>(cpu: Cpu, shape: BlockShape, images: BlockImages<'_, u8>, out: &mut [E]) {
+    let (stride, channels, valid, len) = (shape.channel_stride, shape.channels, images.valid, images.pixels.len());
     assert!(valid <= BLOCK, "{valid} valid images in a block of {BLOCK}");
-    let (stride, channels) = (shape.channel_stride, shape.channels);
     assert_eq!(stride, channels, "the input's channel stride is {stride}, not its {channels} channels");
-    let bytes = valid * shape.height * shape.width * channels;
-    assert_eq!(images.len(), bytes, "{} bytes for {valid} images that have {bytes}", images.len());
+    let need = valid * shape.height * shape.width * channels;
+    assert_eq!(len, need, "{len} bytes for {valid} images that have {need}");
     assert_eq!(out.len(), shape.len(), "the block has {} elements and its shape {}", out.len(), shape.len());
-    if out.is_empty() {
-        return;
+    if !out.is_empty() {
+        dispatch(
+            cpu,
+            FillBlock { images, pixel_count: shape.height * shape.width, channels, plane: shape.plane(), out },
+        );
     }
-    let (pixels, plane) = (shape.height * shape.width, shape.plane());
-    dispatch(cpu, Fill { images, valid, pixels, channels, plane, scale, shift, out });
 }
 
-struct Fill<'a, E> {
-    images: &'a [u8],
-    valid: usize,
-    pixels: usize,
+struct FillBlock<'a, E> {
+    images: BlockImages<'a, u8>,
+    pixel_count: usize,
     channels: usize,
     plane: usize,
-    scale: f32,
-    shift: f32,
     out: &'a mut [E],
 }
 
-impl<E: Element> Kernel for Fill<'_, E> {
+impl<E: Element> Kernel for FillBlock<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
         match self.channels {
-            1 if self.pixels >= STRIP => self.transposed(s),
-            // A constant count of channels unrolls the copy of a pixel.
-            1 => self.pixelwise(s, [1, 1]),
-            3 => self.pixelwise(s, [3, 3]),
-            channels => self.pixelwise(s, [channels, self.plane]),
+            1 if self.pixel_count >= STRIP => self.transpose_strips(s),
+            // As a constant, the number of channels unrolls the copy of a pixel.
+            1 => self.pixel_by_pixel(s, 1, 1),
+            3 => self.pixel_by_pixel(s, 3, 3),
+            channels => self.pixel_by_pixel(s, channels, self.plane),
         }
     }
 }
 
-impl<E: Element> Fill<'_, E> {
-    /// Strips of 64 pixels of one channel; the last strip overlaps the one before it.
+impl<E: Element> FillBlock<'_, E> {
+    /// One channel, in strips of 64 pixels; the last strip overlaps the one before it.
     #[inline(always)]
-    fn transposed<S: Simd>(&mut self, s: S) {
-        let (scale, shift) = (s.splat(self.scale), s.splat(self.shift));
+    fn transpose_strips<S: Simd>(&mut self, s: S) {
+        let BlockImages { pixels, valid, scale, shift } = self.images;
+        let (scale, shift) = (s.splat(scale), s.splat(shift));
         let mut strip = [[0u8; BLOCK]; STRIP];
-        for start in (0..self.pixels).step_by(STRIP) {
-            let start = start.min(self.pixels - STRIP);
-            for group in (0..self.valid).step_by(GROUP) {
+        for start in (0..self.pixel_count).step_by(STRIP) {
+            let start = start.min(self.pixel_count - STRIP);
+            for group in (0..valid).step_by(GROUP) {
                 let mut words = [[0u64; STRIP / GROUP]; GROUP];
-                for (image, row) in (group..self.valid).zip(&mut words) {
-                    *row = load_words(&self.images[image * self.pixels + start..][..STRIP]);
+                for (image, row) in (group..valid).zip(&mut words) {
+                    *row = load_words(&pixels[image * self.pixel_count + start..][..STRIP]);
                 }
                 transpose(&mut words);
                 for (r, row) in words.iter().enumerate() {
@@ -106,26 +114,27 @@ impl<E: Element> Fill<'_, E> {
                         E::store(s, to.as_mut_ptr().add(i), s.mul_add(x, scale, shift));
                     }
                 }
-                to[self.valid..].fill(E::default());
+                to[valid..].fill(E::default());
             }
         }
     }
 
-    /// Any number of channels: pixel by pixel, through a table of what becomes of each byte.
+    /// Any number of channels, pixel by pixel, through a table of each byte's element.
     #[inline(always)]
-    fn pixelwise<S: Simd>(&mut self, s: S, [channels, plane]: [usize; 2]) {
-        let (scale, shift) = (s.splat(self.scale), s.splat(self.shift));
+    fn pixel_by_pixel<S: Simd>(&mut self, s: S, channels: usize, plane: usize) {
+        let BlockImages { pixels, valid, scale, shift } = self.images;
+        let (scale, shift) = (s.splat(scale), s.splat(shift));
         let mut table = [E::default(); 256];
         for start in (0..table.len()).step_by(S::LANES) {
-            let bytes = s.add_u(s.lane_numbers(), s.splat_u(start as u32));
+            let values = s.add_u(s.lane_numbers(), s.splat_u(start as u32));
             // SAFETY: the table's length is a multiple of LANES.
-            unsafe { E::store(s, table.as_mut_ptr().add(start), s.mul_add(s.to_f32(bytes), scale, shift)) }
+            unsafe { E::store(s, table.as_mut_ptr().add(start), s.mul_add(s.to_f32(values), scale, shift)) }
         }
-        let size = self.pixels * channels;
+        let size = self.pixel_count * channels;
         for (number, out) in self.out.chunks_exact_mut(BLOCK * plane).enumerate() {
-            let (data, rest) = out.split_at_mut(self.valid * plane);
+            let (data, rest) = out.split_at_mut(valid * plane);
             for (image, to) in data.chunks_exact_mut(plane).enumerate() {
-                let from = &self.images[image * size + number * plane..][..plane];
+                let from = &pixels[image * size + number * plane..][..plane];
                 for (to, &from) in to.iter_mut().zip(from) {
                     *to = table[usize::from(from)];
                 }
@@ -144,7 +153,7 @@ fn load_words(bytes: &[u8]) -> [u64; STRIP / GROUP] {
     words
 }
 
-/// Transposes, in each column of words, the square whose rows are the words and whose columns are their bytes.
+/// In each column of words, transposes the square whose rows are the words and whose columns are their bytes.
 #[inline(always)]
 fn transpose(words: &mut [[u64; STRIP / GROUP]; GROUP]) {
     exchange::<1>(words, 0x00ff_00ff_00ff_00ff);
@@ -152,8 +161,8 @@ fn transpose(words: &mut [[u64; STRIP / GROUP]; GROUP]) {
     exchange::<4>(words, 0x0000_0000_ffff_ffff);
 }
 
-/// Exchanges the upper right quarter of each square of 2·`STEP` bytes with its lower left one. `low` marks the left
-/// halves: the bytes of a word whose number has no bit `STEP`.
+/// Exchanges the upper right quarter of each square of 2·`STEP` bytes with the lower left one. `low` masks the left
+/// halves: the bytes of a word whose index has no bit `STEP`.
 #[inline(always)]
 fn exchange<const STEP: usize>(words: &mut [[u64; STRIP / GROUP]; GROUP], low: u64) {
     for upper in (0..GROUP).filter(|row| row & STEP == 0) {
@@ -191,12 +200,13 @@ mod tests {
             for valid in [0, 1, 7, 8, 9, 31, 32] {
                 let mut numbers = Numbers::new(valid as u64);
                 let size = height * width * channels;
-                let images: Vec<u8> = (0..valid * size).map(|_| (numbers.next_u32() >> 24) as u8).collect();
+                let bytes: Vec<u8> = (0..valid * size).map(|_| (numbers.next_u32() >> 24) as u8).collect();
                 let mut out = vec![E::from_f32(7.0); shape.len()];
-                fill_block(cpu, &images, valid, shape, 0.0125, -0.75, &mut out);
+                let images = BlockImages { pixels: &bytes, valid, scale: 0.0125, shift: -0.75 };
+                fill_block(cpu, shape, images, &mut out);
                 let mut want = vec![0.0; shape.len()];
                 for image in 0..valid {
-                    for (i, &byte) in images[image * size..][..size].iter().enumerate() {
+                    for (i, &byte) in bytes[image * size..][..size].iter().enumerate() {
                         let to = i / channels * shape.pixel() + shape.channel(i % channels) + image * shape.plane();
                         want[to] = f64::from(byte) * f64::from(0.0125f32) - 0.75;
                     }
@@ -222,6 +232,7 @@ mod tests {
     #[should_panic(expected = "5 bytes for 2 images that have 8")]
     fn lengths_must_agree() {
         let shape = BlockShape::input(2, 2, 1);
-        fill_block(cpus()[0], &[0; 5], 2, shape, 1.0, 0.0, &mut vec![0.0f32; shape.len()]);
+        let images = BlockImages { pixels: &[0; 5], valid: 2, scale: 1.0, shift: 0.0 };
+        fill_block(cpus()[0], shape, images, &mut vec![0.0f32; shape.len()]);
     }
 }

@@ -1,54 +1,55 @@
-//! Optimizer steps: SGD with momentum, Adam and AdamW, each one pass over the parameters.
+//! Optimizer steps: SGD with momentum, Adam and AdamW, each in one pass over the parameters.
 //!
-//! The functions work on slices, so a caller may cut the parameters anywhere and run the parts in parallel: every
-//! element's arithmetic is its own. A parameter whose value and gradient are zero, as padded lanes are, stays zero.
+//! The functions take slices, and each element is computed alone: callers may partition the parameters in any way and
+//! run the chunks in parallel. A parameter whose value and gradient are zero, such as a padded lane, stays zero.
 
 use crate::Cpu;
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
 
-/// A good number of elements for a worker to take at a time: values, gradients and two moments are 256 KiB, a share of
-/// the second-level cache, and a small network still has enough pieces for a few workers.
-pub const PIECE: usize = 1 << 14;
+/// Elements that a worker should take at a time: values, gradients and two moments fill 256 KiB, a share of L2, and
+/// even a small network has enough chunks for a few workers.
+pub const CHUNK: usize = 1 << 14;
 
-/// What a step of stochastic gradient descent does.
+/// Hyperparameters of stochastic gradient descent ([`sgd`]).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SgdParams {
     /// The learning rate.
     pub rate: f32,
-    /// The part of the momentum buffer that stays; 0 for none.
+    /// The share of the momentum buffer that each step keeps; 0 for plain gradient descent.
     pub momentum: f32,
-    /// Whether to look ahead along the buffer (Sutskever et al., 2013).
+    /// Whether to use Nesterov momentum (Sutskever et al., 2013).
     pub nesterov: bool,
-    /// This times the value is added to the gradient.
+    /// L2 penalty: `weight_decay`·value is added to the gradient.
     pub weight_decay: f32,
 }
 
-/// What a step of Adam does.
+/// Hyperparameters of Adam and AdamW ([`adam`]).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamParams {
     /// The learning rate.
     pub rate: f32,
-    /// The part of the first moment that stays, usually 0.9.
+    /// The share of the first moment that each step keeps, usually 0.9.
     pub beta1: f32,
-    /// The part of the second moment that stays, usually 0.999.
+    /// The share of the second moment that each step keeps, usually 0.999.
     pub beta2: f32,
     /// Added to the denominator; above 0.
     pub epsilon: f32,
-    /// This times the value is added to the gradient, or, if `decoupled`, `rate` times this times the value is taken
-    /// from the value.
+    /// `weight_decay`·value is added to the gradient or, if `decoupled`, `rate`·`weight_decay`·value is subtracted from
+    /// the value.
     pub weight_decay: f32,
     /// Whether weight decay is decoupled from the moments: AdamW (Loshchilov and Hutter, 2019).
     pub decoupled: bool,
-    /// The number of this step, from 1 on: corrects the moments, which start at zero.
+    /// The number of this step, counted from 1; it corrects the bias of the moments, which start at zero.
     pub step: u64,
 }
 
-/// One step of stochastic gradient descent, as PyTorch defines it: with g = `grad` + `weight_decay`·`value`,
-/// `buffer` = `momentum`·`buffer` + g, and `value` −= `rate`·`buffer`, or `rate`·(g + `momentum`·`buffer`) for
-/// Nesterov's. `buffer` starts at zero.
+/// One step of stochastic gradient descent, as PyTorch defines it.
+///
+/// With g = `grad` + `weight_decay`·`value`, `buffer` = `momentum`·`buffer` + g and `value` −= `rate`·`buffer`, or for
+/// Nesterov momentum `rate`·(g + `momentum`·`buffer`). `buffer` starts at zero.
 ///
 /// # Panics
-/// If the lengths differ or are no multiple of [`MAX_LANES`].
+/// If the lengths differ or are not a multiple of [`MAX_LANES`].
 ///
 /// ```
 /// use selvedge_compute::{Cpu, optim::{SgdParams, sgd}};
@@ -63,14 +64,25 @@ pub fn sgd(cpu: Cpu, value: &mut [f32], grad: &[f32], buffer: &mut [f32], params
     dispatch(cpu, Sgd { value, grad, buffer, params });
 }
 
-/// One step of Adam (Kingma and Ba, 2015), as PyTorch defines it: `value` −= `rate`·m̂ / (√v̂ + `epsilon`), where m̂ and
-/// v̂ are the moments divided by 1 − βᵗ. `m` and `v` start at zero.
+/// One step of Adam (Kingma and Ba, 2015), as PyTorch defines it: `value` −= `rate`·m̂ / (√v̂ + `epsilon`), where m̂
+/// and v̂ are the first and second moment divided by 1 − βᵗ. `m` and `v` start at zero.
 ///
 /// Keras folds the corrections into the rate and adds its epsilon, 1e-7, to the uncorrected √v instead. The two agree
 /// if this `epsilon` is Keras' divided by √(1 − β₂ᵗ), which tends to 1; they differ only while gradients are near 1e-7.
 ///
 /// # Panics
-/// If the lengths differ or are no multiple of [`MAX_LANES`], if `step` is 0, or if `epsilon` is not above 0.
+/// If the lengths differ or are not a multiple of [`MAX_LANES`], `step` is 0, or `epsilon` is not above 0.
+///
+/// ```
+/// use selvedge_compute::{Cpu, optim::{AdamParams, adam}};
+/// let (mut value, grad, mut m, mut v) = ([1.0; 16], [0.5; 16], [0.0; 16], [0.0; 16]);
+/// let params = AdamParams {
+///     rate: 0.1, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, decoupled: false, step: 1,
+/// };
+/// adam(Cpu::detect()?, &mut value, &grad, &mut m, &mut v, &params);
+/// assert!((value[0] - 0.9).abs() < 1e-6); // the first step has the size of the rate
+/// # Ok::<(), selvedge_compute::CpuError>(())
+/// ```
 pub fn adam(cpu: Cpu, value: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], params: &AdamParams) {
     assert_lengths(value.len(), &[("grad", grad.len()), ("m", m.len()), ("v", v.len())]);
     assert!(params.step > 0, "Adam's steps count from 1, not {}", params.step);
@@ -93,7 +105,7 @@ fn assert_lengths(len: usize, others: &[(&str, usize)]) {
     for &(name, other) in others {
         assert_eq!(len, other, "value has {len} elements and {name} {other}");
     }
-    assert!(len.is_multiple_of(MAX_LANES), "{len} elements are no multiple of {MAX_LANES}");
+    assert!(len.is_multiple_of(MAX_LANES), "{len} elements are not a multiple of {MAX_LANES}");
 }
 
 struct Sgd<'a> {
@@ -131,9 +143,9 @@ struct Adam<'a> {
     m: &'a mut [f32],
     v: &'a mut [f32],
     params: &'a AdamParams,
-    /// The rate with the first moment's correction.
+    /// The rate, divided by the first moment's correction.
     rate: f32,
-    /// The correction of √v.
+    /// Corrects √v.
     root_scale: f32,
 }
 
@@ -145,7 +157,7 @@ impl Kernel for Adam<'_> {
         let (keep1, take1) = (s.splat(p.beta1), s.splat(1.0 - p.beta1));
         let (keep2, take2) = (s.splat(p.beta2), s.splat(1.0 - p.beta2));
         let (rate, root_scale, epsilon) = (s.splat(-self.rate), s.splat(self.root_scale), s.splat(p.epsilon));
-        // Of the two kinds of weight decay one is always nothing.
+        // One of the two kinds of weight decay is always off.
         let (to_grad, kept) = if p.decoupled { (0.0, 1.0 - p.rate * p.weight_decay) } else { (p.weight_decay, 1.0) };
         let (to_grad, kept) = (s.splat(to_grad), s.splat(kept));
         let (value, grad) = (self.value.as_mut_ptr(), self.grad.as_ptr());
@@ -171,7 +183,7 @@ mod tests {
     use super::*;
     use crate::test_support::{Numbers, assert_close, cpus, wide};
 
-    /// Three elements in a whole vector.
+    /// Three elements, padded to the widest vector.
     fn padded(x: [f32; 3]) -> [f32; 16] {
         let mut out = [0.0; 16];
         out[..3].copy_from_slice(&x);
@@ -240,7 +252,7 @@ mod tests {
         }
     }
 
-    /// Both against the same formulas in f64, over lengths around the vectors' and many steps.
+    /// Both optimizers against the same formulas in f64, over several lengths and many steps.
     #[test]
     fn match_reference() {
         for (cpu, len) in cpus().into_iter().flat_map(|cpu| [0, 16, 48, 1040].map(|len| (cpu, len))) {

@@ -1,16 +1,16 @@
-//! [`RowPartition`]: one block's tensors, partitioned by rows where there are more threads than blocks.
+//! [`RowPartition`]: partitions one block's tensors by rows over threads, where there are more threads than blocks.
 
 use std::ops::Range;
 
 use crate::layout::BlockShape;
 
-/// What chunks write: tensors, of which each chunk gets its rows.
+/// Tensors that the chunks of a partition write, each its own rows.
 pub trait SplitRows: Send + Sized {
-    /// The first `rows` rows, and what lies after them.
+    /// The first `rows` rows, and what follows them.
     fn split(self, rows: usize) -> (Self, Self);
 }
 
-/// A tensor of rows of `row` elements. Whatever lies after the rows that are partitioned belongs to the last chunk.
+/// A tensor of rows of `row` elements. Elements after the last row belong to the last chunk.
 pub struct Rows<'a, T> {
     /// The elements.
     pub data: &'a mut [T],
@@ -46,48 +46,62 @@ impl<A: SplitRows, B: SplitRows> SplitRows for (A, B) {
     }
 }
 
-/// A partition of `height` rows. Each row is computed alone, so its bits do not depend on the partition.
+/// A partition of `height` rows into chunks. Each row is computed alone, so its bits do not depend on the partition.
+///
+/// ```
+/// use selvedge_compute::partition::{RowPartition, Rows};
+/// let mut tensor = [0; 5 * 2]; // five rows of two elements
+/// RowPartition::new(5, 2).for_each(Rows { data: &mut tensor[..], row: 2 }, |rows, chunk| {
+///     assert_eq!(chunk.data.len(), 2 * rows.len());
+///     chunk.data.fill(rows.start);
+/// });
+/// assert_eq!(tensor, [0, 0, 0, 0, 2, 2, 2, 2, 2, 2]);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct RowPartition {
     height: usize,
-    /// How many chunks there are.
+    /// The number of chunks.
     pub chunks: usize,
 }
 
 impl RowPartition {
-    /// Up to `chunks` chunks.
+    /// At most `chunks` chunks, each of at least one row.
     pub fn new(height: usize, chunks: usize) -> Self {
         Self { height, chunks: chunks.min(height).max(1) }
     }
 
-    /// Up to `most` chunks of a layer that reads and writes `bytes` of a block, and multiplies next to nothing, if each is worth
-    /// a hundred microseconds, in which a core moves about a megabyte.
+    /// At most `most` chunks for a layer that reads and writes `bytes` of a block and computes little. Each chunk moves
+    /// at least a megabyte, which takes a core about a hundred microseconds, enough to be worth waking a thread.
     pub fn of_bytes(height: usize, most: usize, bytes: usize) -> Self {
         Self::new(height, most.min(bytes >> 20))
     }
 
-    /// Calls `run` with the rows of each chunk and what of `tensors` belongs to them.
+    /// Calls `run` for each chunk with its rows and their part of `tensors`, in parallel in the current rayon pool.
     pub fn for_each<T: SplitRows>(&self, tensors: T, run: impl Fn(Range<usize>, T) + Sync) {
-        self.halve(0..self.chunks, tensors, &run);
+        self.split_and_run(0..self.chunks, tensors, &run);
     }
 
-    fn halve<T: SplitRows>(&self, chunks: Range<usize>, tensors: T, run: &(impl Fn(Range<usize>, T) + Sync)) {
+    fn split_and_run<T: SplitRows>(&self, chunks: Range<usize>, tensors: T, run: &(impl Fn(Range<usize>, T) + Sync)) {
         let start = |chunk: usize| self.height * chunk / self.chunks;
         if chunks.len() == 1 {
             return run(start(chunks.start)..start(chunks.end), tensors);
         }
         let middle = chunks.start + chunks.len() / 2;
         let (before, after) = tensors.split(start(middle) - start(chunks.start));
-        rayon::join(|| self.halve(chunks.start..middle, before, run), || self.halve(middle..chunks.end, after, run));
+        rayon::join(
+            || self.split_and_run(chunks.start..middle, before, run),
+            || self.split_and_run(middle..chunks.end, after, run),
+        );
     }
 }
 
-/// Rows `rows` of a tensor of this shape.
+/// The rows `rows` of a tensor of this shape.
 pub fn rows_of<'a, T>(shape: &BlockShape, data: &'a [T], rows: &Range<usize>) -> &'a [T] {
     &data[rows.start * shape.row()..rows.end * shape.row()]
 }
 
-/// Calls `run` with parts of `reads` and of `write`, all equally long, in up to `most` chunks of whole vectors.
+/// Calls `run` with the same chunk of each of `reads` and of `write`, all equally long, in at most `most` chunks of
+/// whole vectors.
 pub fn elementwise<const READS: usize>(
     most: usize,
     reads: [&[u8]; READS],
@@ -97,8 +111,8 @@ pub fn elementwise<const READS: usize>(
     const ROW: usize = 4096;
     let partition = RowPartition::of_bytes(write.len().div_ceil(ROW), most, (READS + 1) * write.len());
     partition.for_each(Rows { data: write, row: ROW }, |rows, write| {
-        let part = rows.start * ROW..rows.start * ROW + write.data.len();
-        run(reads.map(|read| &read[part.clone()]), write.data);
+        let chunk = rows.start * ROW..rows.start * ROW + write.data.len();
+        run(reads.map(|read| &read[chunk.clone()]), write.data);
     });
 }
 
@@ -111,11 +125,11 @@ mod tests {
         for (height, chunks) in [(0, 3), (1, 1), (7, 1), (7, 2), (7, 4), (3, 16)] {
             let partition = RowPartition::new(height, chunks);
             assert_eq!(partition.chunks, chunks.min(height).max(1));
-            // Two rows of the second tensor for each of the first, and one that belongs to none.
+            // The second tensor has one element after its last row.
             let (mut a, mut b) = (vec![0; 3 * height], vec![0; 2 * height + 1]);
             let tensors = (Rows { data: &mut a[..], row: 3 }, Some(Rows { data: &mut b[..], row: 2 }));
             partition.for_each(tensors, |rows, (a, b)| {
-                let b = b.expect("what is there is there in every chunk");
+                let b = b.expect("a tensor that is there is there in every chunk");
                 assert_eq!(
                     (a.data.len(), b.data.len()),
                     (3 * rows.len(), 2 * rows.len() + usize::from(rows.end == height))

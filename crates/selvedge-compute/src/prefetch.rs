@@ -1,11 +1,12 @@
-//! [`prefetch`]: memory that is read soon, asked for ahead of time.
+//! [`prefetch`]: fetches cache lines before they are read.
 
 use crate::aligned::ALIGNMENT;
 use crate::simd::Simd;
 
-/// Asks for the memory of `data` without waiting for it: for what lies scattered, so that the processor cannot foresee it.
+/// Starts to fetch `data` into L1 without waiting for it. Use it for scattered data, whose addresses the hardware
+/// prefetcher cannot predict.
 ///
-/// Nothing but time depends on it. Processors other than x86-64 and aarch64 are not asked.
+/// It affects only speed. On processors other than x86-64 and aarch64 it does nothing.
 ///
 /// ```
 /// let images = vec![0u8; 10 * 784];
@@ -21,20 +22,20 @@ pub fn prefetch<T>(data: &[T]) {
     }
 }
 
-/// Asks for the line of `at` in L1.
+/// Starts to fetch the line of `at` into L1.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn prefetch_line(at: *const i8) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-    // SAFETY: every x86-64 processor has the instruction, and it accesses no memory that a program could tell.
+    // SAFETY: every x86-64 processor has the instruction, and it reads nothing that the program can observe.
     unsafe { _mm_prefetch::<_MM_HINT_T0>(at) }
 }
 
-/// Asks for the line of `at` in L1.
+/// Starts to fetch the line of `at` into L1.
 #[cfg(target_arch = "aarch64")]
 #[inline(always)]
 fn prefetch_line(at: *const i8) {
-    // SAFETY: every aarch64 processor has the instruction, and it accesses no memory that a program could tell.
+    // SAFETY: every aarch64 processor has the instruction, and it reads nothing that the program can observe.
     unsafe { std::arch::asm!("prfm pldl1keep, [{0}]", in(reg) at.addr(), options(nomem, nostack, preserves_flags)) }
 }
 
@@ -42,21 +43,21 @@ fn prefetch_line(at: *const i8) {
 #[inline(always)]
 fn prefetch_line(_: *const i8) {}
 
-/// Has the second cache fetch what lies two pages of bf16 behind element `at`, if a line begins there: for passes over tensors
-/// larger than that cache, since the processor's own prefetching stops at the end of each page.
+/// Prefetches into L2 the line two pages of bf16 after element `at`, if a line begins there. For passes over tensors
+/// larger than L2: the hardware prefetcher stops at the end of each page.
 ///
-/// Passes of normalisation that write a tensor, whose lines are fetched, too, take 5 to 15 % less time, and so do sums of
-/// tensors; moments, which read a single stream, a quarter less. Sums of a normalisation's gradients and SGD do as well
-/// without; its passes with pooling fetch on another way (`norm/pooled.rs`).
+/// Normalisation passes that write a tensor take 5 to 15 % less time if its lines are prefetched too, and so do sums of
+/// tensors; moments, which read a single stream, take a quarter less. Gradient sums of a normalisation and SGD gain
+/// nothing. Normalisation with pooling prefetches in its own order (`norm/pooled.rs`).
 #[inline(always)]
-pub(crate) fn fetch_ahead<S: Simd, E>(s: S, of: &[E], at: usize) {
+pub(crate) fn prefetch_ahead<S: Simd, E>(s: S, data: &[E], at: usize) {
     const ELEMENTS: usize = 4096;
     if begins_line::<E>(at) {
-        s.prefetch(of.as_ptr().wrapping_add(at + ELEMENTS));
+        s.prefetch(data.as_ptr().wrapping_add(at + ELEMENTS));
     }
 }
 
-/// Whether a cache line begins with element `at` of memory that itself begins on one.
+/// Whether element `at` begins a cache line, in memory that itself begins on one.
 #[inline(always)]
 pub(crate) fn begins_line<E>(at: usize) -> bool {
     (at * size_of::<E>()).is_multiple_of(ALIGNMENT)

@@ -1,4 +1,5 @@
-//! A buffer of each thread for what kernels keep between their phases, made when a kernel first needs it and kept.
+//! A scratch buffer per thread for intermediate results of kernels, allocated when a kernel first needs it and then
+//! kept.
 
 use std::cell::Cell;
 
@@ -9,7 +10,10 @@ thread_local! {
     static BUFFER: Cell<AlignedVec<u8>> = Cell::new(AlignedVec::default());
 }
 
-/// Runs `f` with `len` numbers of any content, on a cache line.
+/// Runs `f` with `len` numbers of unspecified content, aligned to a cache line. Nested calls get a buffer of their own.
+///
+/// # Panics
+/// If the buffer does not fit into the address space.
 ///
 /// ```
 /// use selvedge_compute::scratch;
@@ -28,7 +32,7 @@ pub fn with<T: Plain, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
     result
 }
 
-/// Has this thread's buffer hold at least `bytes`, so that kernels that need no more allocate nothing.
+/// Grows this thread's buffer to at least `bytes`; kernels that need no more then allocate nothing.
 ///
 /// ```
 /// let threads = selvedge_compute::Threads::new(2)?;
@@ -53,7 +57,7 @@ mod tests {
         });
         assert_eq!(with(8, |buffer: &mut [f32]| (buffer.len(), buffer.as_ptr())), (8, first));
         assert_eq!(with(64, |buffer: &mut [f32]| buffer.len()), 64);
-        // Inside of another use there is another buffer.
+        // A nested use gets another buffer.
         with(64, |outer: &mut [f32]| with(64, |inner: &mut [f32]| assert_ne!(inner.as_ptr(), outer.as_ptr())));
     }
 }

@@ -1,14 +1,14 @@
-//! The sum of two tensors, where a residual block's branches meet and where its gradients do, the sum of many, and a tensor
-//! in the other precision.
+//! The sum of two tensors, as where the branches of a residual block or their gradients join; the sum of many slices;
+//! and the conversion of a tensor to the other precision.
 
 use crate::cpu::Cpu;
-use crate::prefetch::fetch_ahead;
+use crate::prefetch::prefetch_ahead;
 use crate::simd::{Element, Kernel, MAX_LANES, Simd, dispatch};
 
 /// `y = a + b`, element by element.
 ///
 /// # Panics
-/// If the lengths differ or are no multiple of [`MAX_LANES`].
+/// If the lengths differ or are not a multiple of [`MAX_LANES`].
 ///
 /// ```
 /// use selvedge_compute::{Cpu, sum};
@@ -18,16 +18,16 @@ use crate::simd::{Element, Kernel, MAX_LANES, Simd, dispatch};
 /// # Ok::<(), selvedge_compute::CpuError>(())
 /// ```
 pub fn add<E: Element>(cpu: Cpu, a: &[E], b: &[E], y: &mut [E]) {
-    assert_eq!(a.len(), b.len(), "the lengths of the summands");
-    assert_eq!(a.len(), y.len(), "the lengths of a summand and the sum");
-    assert!(a.len().is_multiple_of(MAX_LANES), "{} elements are no multiple of {MAX_LANES}", a.len());
+    assert_eq!(a.len(), b.len(), "the lengths of a and b");
+    assert_eq!(a.len(), y.len(), "the lengths of a and y");
+    assert!(a.len().is_multiple_of(MAX_LANES), "{} elements are not a multiple of {MAX_LANES}", a.len());
     dispatch(cpu, Add { a, b, y });
 }
 
-/// `y = Σ parts`, the first elements of `count` parts that begin `stride` elements apart, added in their order.
+/// The sum of `count` slices of `summands`, each as long as `y`, that begin `stride` elements apart, added in order.
 ///
 /// # Panics
-/// If there is no part, the last one ends behind `parts`, or the length of `y` is no multiple of [`MAX_LANES`].
+/// If `count` is 0, `summands` ends before the last slice, or the length of `y` is not a multiple of [`MAX_LANES`].
 ///
 /// ```
 /// use selvedge_compute::{Cpu, sum};
@@ -36,16 +36,16 @@ pub fn add<E: Element>(cpu: Cpu, a: &[E], b: &[E], y: &mut [E]) {
 /// assert_eq!(y, [4.5; 16]);
 /// # Ok::<(), selvedge_compute::CpuError>(())
 /// ```
-pub fn add_up(cpu: Cpu, parts: &[f32], stride: usize, count: usize, y: &mut [f32]) {
-    assert!(count > 0, "a sum of no parts");
+pub fn add_up(cpu: Cpu, summands: &[f32], stride: usize, count: usize, y: &mut [f32]) {
+    assert!(count > 0, "a sum of no slices");
     let needed = (count - 1) * stride + y.len();
-    assert!(parts.len() >= needed, "{} elements, {count} parts need {needed}", parts.len());
-    assert!(y.len().is_multiple_of(MAX_LANES), "{} elements are no multiple of {MAX_LANES}", y.len());
-    dispatch(cpu, AddUp { parts, stride, count, y });
+    assert!(summands.len() >= needed, "summands has {} elements, {count} slices need {needed}", summands.len());
+    assert!(y.len().is_multiple_of(MAX_LANES), "{} elements are not a multiple of {MAX_LANES}", y.len());
+    dispatch(cpu, AddUp { summands, stride, count, y });
 }
 
 struct AddUp<'a> {
-    parts: &'a [f32],
+    summands: &'a [f32],
     stride: usize,
     count: usize,
     y: &'a mut [f32],
@@ -56,26 +56,34 @@ impl Kernel for AddUp<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         for i in (0..self.y.len()).step_by(S::LANES) {
-            let part = |number: usize| {
+            let load = |number: usize| {
                 let at = number * self.stride + i;
-                fetch_ahead(s, self.parts, at);
-                // SAFETY: `add_up` asserted that every part has the length of y, a whole number of vectors.
-                unsafe { f32::load(s, self.parts.as_ptr().add(at)) }
+                prefetch_ahead(s, self.summands, at);
+                // SAFETY: `add_up` asserted that every slice has the length of y, a whole number of vectors.
+                unsafe { f32::load(s, self.summands.as_ptr().add(at)) }
             };
-            let sum = (1..self.count).fold(part(0), |sum, number| s.add(sum, part(number)));
+            let sum = (1..self.count).fold(load(0), |sum, number| s.add(sum, load(number)));
             // SAFETY: `y` has a whole number of vectors.
             unsafe { f32::store(s, self.y.as_mut_ptr().add(i), sum) }
         }
     }
 }
 
-/// `y = x`, widened or rounded to nearest even.
+/// `y = x` in another element type: widened, or rounded to nearest even.
 ///
 /// # Panics
-/// If the lengths differ or are no multiple of [`MAX_LANES`].
+/// If the lengths differ or are not a multiple of [`MAX_LANES`].
+///
+/// ```
+/// use selvedge_compute::{Cpu, bf16, sum};
+/// let mut y = [bf16::ZERO; 16];
+/// sum::convert(Cpu::detect()?, &[1.0 + 1.0 / 512.0; 16], &mut y);
+/// assert_eq!(y, [bf16::ONE; 16]);
+/// # Ok::<(), selvedge_compute::CpuError>(())
+/// ```
 pub fn convert<X: Element, Y: Element>(cpu: Cpu, x: &[X], y: &mut [Y]) {
     assert_eq!(x.len(), y.len(), "the lengths of x and y");
-    assert!(x.len().is_multiple_of(MAX_LANES), "{} elements are no multiple of {MAX_LANES}", x.len());
+    assert!(x.len().is_multiple_of(MAX_LANES), "{} elements are not a multiple of {MAX_LANES}", x.len());
     dispatch(cpu, Convert { x, y });
 }
 
@@ -106,9 +114,9 @@ impl<E: Element> Kernel for Add<'_, E> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         for i in (0..self.y.len()).step_by(S::LANES) {
-            fetch_ahead(s, self.a, i);
-            fetch_ahead(s, self.b, i);
-            fetch_ahead(s, self.y, i);
+            prefetch_ahead(s, self.a, i);
+            prefetch_ahead(s, self.b, i);
+            prefetch_ahead(s, self.y, i);
             // SAFETY: `add` asserted that all three are equally long, a whole number of vectors.
             unsafe {
                 let sum = s.add(E::load(s, self.a.as_ptr().add(i)), E::load(s, self.b.as_ptr().add(i)));
@@ -133,11 +141,11 @@ mod tests {
             let mut y = vec![0.0; 48];
             add(cpu, &a, &b, &mut y);
             assert!((0..48).all(|i| y[i] == a[i] + b[i]), "{}", cpu.isa());
-            let parts: Vec<f32> = [&a, &b, &y, &a].into_iter().flatten().copied().collect();
+            let summands: Vec<f32> = [&a, &b, &y, &a].into_iter().flatten().copied().collect();
             let mut total = vec![f32::NAN; 32];
-            add_up(cpu, &parts, 48, 3, &mut total);
+            add_up(cpu, &summands, 48, 3, &mut total);
             assert!((0..32).all(|i| total[i] == a[i] + b[i] + y[i]), "{}", cpu.isa());
-            add_up(cpu, &parts, 48, 1, &mut total);
+            add_up(cpu, &summands, 48, 1, &mut total);
             assert_eq!(total, a[..32], "{}", cpu.isa());
             let mut converted = vec![bf16::ZERO; 48];
             convert(cpu, &b, &mut converted);

@@ -1,4 +1,4 @@
-//! What the kernels' tests share: instruction sets, numbers, tolerances.
+//! Shared by the kernels' tests: instruction sets, random numbers, tolerances.
 
 use std::io::{Write, stderr};
 use std::sync::Once;
@@ -7,25 +7,25 @@ use crate::layout::BlockShape;
 use crate::simd::Element;
 use crate::{Cpu, Isa};
 
-/// Every instruction set of this machine. Those it lacks are named once on standard error. The one that
-/// `SELVEDGE_REQUIRE_ISA` names must be there, with all that it extends.
+/// Every instruction set of this machine. A warning on standard error names those it lacks, once. The one in
+/// `SELVEDGE_REQUIRE_ISA`, and all that it extends, must be there.
 pub(crate) fn cpus() -> Vec<Cpu> {
-    static TOLD: Once = Once::new();
+    static WARNED: Once = Once::new();
     let missing: Vec<_> = Isa::ALL.into_iter().filter(|&isa| Cpu::with(isa).is_err()).collect();
     if let Some(required) = std::env::var_os("SELVEDGE_REQUIRE_ISA") {
         let isa = required.to_string_lossy().parse().unwrap_or_else(|error| panic!("SELVEDGE_REQUIRE_ISA: {error}"));
         assert!(!missing.contains(&isa), "SELVEDGE_REQUIRE_ISA is {isa}, which this machine lacks");
     }
-    TOLD.call_once(|| {
+    WARNED.call_once(|| {
         for isa in missing {
-            // Not `eprintln!`, which the test harness keeps to itself while tests pass.
+            // Not `eprintln!`: the test harness hides its output while tests pass.
             writeln!(stderr(), "WARNING: kernels were NOT TESTED on {isa}, which this machine lacks").unwrap();
         }
     });
     Cpu::all()
 }
 
-/// A sequence of numbers that differs for each seed.
+/// Pseudo-random numbers, a sequence for each seed.
 pub(crate) struct Numbers(u64);
 
 impl Numbers {
@@ -35,7 +35,7 @@ impl Numbers {
 
     /// Uniform in 0..2³².
     pub(crate) fn next_u32(&mut self) -> u32 {
-        // Knuth's generator; its high bits are good enough for test data.
+        // Knuth's linear congruential generator (MMIX); its high bits are good enough for test data.
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 32) as u32
     }
@@ -50,7 +50,7 @@ impl Numbers {
         (0..len).map(|_| E::from_f32(self.uniform(-2.0, 2.0))).collect()
     }
 
-    /// A block of elements whose padded lanes are zero.
+    /// A block of elements whose padded channels are zero.
     pub(crate) fn block<E: Element>(&mut self, shape: &BlockShape) -> Vec<E> {
         let mut x = self.elements::<E>(shape.len());
         for (at, x) in x.iter_mut().enumerate() {
@@ -67,8 +67,8 @@ pub(crate) fn wide<E: Element>(x: &[E]) -> Vec<f64> {
     x.iter().map(|x| f64::from(x.to_f32())).collect()
 }
 
-/// Panics unless each element is its expected value up to `tolerance`, relative above 1 and absolute below, and up to
-/// the rounding of the element type.
+/// Panics unless each element equals its expected value up to `tolerance`, which is relative above 1 and absolute
+/// below, plus the rounding error of the element type.
 #[track_caller]
 pub(crate) fn assert_close<E: Element>(what: &str, got: &[E], want: &[f64], tolerance: f64) {
     assert_eq!(got.len(), want.len(), "{what}: lengths");

@@ -1,4 +1,4 @@
-//! What the benchmarks share: instruction sets, threads, numbers, settings.
+//! Shared by the benchmarks: instruction sets, numbers, settings.
 
 use std::time::Duration;
 
@@ -6,13 +6,13 @@ use criterion::Criterion;
 use selvedge_compute::simd::Element;
 use selvedge_compute::{AlignedVec, Cpu};
 
-/// Every instruction set of this machine, up to the one that `SELVEDGE_ISA` names.
+/// Every instruction set of this machine, up to the one in `SELVEDGE_ISA`.
 fn cpus() -> Vec<Cpu> {
     let most = Cpu::detect().unwrap_or_else(|error| panic!("{error}"));
     Cpu::all().into_iter().filter(|cpu| most.isa().includes(cpu.isa())).collect()
 }
 
-/// Those of [`cpus`] that have code of their own for vectors: with AMX it is that of AVX-512.
+/// Those of [`cpus`] with vector kernels of their own: AMX uses those of AVX-512.
 pub(crate) fn vector_cpus() -> Vec<Cpu> {
     cpus().into_iter().filter(|cpu| cpu.isa() == cpu.isa().vectors()).collect()
 }
@@ -31,7 +31,7 @@ pub(crate) fn numbers<E: Element>(len: usize) -> AlignedVec<E> {
     numbers
 }
 
-/// Ten samples in half a second: all figures of the crate in minutes, each repeatable within a few per cent.
+/// Ten samples in half a second: all figures of the crate take minutes, each repeatable within a few per cent.
 pub(crate) fn settings() -> Criterion {
     Criterion::default()
         .sample_size(10)

@@ -292,7 +292,8 @@ fn the_gradient_of_a_first_layer_equals_separate_passes() {
             forward_pooled(cpu, &shape, &case.x, &case.panels(), 0..pool.output().height, output);
             let mut full = vec![0.0; shape.output.len()];
             let (mut want_bias, mut want) = (vec![0.5; shape.output.channel_stride], vec![0.5; shape.weights_len()]);
-            crate::pool::scatter(cpu, &pool, &pooled.x, &indices, 0.5, &mut full, Some(&mut want_bias));
+            let gradient = crate::pool::PooledGradient { dy: &pooled.x, indices: &indices, scale: 0.5 };
+            crate::pool::scatter(cpu, &pool, gradient, &mut full, Some(&mut want_bias));
             first_layer::backward_weights(cpu, &shape, &case.x, &full, Accumulate::Add, &mut want);
             let (mut dbias, mut dweights) = (vec![0.5; want_bias.len()], vec![0.5; want.len()]);
             let args = PooledBackward {

@@ -1,17 +1,17 @@
 //! Softmax cross-entropy with label smoothing over a block's logits, and softmax for prediction.
 //!
-//! With logits z, targets t (one-hot for a label) of K classes and smoothing ε, the loss of an image is
-//! −Σ qᵢ·log pᵢ, where p = softmax(z) and q = (1 − ε)·t + ε/K (Szegedy et al., 2016), and its gradient by z is
-//! (Σ q)·p − q. Both subtract the largest logit first, so no exponential overflows.
+//! With logits z, targets t (one-hot for a label) of K classes and smoothing ε, the loss of an image is −Σ qᵢ·log pᵢ,
+//! where p = softmax(z) and q = (1 − ε)·t + ε/K (Szegedy et al., 2016). Its gradient by z is (Σ q)·p − q. Both subtract
+//! the largest logit first, so no exponential overflows.
 
 use crate::Cpu;
 use crate::layout::{BLOCK, BlockShape};
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch, math};
 
-/// What the images of a block should be recognised as.
+/// The targets of a block of images.
 #[derive(Clone, Copy, Debug)]
 pub enum BlockTargets<'a> {
-    /// A class for each valid image.
+    /// The class of each valid image.
     Labels(&'a [u8]),
     /// A weight for each class of each valid image, `[valid][classes]`.
     Soft(&'a [f32]),
@@ -20,38 +20,48 @@ pub enum BlockTargets<'a> {
 /// The logits of a block of images.
 #[derive(Clone, Copy, Debug)]
 pub struct Logits<'a> {
-    /// A block of one pixel, whose channels are the classes; what lies beyond them is ignored.
+    /// A block of one pixel whose channels are the classes; padded channels are ignored.
     pub values: &'a [f32],
-    /// Classes.
+    /// The number of classes.
     pub classes: usize,
     /// Images that carry data, the first of the block.
     pub valid: usize,
 }
 
+/// Receives the gradient of [`cross_entropy`].
+#[derive(Debug)]
+pub struct LossGradient<'a> {
+    /// What the gradient is multiplied by: 1 over the number of images makes it that of the mean loss.
+    pub scale: f32,
+    /// The gradient by the logits, in their layout, zero in padded channels and for images that are not valid.
+    pub dlogits: &'a mut [f32],
+}
+
 /// The loss of a block.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct BlockLoss {
-    /// The sum of the valid images' losses.
+    /// The sum of the valid images' losses, in nats.
     pub sum: f64,
-    /// How many valid images' largest logit, the first if several are, is the target's largest.
+    /// The number of valid images whose largest logit, the first of equal ones, is the target's largest class.
     pub correct: usize,
 }
 
-/// The loss, and, if `gradient` is given, `scale` times its gradient by the logits, in the logits' layout, zero in
-/// padded lanes and for images that are not valid.
+/// The loss and, if `gradient` is given, its gradient by the logits.
 ///
-/// A NaN among an image's logits makes its loss NaN and the image wrong.
+/// A NaN among an image's logits makes its loss NaN and its prediction wrong.
 ///
 /// # Panics
-/// If a length does not fit the logits, if a label is not below `classes`, or `smoothing` not within 0..=1.
+/// If a length does not fit the logits, a label is not below `classes`, or `smoothing` is not within 0..=1.
 ///
 /// ```
-/// use selvedge_compute::{Cpu, loss::{BlockTargets, Logits, cross_entropy}};
-/// let mut values = vec![0.0; 32 * 16];
+/// use selvedge_compute::{Cpu, loss::{BlockTargets, Logits, LossGradient, cross_entropy}};
+/// let (mut values, mut dlogits) = (vec![0.0; 32 * 16], vec![0.0; 32 * 16]);
 /// values[3] = 8.0;
 /// let logits = Logits { values: &values, classes: 10, valid: 1 };
-/// let loss = cross_entropy(Cpu::detect()?, logits, BlockTargets::Labels(&[3]), 0.0, None);
+/// let gradient = LossGradient { scale: 1.0, dlogits: &mut dlogits };
+/// let loss = cross_entropy(Cpu::detect()?, logits, BlockTargets::Labels(&[3]), 0.0, Some(gradient));
 /// assert!(loss.sum < 0.01 && loss.correct == 1);
+/// assert!(dlogits[3] < 0.0 && dlogits[2] > 0.0);
 /// # Ok::<(), selvedge_compute::CpuError>(())
 /// ```
 pub fn cross_entropy(
@@ -59,7 +69,7 @@ pub fn cross_entropy(
     logits: Logits<'_>,
     targets: BlockTargets<'_>,
     smoothing: f32,
-    gradient: Option<(f32, &mut [f32])>,
+    gradient: Option<LossGradient<'_>>,
 ) -> BlockLoss {
     logits.check();
     let (classes, valid) = (logits.classes, logits.valid);
@@ -76,8 +86,8 @@ pub fn cross_entropy(
         }
     }
     assert!((0.0..=1.0).contains(&smoothing), "label smoothing must be between 0 and 1, not {smoothing}");
-    if let Some((_, dlogits)) = &gradient {
-        let (have, need) = (dlogits.len(), logits.values.len());
+    if let Some(gradient) = &gradient {
+        let (have, need) = (gradient.dlogits.len(), logits.values.len());
         assert_eq!(have, need, "the gradient has {have} elements and the logits {need}");
     }
     dispatch(cpu, CrossEntropy { logits, targets, smoothing, gradient })
@@ -87,6 +97,15 @@ pub fn cross_entropy(
 ///
 /// # Panics
 /// If a length does not fit the logits.
+///
+/// ```
+/// use selvedge_compute::{Cpu, loss::{Logits, softmax}};
+/// let logits = Logits { values: &[0.0; 32 * 16], classes: 4, valid: 2 };
+/// let mut probabilities = [0.0; 2 * 4];
+/// softmax(Cpu::detect()?, logits, &mut probabilities);
+/// assert_eq!(probabilities, [0.25; 8]);
+/// # Ok::<(), selvedge_compute::CpuError>(())
+/// ```
 pub fn softmax(cpu: Cpu, logits: Logits<'_>, probabilities: &mut [f32]) {
     logits.check();
     let (have, need) = (probabilities.len(), logits.valid * logits.classes);
@@ -108,16 +127,16 @@ impl Logits<'_> {
         BlockShape::new(1, 1, self.classes)
     }
 
-    /// Where the logit of `image` for class `c` lies.
+    /// The index of `image`'s logit for class `c`.
     #[inline(always)]
     fn at(&self, image: usize, c: usize) -> usize {
         let shape = self.shape();
         shape.channel(c) + image * shape.plane()
     }
 
-    /// The largest logit of `image` and the sum of e to the power of each logit less that.
+    /// The largest logit of `image`, and the sum over its logits of exp(logit − largest).
     #[inline(always)]
-    fn normaliser<S: Simd>(&self, s: S, image: usize) -> (f32, f32) {
+    fn max_and_sum<S: Simd>(&self, s: S, image: usize) -> (f32, f32) {
         let mut top = s.splat(f32::NEG_INFINITY);
         for c in (0..self.classes).step_by(S::LANES) {
             top = s.max(top, self.load(s, image, c));
@@ -130,18 +149,18 @@ impl Logits<'_> {
         (top, s.sum(sum))
     }
 
-    /// A vector of `image`'s logits from class `c` on; lanes beyond the classes are −∞, whose exponential is 0.
+    /// A vector of `image`'s logits from class `c` on. Lanes beyond the classes are −∞, whose exponential is 0.
     #[inline(always)]
     fn load<S: Simd>(&self, s: S, image: usize, c: usize) -> S::V {
         // SAFETY: `check` saw the logits hold the shape, image < valid ≤ BLOCK, and c is a multiple of LANES below the
         // classes; LANES divides the channels of a plane.
         let v = unsafe { s.load(self.values.as_ptr().add(self.at(image, c))) };
-        s.select(self.lanes(s, c), v, s.splat(f32::NEG_INFINITY))
+        s.select(self.is_class(s, c), v, s.splat(f32::NEG_INFINITY))
     }
 
-    /// Which lanes from class `c` on are classes.
+    /// A mask of the lanes that are classes, in the vector from class `c` on.
     #[inline(always)]
-    fn lanes<S: Simd>(&self, s: S, c: usize) -> S::M {
+    fn is_class<S: Simd>(&self, s: S, c: usize) -> S::M {
         s.lt_u(s.lane_numbers(), s.splat_u((self.classes - c) as u32))
     }
 }
@@ -150,8 +169,7 @@ struct CrossEntropy<'a> {
     logits: Logits<'a>,
     targets: BlockTargets<'a>,
     smoothing: f32,
-    /// The scale and the place of the gradient.
-    gradient: Option<(f32, &'a mut [f32])>,
+    gradient: Option<LossGradient<'a>>,
 }
 
 impl CrossEntropy<'_> {
@@ -167,19 +185,19 @@ impl CrossEntropy<'_> {
                 s.select(s.eq_u(lanes, s.splat_u(u32::from(labels[image]))), kept, s.zero())
             }
             BlockTargets::Soft(soft) => {
-                // The targets are not padded: the last vector's classes are copied.
+                // Targets are not padded, so the last vector is copied from the classes that are left.
                 let mut lanes = [0.0; MAX_LANES];
                 let row = &soft[image * classes..][..classes];
-                let part = &row[c..classes.min(c + S::LANES)];
-                lanes[..part.len()].copy_from_slice(part);
+                let classes_left = &row[c..classes.min(c + S::LANES)];
+                lanes[..classes_left.len()].copy_from_slice(classes_left);
                 // SAFETY: `lanes` has MAX_LANES elements, at least LANES.
                 s.mul(kept, unsafe { s.load(lanes.as_ptr()) })
             }
         };
-        s.select(self.logits.lanes(s, c), s.add(target, base), s.zero())
+        s.select(self.logits.is_class(s, c), s.add(target, base), s.zero())
     }
 
-    /// The class that `image` should be recognised as.
+    /// The class that a correct prediction of `image` has.
     #[inline(always)]
     fn label(&self, image: usize) -> usize {
         match self.targets {
@@ -200,23 +218,24 @@ impl Kernel for CrossEntropy<'_> {
         let mut gradient = self.gradient.take();
         let mut loss = BlockLoss::default();
         for image in 0..valid {
-            let (top, sum) = self.logits.normaliser(s, image);
+            let (top, sum) = self.logits.max_and_sum(s, image);
+            // Σ q, and Σ q·(z − top).
             let (mut mass, mut inner) = (s.zero(), s.zero());
             for c in (0..classes).step_by(S::LANES) {
                 let q = self.target(s, image, c);
                 mass = s.add(mass, q);
-                // Lanes beyond the classes hold −∞, which a target of zero must not multiply.
+                // Lanes beyond the classes hold −∞; times a target of zero it would be NaN.
                 let z = s.sub(self.logits.load(s, image, c), s.splat(top));
-                inner = s.add(inner, s.select(self.logits.lanes(s, c), s.mul(q, z), s.zero()));
+                inner = s.add(inner, s.select(self.logits.is_class(s, c), s.mul(q, z), s.zero()));
             }
             let mass = s.sum(mass);
             loss.sum += f64::from(mass) * f64::from(sum).ln() - f64::from(s.sum(inner));
             let label = self.label(image);
             let is_top = |class| self.logits.values[self.logits.at(image, class)] == top;
-            // A NaN makes the sum NaN, whatever the comparisons above made of it.
+            // The comparisons above may miss a NaN, but it makes the sum NaN.
             loss.correct += usize::from(is_top(label) && !(0..label).any(is_top) && !sum.is_nan());
 
-            let Some((scale, dlogits)) = &mut gradient else { continue };
+            let Some(LossGradient { scale, dlogits }) = &mut gradient else { continue };
             let (factor, scale) = (s.splat(mass / sum), s.splat(*scale));
             for c in (0..classes).step_by(S::LANES) {
                 let e = math::exp(s, s.sub(self.logits.load(s, image, c), s.splat(top)));
@@ -225,7 +244,7 @@ impl Kernel for CrossEntropy<'_> {
                 unsafe { s.store(dlogits.as_mut_ptr().add(self.logits.at(image, c)), g) }
             }
         }
-        if let Some((_, dlogits)) = gradient {
+        if let Some(LossGradient { dlogits, .. }) = gradient {
             let shape = self.logits.shape();
             for plane in dlogits.chunks_exact_mut(shape.plane_len()) {
                 plane[valid * shape.plane()..].fill(0.0);
@@ -251,13 +270,13 @@ impl Kernel for Softmax<'_> {
     fn run<S: Simd>(self, s: S) {
         let classes = self.logits.classes;
         for (image, row) in self.probabilities.chunks_mut(classes).enumerate() {
-            let (top, sum) = self.logits.normaliser(s, image);
-            for (n, part) in row.chunks_mut(S::LANES).enumerate() {
+            let (top, sum) = self.logits.max_and_sum(s, image);
+            for (n, to) in row.chunks_mut(S::LANES).enumerate() {
                 let e = math::exp(s, s.sub(self.logits.load(s, image, n * S::LANES), s.splat(top)));
                 let mut lanes = [0.0; MAX_LANES];
                 // SAFETY: `lanes` has MAX_LANES elements, at least LANES.
                 unsafe { s.store(lanes.as_mut_ptr(), s.div(e, s.splat(sum))) }
-                part.copy_from_slice(&lanes[..part.len()]);
+                to.copy_from_slice(&lanes[..to.len()]);
             }
         }
     }

@@ -11,7 +11,7 @@ fn reference(z: &[f64], t: &[f64], smoothing: f64) -> f64 {
     z.iter().zip(t).map(|(z, t)| -((1.0 - smoothing) * t + smooth) * (z - normaliser)).sum()
 }
 
-/// Rows of `classes` values as a block, filled up with `rest`.
+/// Rows of `classes` values as a block, padded with `rest`.
 fn block(rows: &[f32], classes: usize, rest: f32) -> Vec<f32> {
     let shape = BlockShape::new(1, 1, classes);
     let mut out = vec![rest; shape.len()];
@@ -21,7 +21,7 @@ fn block(rows: &[f32], classes: usize, rest: f32) -> Vec<f32> {
     out
 }
 
-/// What `block` padded, taken off again, after a look that the rest is zero.
+/// The rows that [`block`] padded; asserts that the padding is zero.
 fn unpadded(block: &[f32], classes: usize, valid: usize) -> Vec<f32> {
     let shape = BlockShape::new(1, 1, classes);
     let mut out = vec![0.0; valid * classes];
@@ -37,7 +37,7 @@ fn unpadded(block: &[f32], classes: usize, valid: usize) -> Vec<f32> {
 }
 
 #[test]
-fn matches_reference_and_differences() {
+fn matches_reference_and_central_differences() {
     for (classes, valid) in [(1, 1), (2, 32), (10, 31), (16, 5), (17, 32), (100, 3), (256, 2), (10, 0)] {
         let mut numbers = Numbers::new(classes as u64);
         let z: Vec<f32> = (0..valid * classes).map(|_| numbers.uniform(-8.0, 8.0)).collect();
@@ -57,7 +57,13 @@ fn matches_reference_and_differences() {
                 (BlockTargets::Soft(&hard), &hard, 0.0),
             ] {
                 let mut dlogits = vec![7.0; values.len()];
-                let loss = cross_entropy(cpu, logits, targets, smoothing, Some((0.5, &mut dlogits)));
+                let loss = cross_entropy(
+                    cpu,
+                    logits,
+                    targets,
+                    smoothing,
+                    Some(LossGradient { scale: 0.5, dlogits: &mut dlogits }),
+                );
                 let without = cross_entropy(cpu, logits, targets, smoothing, None);
                 assert_eq!(loss, without);
                 let (mut sum, mut correct, mut gradient) = (0.0, 0, vec![]);
@@ -138,7 +144,8 @@ fn matches_pytorch() {
             (BlockTargets::Soft(&q), 6.683725189841708, soft),
         ] {
             let mut dlogits = vec![7.0; values.len()];
-            let loss = cross_entropy(cpu, logits, targets, 0.1, Some((1.0, &mut dlogits)));
+            let loss =
+                cross_entropy(cpu, logits, targets, 0.1, Some(LossGradient { scale: 1.0, dlogits: &mut dlogits }));
             assert_close("loss", &[loss.sum as f32], &[sum], 5e-7);
             assert_close("gradient", &unpadded(&dlogits, 4, 3), &gradient, 3e-7);
         }
@@ -154,10 +161,16 @@ fn large_logits_ties_and_nan() {
         let mut dlogits = vec![7.0; values.len()];
         let labels = BlockTargets::Labels(&[0, 1, 0, 0]);
         let first = Logits { valid: 1, ..logits };
-        let loss = cross_entropy(cpu, first, BlockTargets::Labels(&[1]), 0.0, Some((1.0, &mut dlogits)));
+        let loss = cross_entropy(
+            cpu,
+            first,
+            BlockTargets::Labels(&[1]),
+            0.0,
+            Some(LossGradient { scale: 1.0, dlogits: &mut dlogits }),
+        );
         assert_eq!(loss.correct, 0, "the first of two equal logits counts");
         assert!((loss.sum - 2f64.ln()).abs() < 1e-6, "{}", loss.sum);
-        let loss = cross_entropy(cpu, logits, labels, 0.0, Some((1.0, &mut dlogits)));
+        let loss = cross_entropy(cpu, logits, labels, 0.0, Some(LossGradient { scale: 1.0, dlogits: &mut dlogits }));
         assert!(loss.sum.is_nan(), "{} on {}", loss.sum, cpu.isa());
         assert_eq!(loss.correct, 2, "{}", cpu.isa());
         assert!(dlogits[16].is_nan());

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::error::{ArrayError, Call};
 use crate::aligned::Plain;
-use crate::input;
+use crate::input::{self, BlockImages};
 use crate::layout::{BLOCK, BlockShape};
 use crate::simd::Element;
 use crate::{AlignedVec, Cpu};
@@ -224,7 +224,8 @@ impl<E: Element> BlockTensor<E> {
         let image = height * width * channels;
         let blocks_of_bytes = bytes.par_chunks(BLOCK * image);
         blocks.data.par_chunks_exact_mut(shape.len()).zip(blocks_of_bytes).for_each(|(block, bytes)| {
-            input::fill_block(cpu, bytes, bytes.len() / image, shape, scale, shift, block);
+            let images = BlockImages { pixels: bytes, valid: bytes.len() / image, scale, shift };
+            input::fill_block(cpu, shape, images, block);
         });
         Ok(blocks)
     }

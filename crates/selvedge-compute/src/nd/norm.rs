@@ -11,7 +11,7 @@ use super::error::{ArrayError, Call};
 use super::padded;
 use crate::Cpu;
 use crate::layout::BlockShape;
-use crate::norm::{self, Normalisation};
+use crate::norm::{self, BackwardArgs, Normalisation};
 
 /// A batch's statistics of each channel, which the backward pass reads and running averages follow.
 #[derive(Clone, Debug, PartialEq)]
@@ -150,16 +150,17 @@ pub fn backward(
     norm::affine(&mean, &rstd, Some(&gamma), None, &mut factor, &mut offset);
     let norm = Normalisation { mean: &mean, rstd: &rstd, factor: &factor, offset: &offset, activation: None };
 
-    let (mut sums, mut normalised) = (vec![0.0; x.count() * stride], vec![0.0; x.count() * stride]);
-    by_planes(&x, [&mut sums, &mut normalised], |block, channels, sum, normalised| {
+    let (mut dbetas, mut dgammas) = (vec![0.0; x.count() * stride], vec![0.0; x.count() * stride]);
+    by_planes(&x, [&mut dbetas, &mut dgammas], |block, channels, dbeta, dgamma| {
         let (valid, x, dy) = (x.valid(block), x.block(block), dy.block(block));
-        norm::block_gradient_sums(cpu, &shape, valid, &norm, x, dy, channels, sum, normalised);
+        let args = BackwardArgs { shape: &shape, valid, norm: &norm, x, dy };
+        norm::block_gradient_sums(cpu, args, channels, dbeta, dgamma);
     });
-    let (mut sum, mut sum_normalised) = (vec![0.0; stride], vec![0.0; stride]);
-    norm::combine_sums(&sums, &mut sum);
-    norm::combine_sums(&normalised, &mut sum_normalised);
+    let (mut dbeta, mut dgamma) = (vec![0.0; stride], vec![0.0; stride]);
+    norm::combine_sums(&dbetas, &mut dbeta);
+    norm::combine_sums(&dgammas, &mut dgamma);
     let [mut c0, mut c1] = [vec![0.0; stride], vec![0.0; stride]];
-    norm::gradient_coefficients(count, &norm, &sum, &sum_normalised, [&mut c0, &mut c1]);
+    norm::gradient_coefficients(count, &norm, &dbeta, &dgamma, [&mut c0, &mut c1]);
 
     let mut dx = BlockTensor::allocate(call, shape, x.images())?;
     let row = BlockShape { height: 1, ..shape };
@@ -167,11 +168,12 @@ pub fn backward(
     rows.zip(x.as_slice().par_chunks(row.len()).zip(dy.as_slice().par_chunks(row.len()))).for_each(
         |((number, dx), (x_row, dy))| {
             let valid = x.valid(number / shape.height);
-            norm::input_gradient(cpu, &row, valid, &norm, [&c0, &c1], x_row, dy, dx);
+            let args = BackwardArgs { shape: &row, valid, norm: &norm, x: x_row, dy };
+            norm::input_gradient(cpu, args, [&c0, &c1], dx);
         },
     );
     let of_channels = |sums: &[f64]| sums[..shape.channels].iter().map(|&sum| sum as f32).collect();
-    Ok(Gradients { dx: dx.to_array(), dgamma: of_channels(&sum_normalised), dbeta: of_channels(&sum) })
+    Ok(Gradients { dx: dx.to_array(), dgamma: of_channels(&dgamma), dbeta: of_channels(&dbeta) })
 }
 
 /// Moves running averages towards a batch's statistics, as PyTorch defines it: running += `momentum`·(batch − running), with
@@ -233,7 +235,8 @@ fn normalise(
     norm::affine(mean, rstd, Some(&padded(gamma)), Some(&padded(beta)), &mut factor, &mut offset);
     let mut y = BlockTensor::allocate(call, shape, x.images())?;
     let rows = y.as_mut_slice().par_chunks_mut(shape.row()).zip(x.as_slice().par_chunks(shape.row()));
-    rows.for_each(|(y, x)| norm::normalise(cpu, &shape, [&factor, &offset], None, x, y));
+    let norm = Normalisation { mean, rstd, factor: &factor, offset: &offset, activation: None };
+    rows.for_each(|(y, x)| norm::normalise(cpu, &shape, &norm, x, y));
     Ok(y.to_array())
 }
 

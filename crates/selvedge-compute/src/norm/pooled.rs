@@ -1,15 +1,15 @@
-//! Batch normalisation with max pooling behind it, over windows that do not overlap: what is pooled away is never written,
-//! and neither is its gradient.
+//! Batch normalisation followed by max pooling over windows that do not overlap: the elements that pooling drops are
+//! never written, and neither are their gradients.
 //!
-//! The forward pass ([`normalise_pooled`]) keeps of each window the number of its largest element and that element of x.
-//! Only the largest elements have a gradient dy′, so its sums ([`pooled_gradient_sums`]) need nothing of the rest of x. The
-//! gradient of x ([`pooled_input_gradient`]) has every pixel, also those that no window covers: all count in the
-//! statistics.
+//! The forward pass ([`normalise_pooled`]) keeps each window's argmax and the element of x there. Only these elements
+//! have a gradient dy′, so its sums ([`pooled_gradient_sums`]) need nothing else of x. The gradient of x
+//! ([`pooled_input_gradient`]) covers every pixel, also those outside all windows, because every pixel counts in the
+//! moments.
 
 use std::ops::Range;
 
-use super::sums::{Terms, add_up};
-use super::{Normalisation, assert_channels, assert_stride, assert_sums};
+use super::sums::{ChannelTerms, sum_channels};
+use super::{Normalisation, assert_block, assert_coefficients, assert_stride, assert_sums};
 use crate::Cpu;
 use crate::activation::Activation;
 use crate::conv::NO_ARGMAX;
@@ -18,133 +18,145 @@ use crate::pool::Pool2dShape;
 use crate::prefetch::begins_line;
 use crate::simd::{Element, Kernel, Simd, dispatch};
 
-/// The largest elements of the windows of one block, as [`normalise_pooled`] found them, in the layout of the pooled tensor.
-#[derive(Clone, Copy, Debug)]
+/// The maxima of a block's windows, which [`normalise_pooled`] writes for the backward pass, in the layout of the
+/// pooled tensor.
+#[derive(Debug)]
 pub struct PooledMaxima<'a, E> {
-    /// The number of the largest element's pixel in its window, row by row, or [`NO_ARGMAX`] where the activation leaves no
-    /// gradient.
-    pub numbers: &'a [u16],
-    /// The elements of x at these pixels; at any pixel of the window where there is no argmax.
-    pub x: &'a [E],
+    /// Each window's argmax: the index of the first largest pixel, row by row within the window, or [`NO_ARGMAX`] where
+    /// ReLU leaves no gradient.
+    pub indices: &'a mut [u16],
+    /// x at the argmax; where there is none, x at any pixel of the window.
+    pub x: &'a mut [E],
 }
 
-impl<E> PooledMaxima<'_, E> {
+/// What the backward pass reads of a block whose windows were pooled.
+#[derive(Clone, Copy, Debug)]
+pub struct PooledBackwardArgs<'a, E> {
+    /// The windows over x.
+    pub shape: &'a Pool2dShape,
+    /// Images that carry data, the first of the block; the others have no gradient.
+    pub valid: usize,
+    /// What the forward pass did.
+    pub norm: &'a Normalisation<'a>,
+    /// Each window's argmax ([`PooledMaxima::indices`]), in the layout of `dy`.
+    pub indices: &'a [u16],
+    /// The gradient of the pooled tensor.
+    pub dy: &'a [E],
+}
+
+impl<E> PooledBackwardArgs<'_, E> {
     #[track_caller]
-    fn check(&self, output: &BlockShape) {
-        assert_tensor("the indices' numbers", self.numbers.len(), output);
-        assert_tensor("the indices' x", self.x.len(), output);
+    fn check(&self) {
+        assert_windows(self.shape);
+        let output = self.shape.output();
+        assert_block(&output, self.valid, &[("indices", self.indices.len()), ("dy", self.dy.len())]);
+        self.norm.check(output.channel_stride);
     }
 }
 
-/// The largest of f(a·x + b) of each window, with a and b of each channel, f ReLU or nothing.
+/// The maximum of f(a·x + b) of each window, with a, b and f of `norm`; f is ReLU or nothing.
 ///
-/// `x` is a block of the input shape, `y` one of the output shape. If `indices` is given, it receives in the layout of `y`
-/// what [`PooledMaxima`] holds, the first largest if several are. Elements are compared as `E` stores them.
-/// A NaN counts as the largest, as in [`crate::pool::max_forward`].
+/// `x` is a block of the input shape, `y` one of the output shape. `maxima`, if given, receives what the backward pass
+/// needs. Elements are compared after rounding to `E`. A NaN counts as the largest, as in [`crate::pool::max_forward`].
 ///
 /// # Panics
-/// If the windows overlap or have more than 65,535 pixels, a slice is not a block of its shape, `factor` or `offset` not a
-/// channel stride long, a multiple of [`crate::simd::MAX_LANES`], or the activation another one.
+/// If the windows overlap or have more than 65,535 pixels, a slice is not a block of its shape, a slice of `norm` is
+/// not as long as the channel stride, a multiple of [`crate::simd::MAX_LANES`], or the activation is neither ReLU nor
+/// nothing.
 ///
 /// ```
-/// use selvedge_compute::{BlockShape, Cpu, norm, pool::Pool2dShape};
+/// use selvedge_compute::{BlockShape, Cpu, norm::{Normalisation, PooledMaxima, normalise_pooled}, pool::Pool2dShape};
 /// let shape = Pool2dShape::new(BlockShape::new(2, 2, 16), [2, 2], [2, 2]);
 /// let x: Vec<f32> = (0..shape.input().len()).map(|i| i as f32).collect();
-/// let (mut y, mut numbers, mut kept) = ([0.0; 32 * 16], [7; 32 * 16], [0.0; 32 * 16]);
-/// // The sign turns: the first pixel is the largest.
-/// let channels: [&[f32]; 2] = [&[-1.0; 16], &[100.0; 16]];
-/// norm::normalise_pooled(Cpu::detect()?, &shape, channels, None, &x, &mut y, Some((&mut numbers, &mut kept)));
-/// assert_eq!((y[3], numbers[3], kept[3]), (97.0, 0, 3.0));
+/// // The factor is negative: the first pixel, the smallest, becomes the maximum.
+/// let (mean, rstd, factor, offset) = (&[100.0; 16], &[1.0; 16], &[-1.0; 16], &[100.0; 16]);
+/// let norm = Normalisation { mean, rstd, factor, offset, activation: None };
+/// let (mut y, mut indices, mut kept) = ([0.0; 32 * 16], [7; 32 * 16], [0.0; 32 * 16]);
+/// let maxima = PooledMaxima { indices: &mut indices, x: &mut kept };
+/// normalise_pooled(Cpu::detect()?, &shape, &norm, &x, &mut y, Some(maxima));
+/// assert_eq!((y[3], indices[3], kept[3]), (97.0, 0, 3.0));
 /// # Ok::<(), selvedge_compute::CpuError>(())
 /// ```
 pub fn normalise_pooled<E: Element>(
     cpu: Cpu,
     shape: &Pool2dShape,
-    [factor, offset]: [&[f32]; 2],
-    activation: Option<Activation>,
+    norm: &Normalisation<'_>,
     x: &[E],
     y: &mut [E],
-    indices: Option<(&mut [u16], &mut [E])>,
+    maxima: Option<PooledMaxima<'_, E>>,
 ) {
     let (input, output) = (shape.input(), shape.output());
     assert_windows(shape);
-    assert!(matches!(activation, None | Some(Activation::Relu)), "{activation:?} is not pooled behind a normalisation");
-    assert_channels(input.channel_stride, &[("factor", factor.len()), ("offset", offset.len())]);
+    let activation = norm.activation;
+    assert!(matches!(activation, None | Some(Activation::Relu)), "{activation:?} cannot be fused with max pooling");
+    norm.check(input.channel_stride);
     assert_tensor("x", x.len(), &input);
     assert_tensor("y", y.len(), &output);
-    if let Some((numbers, kept)) = &indices {
-        PooledMaxima { numbers, x: kept }.check(&output);
+    if let Some(maxima) = &maxima {
+        assert_tensor("the maxima's indices", maxima.indices.len(), &output);
+        assert_tensor("the maxima's x", maxima.x.len(), &output);
     }
-    let indices = indices.map(|(numbers, kept)| (numbers.as_mut_ptr(), kept.as_mut_ptr()));
-    dispatch(cpu, NormalisePooled { shape, factor, offset, relu: activation.is_some(), x, y, indices });
+    let maxima = maxima.map(|maxima| (maxima.indices.as_mut_ptr(), maxima.x.as_mut_ptr()));
+    dispatch(cpu, NormalisePooled { shape, norm, x, y, maxima });
 }
 
-/// The sums of dy′ and of dy′·x̂ for each of `channels`, whole planes, over the valid images of a block, as
-/// [`super::block_gradient_sums`], where dy′ is `dy` of the pooled tensor at the windows' indices and zero elsewhere.
+/// The gradients of beta and gamma from one block, as [`super::block_gradient_sums`] computes them: dy′ is `dy` of the
+/// pooled tensor at each window's argmax and zero elsewhere.
 ///
-/// `shape` is that of the pooled tensor.
+/// `maxima` is x at each argmax ([`PooledMaxima::x`]). `channels` are whole planes; `dbeta` and `dgamma` have one
+/// number for each of them.
 ///
 /// # Panics
-/// As [`super::block_moments`].
+/// As [`super::block_moments`], or if the windows overlap or have more than 65,535 pixels.
 pub fn pooled_gradient_sums<E: Element>(
     cpu: Cpu,
-    shape: &BlockShape,
-    valid: usize,
-    norm: &Normalisation<'_>,
-    indices: PooledMaxima<'_, E>,
-    dy: &[E],
+    args: PooledBackwardArgs<'_, E>,
+    maxima: &[E],
     channels: Range<usize>,
-    sum: &mut [f64],
-    sum_normalised: &mut [f64],
+    dbeta: &mut [f64],
+    dgamma: &mut [f64],
 ) {
-    super::assert_block(shape, valid, &[("dy", dy.len())]);
-    indices.check(shape);
-    norm.check(shape.channel_stride);
-    assert_sums(shape, &channels, [sum.len(), sum_normalised.len()]);
-    sum.fill(0.0);
-    sum_normalised.fill(0.0);
-    let terms = PooledGradients { mean: norm.mean, indices, dy };
-    let sums = [sum, &mut *sum_normalised];
-    dispatch(cpu, PooledGradientSums { shape, valid, terms, channels: channels.clone(), sums });
-    norm.scale_sums(channels, sum_normalised);
+    args.check();
+    let output = args.shape.output();
+    assert_tensor("the maxima's x", maxima.len(), &output);
+    assert_sums(&output, &channels, [dbeta.len(), dgamma.len()]);
+    dbeta.fill(0.0);
+    dgamma.fill(0.0);
+    let sums = [dbeta, &mut *dgamma];
+    dispatch(cpu, PooledGradientSums { terms: PooledGradientTerms { args, maxima }, channels: channels.clone(), sums });
+    args.norm.scale_by_rstd(channels, dgamma);
 }
 
-/// dx = a·dy′ − c₀ − c₁·(x − mean) for the valid images of a block, zero for the others, as [`super::input_gradient`], where
-/// dy′ is `dy` of the pooled tensor at the pixels that `indices` names and zero elsewhere.
+/// dx = a·dy′ − c₀ − c₁·(x − mean) for the block's valid images, zero for the others, as [`super::input_gradient`]
+/// computes it: dy′ is `dy` of the pooled tensor at each window's argmax and zero elsewhere.
 ///
-/// `x` and `dx` are blocks of the input shape, `dy` and `indices` of the output shape.
+/// `x` and `dx` are blocks of the input shape.
 ///
 /// # Panics
-/// If the windows overlap or have more than 65,535 pixels, a slice does not fit its shape or the channel stride, or `valid`
-/// is more than [`BLOCK`].
+/// If the windows overlap or have more than 65,535 pixels, a slice does not fit its shape or the channel stride, or
+/// `valid` is more than [`BLOCK`].
 pub fn pooled_input_gradient<E: Element>(
     cpu: Cpu,
-    shape: &Pool2dShape,
-    valid: usize,
-    norm: &Normalisation<'_>,
+    args: PooledBackwardArgs<'_, E>,
     coefficients: [&[f32]; 2],
     x: &[E],
-    indices: &[u16],
-    dy: &[E],
     dx: &mut [E],
 ) {
-    let (input, output) = (shape.input(), shape.output());
-    assert_windows(shape);
-    super::assert_block(&input, valid, &[("x", x.len()), ("dx", dx.len())]);
-    assert_tensor("indices", indices.len(), &output);
-    assert_tensor("dy", dy.len(), &output);
-    norm.check(input.channel_stride);
-    assert_channels(input.channel_stride, &[("c₀", coefficients[0].len()), ("c₁", coefficients[1].len())]);
-    dispatch(cpu, PooledInputGradient { shape, valid, norm, coefficients, x, indices, dy, dx });
+    args.check();
+    let input = args.shape.input();
+    assert_tensor("x", x.len(), &input);
+    assert_tensor("dx", dx.len(), &input);
+    assert_coefficients(input.channel_stride, coefficients);
+    dispatch(cpu, PooledInputGradient { args, coefficients, x, dx });
 }
 
 #[track_caller]
 fn assert_windows(shape: &Pool2dShape) {
     let (size, stride) = (shape.size(), shape.stride());
-    assert!(stride[0] >= size[0] && stride[1] >= size[1], "windows of {size:?}, {stride:?} apart, overlap");
+    assert!(stride[0] >= size[0] && stride[1] >= size[1], "windows of {size:?} with a stride of {stride:?} overlap");
     assert!(size[0] * size[1] <= usize::from(NO_ARGMAX), "windows of {size:?} have more than {NO_ARGMAX} pixels");
     assert_stride(shape.input().channel_stride);
-    // Within a plane, channels are found by a mask.
+    // A mask finds an element's channel within its plane.
     assert!(shape.input().plane().is_power_of_two(), "planes of {} channels", shape.input().plane());
 }
 
@@ -153,10 +165,11 @@ fn assert_tensor(name: &str, len: usize, shape: &BlockShape) {
     assert_eq!(len, shape.len(), "{name} has {len} elements and its shape {}", shape.len());
 }
 
-/// Where the plane that comes two planes after that which begins at `first` begins, seen from the window's pixel: in the same
-/// pixel, or in that of the next window.
+/// The offset, from a pixel of a window, of the plane to prefetch while the plane at `first` is read: two planes
+/// further, in the same pixel or in that of the next window.
 ///
-/// A window has a stream for each of its pixels, and these jump from window to window, which no processor foresees.
+/// Each pixel of a window is a stream of its own that jumps from window to window; the hardware prefetcher cannot
+/// predict these jumps.
 #[inline(always)]
 fn planes_ahead(shape: &Pool2dShape, first: usize) -> usize {
     let input = shape.input();
@@ -166,13 +179,11 @@ fn planes_ahead(shape: &Pool2dShape, first: usize) -> usize {
 
 struct NormalisePooled<'a, E> {
     shape: &'a Pool2dShape,
-    factor: &'a [f32],
-    offset: &'a [f32],
-    relu: bool,
+    norm: &'a Normalisation<'a>,
     x: &'a [E],
     y: &'a mut [E],
-    /// Numbers and x, as long as `y`.
-    indices: Option<(*mut u16, *mut E)>,
+    /// Indices and x of [`PooledMaxima`], as long as `y`.
+    maxima: Option<(*mut u16, *mut E)>,
 }
 
 impl<E: Element> NormalisePooled<'_, E> {
@@ -181,7 +192,8 @@ impl<E: Element> NormalisePooled<'_, E> {
         let (input, output, stride) = (self.shape.input(), self.shape.output(), self.shape.stride());
         let (plane, plane_len) = (input.plane(), input.plane_len());
         let pixel = |k: usize| k / width * input.row() + k % width * input.pixel();
-        let (infinity, nobody) = (s.splat(f32::INFINITY), s.splat_u(NO_ARGMAX.into()));
+        let (infinity, no_argmax) = (s.splat(f32::INFINITY), s.splat_u(NO_ARGMAX.into()));
+        let is_relu = self.norm.activation.is_some();
         for (y, x) in (0..output.height).flat_map(|y| (0..output.width).map(move |x| (y, x))) {
             let corner = input.offset(y * stride[0], x * stride[1]);
             let to = output.offset(y, x);
@@ -195,11 +207,11 @@ impl<E: Element> NormalisePooled<'_, E> {
                         }
                     }
                     // SAFETY: `normalise_pooled` saw `factor` and `offset` hold the channel stride, `x` the whole
-                    // input, in which every window lies, and `y` and `indices` the whole output; a plane is a
+                    // input, in which every window lies, and `y` and the maxima the whole output; a plane is a
                     // multiple of LANES.
                     unsafe {
-                        let a = s.load(self.factor.as_ptr().add(channel));
-                        let b = s.load(self.offset.as_ptr().add(channel));
+                        let a = s.load(self.norm.factor.as_ptr().add(channel));
+                        let b = s.load(self.norm.offset.as_ptr().add(channel));
                         let from = self.x.as_ptr().add(corner + at);
                         let mut kept = E::load(s, from);
                         let mut best = E::round(s, s.mul_add(kept, a, b));
@@ -207,21 +219,21 @@ impl<E: Element> NormalisePooled<'_, E> {
                         for k in 1..height * width {
                             let v = E::load(s, from.add(pixel(k)));
                             let z = E::round(s, s.mul_add(v, a, b));
-                            // `min` gives its second argument for a NaN, which so counts as an infinity.
+                            // `min` returns its second argument for a NaN, which thus counts as infinity.
                             let larger = s.gt(s.min(z, infinity), best);
                             best = s.select(larger, z, best);
                             kept = s.select(larger, v, kept);
                             argmax = s.select_u(larger, s.splat_u(k as u32), argmax);
                         }
-                        if self.relu {
-                            argmax = s.select_u(s.gt(best, s.zero()), argmax, nobody);
-                            // The order of the arguments lets a NaN pass.
+                        if is_relu {
+                            argmax = s.select_u(s.gt(best, s.zero()), argmax, no_argmax);
+                            // `max` returns its second argument for a NaN, which passes.
                             best = s.max(s.zero(), best);
                         }
                         E::store(s, self.y.as_mut_ptr().add(to + at), best);
-                        if let Some((numbers, xs)) = self.indices {
-                            s.store_u16(numbers.add(to + at), argmax);
-                            E::store(s, xs.add(to + at), kept);
+                        if let Some((indices, maxima)) = self.maxima {
+                            s.store_u16(indices.add(to + at), argmax);
+                            E::store(s, maxima.add(to + at), kept);
                         }
                     }
                 }
@@ -234,7 +246,7 @@ impl<E: Element> Kernel for NormalisePooled<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        // The usual window is a constant, which unrolls it.
+        // As a constant, the usual window is unrolled.
         match self.shape.size() {
             [2, 2] => self.pass(s, [2, 2]),
             size => self.pass(s, size),
@@ -242,28 +254,28 @@ impl<E: Element> Kernel for NormalisePooled<'_, E> {
     }
 }
 
-/// dy′ and dy′·(x − mean) of each window's argmax.
-struct PooledGradients<'a, E> {
-    mean: &'a [f32],
-    indices: PooledMaxima<'a, E>,
-    dy: &'a [E],
+/// dy′ and dy′·(x − mean) at each window's argmax.
+struct PooledGradientTerms<'a, E> {
+    args: PooledBackwardArgs<'a, E>,
+    maxima: &'a [E],
 }
 
-impl<E: Element> Terms for PooledGradients<'_, E> {
+impl<E: Element> ChannelTerms for PooledGradientTerms<'_, E> {
     /// The mean.
     #[inline(always)]
     unsafe fn channels<S: Simd>(&self, s: S, c: usize) -> S::V {
         // SAFETY: the caller's promise, and `Normalisation::check` saw `mean` hold the channel stride.
-        unsafe { s.load(self.mean.as_ptr().add(c)) }
+        unsafe { s.load(self.args.norm.mean.as_ptr().add(c)) }
     }
 
     #[inline(always)]
     unsafe fn at<S: Simd>(&self, s: S, mean: S::V, _: usize, at: usize) -> [S::V; 2] {
-        // SAFETY: the caller's promise; `assert_block` and `PooledMaxima::check` saw `dy` and the indices hold the shape.
+        // SAFETY: the caller's promise; `PooledBackwardArgs::check` saw `dy` and the indices hold the shape, and
+        // `pooled_gradient_sums` the maxima.
         unsafe {
-            let x = E::load(s, self.indices.x.as_ptr().add(at));
-            let dy = E::load(s, self.dy.as_ptr().add(at));
-            let argmax = s.load_u16(self.indices.numbers.as_ptr().add(at));
+            let x = E::load(s, self.maxima.as_ptr().add(at));
+            let dy = E::load(s, self.args.dy.as_ptr().add(at));
+            let argmax = s.load_u16(self.args.indices.as_ptr().add(at));
             let dy = s.select(s.eq_u(argmax, s.splat_u(NO_ARGMAX.into())), s.zero(), dy);
             [dy, s.mul(dy, s.sub(x, mean))]
         }
@@ -271,9 +283,7 @@ impl<E: Element> Terms for PooledGradients<'_, E> {
 }
 
 struct PooledGradientSums<'a, E> {
-    shape: &'a BlockShape,
-    valid: usize,
-    terms: PooledGradients<'a, E>,
+    terms: PooledGradientTerms<'a, E>,
     channels: Range<usize>,
     sums: [&'a mut [f64]; 2],
 }
@@ -282,25 +292,23 @@ impl<E: Element> Kernel for PooledGradientSums<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        add_up(s, self.shape, self.valid, &self.terms, self.channels, self.sums);
+        let PooledBackwardArgs { shape, valid, .. } = self.terms.args;
+        sum_channels(s, &shape.output(), valid, &self.terms, self.channels, self.sums);
     }
 }
 
 struct PooledInputGradient<'a, E> {
-    shape: &'a Pool2dShape,
-    valid: usize,
-    norm: &'a Normalisation<'a>,
+    args: PooledBackwardArgs<'a, E>,
     coefficients: [&'a [f32]; 2],
     x: &'a [E],
-    indices: &'a [u16],
-    dy: &'a [E],
     dx: &'a mut [E],
 }
 
 impl<E: Element> PooledInputGradient<'_, E> {
     #[inline(always)]
     fn pass<S: Simd>(mut self, s: S, [height, width]: [usize; 2]) {
-        let (input, output, stride) = (self.shape.input(), self.shape.output(), self.shape.stride());
+        let shape = self.args.shape;
+        let (input, output, stride) = (shape.input(), shape.output(), shape.stride());
         for y in 0..input.height {
             for x in 0..input.width {
                 let (top, left) = (y % stride[0], x % stride[1]);
@@ -315,47 +323,47 @@ impl<E: Element> PooledInputGradient<'_, E> {
         }
     }
 
-    /// The pixels of the window whose first pixel begins at `corner` and whose pooled pixel at `from`; dy′ is zero if there
-    /// is none.
+    /// The pixels of the window that begins at `corner`. Its pooled pixel begins at `from`; without one, dy′ is zero.
     #[inline(always)]
     fn window<S: Simd>(&mut self, s: S, corner: usize, from: Option<usize>, [height, width]: [usize; 2]) {
-        let input = self.shape.input();
+        let PooledBackwardArgs { shape, valid, norm, indices, dy } = self.args;
+        let input = shape.input();
         let (plane, plane_len) = (input.plane(), input.plane_len());
-        let place = |k: usize| corner + k / width * input.row() + k % width * input.pixel();
+        let pixel = |k: usize| corner + k / width * input.row() + k % width * input.pixel();
         for first in (0..input.pixel()).step_by(plane_len) {
-            let ahead = planes_ahead(self.shape, first);
-            for element in (0..self.valid * plane).step_by(S::LANES) {
+            let ahead = planes_ahead(shape, first);
+            for element in (0..valid * plane).step_by(S::LANES) {
                 let (at, channel) = (first + element, first / BLOCK + (element & (plane - 1)));
                 if begins_line::<E>(element) {
                     for k in 0..height * width {
-                        s.prefetch(self.x.as_ptr().wrapping_add(place(k) + ahead + element));
-                        s.prefetch(self.dx.as_ptr().wrapping_add(place(k) + ahead + element));
+                        s.prefetch(self.x.as_ptr().wrapping_add(pixel(k) + ahead + element));
+                        s.prefetch(self.dx.as_ptr().wrapping_add(pixel(k) + ahead + element));
                     }
                 }
-                // SAFETY: `check` and `assert_channels` saw the channels' slices hold the channel stride, `assert_block`
-                // `x` and `dx` the whole input, in which `pass` keeps every window, and valid ≤ BLOCK; `assert_tensor`
-                // saw `dy` and `indices` hold the whole output; a plane is a multiple of LANES.
+                // SAFETY: `Normalisation::check` and `assert_coefficients` saw the slices hold the channel stride,
+                // `assert_tensor` `x` and `dx` the whole input, in which `pass` keeps every window, and
+                // `PooledBackwardArgs::check` `dy` and `indices` the whole output and valid ≤ BLOCK; a plane is a
+                // multiple of LANES.
                 unsafe {
-                    let [mean, a, c0, c1] =
-                        [self.norm.mean, self.norm.factor, self.coefficients[0], self.coefficients[1]]
-                            .map(|channels| s.load(channels.as_ptr().add(channel)));
+                    let [mean, a, c0, c1] = [norm.mean, norm.factor, self.coefficients[0], self.coefficients[1]]
+                        .map(|channels| s.load(channels.as_ptr().add(channel)));
                     let (dy, argmax) = match from {
                         None => (s.zero(), s.splat_u(NO_ARGMAX.into())),
                         Some(from) => (
-                            s.mul(a, E::load(s, self.dy.as_ptr().add(from + at))),
-                            s.load_u16(self.indices.as_ptr().add(from + at)),
+                            s.mul(a, E::load(s, dy.as_ptr().add(from + at))),
+                            s.load_u16(indices.as_ptr().add(from + at)),
                         ),
                     };
                     for k in 0..height * width {
-                        let x = E::load(s, self.x.as_ptr().add(place(k) + at));
+                        let x = E::load(s, self.x.as_ptr().add(pixel(k) + at));
                         let dy = s.select(s.eq_u(argmax, s.splat_u(k as u32)), dy, s.zero());
                         let correction = s.mul_add(s.sub(x, mean), c1, c0);
-                        E::store(s, self.dx.as_mut_ptr().add(place(k) + at), s.sub(dy, correction));
+                        E::store(s, self.dx.as_mut_ptr().add(pixel(k) + at), s.sub(dy, correction));
                     }
                 }
             }
             for k in 0..height * width {
-                let rest = place(k) + first + self.valid * plane..place(k) + first + plane_len;
+                let rest = pixel(k) + first + valid * plane..pixel(k) + first + plane_len;
                 self.dx[rest].fill(E::default());
             }
         }
@@ -366,7 +374,7 @@ impl<E: Element> Kernel for PooledInputGradient<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        match self.shape.size() {
+        match self.args.shape.size() {
             [2, 2] => self.pass(s, [2, 2]),
             size => self.pass(s, size),
         }

@@ -1,27 +1,42 @@
-//! Sums over a block for each channel: moments forward, the gradients of shift and scale backward.
+//! Sums over a block for each channel: moments in the forward pass, the gradients of beta and gamma in the backward
+//! pass.
 //!
-//! A row of pixels is summed in f32, the rows' sums in f64. The block is read in the order in which it lies in memory, which
-//! is what bounds these passes: a row's sums wait in the first cache while other channels have their turn. Deviations are taken
-//! from a value near the channel's mean, the mean at the central pixel, so that squares lose nothing to a mean far from zero and
-//! one pass over the block is enough.
+//! A row of pixels is summed in f32, the rows' sums in f64. Memory bounds these passes, so they read the block in
+//! memory order: a row's sums stay in L1 while other channels are summed. Deviations are taken from a value near the
+//! channel's mean, the mean at the central pixel. So one pass over the block is enough, and a mean far from zero costs
+//! the squares no precision.
 //!
-//! A channel's sums take the same steps whichever others are asked for, so several threads may have some planes of channels
-//! each.
+//! A channel's sums take the same steps whichever other channels are summed with it, so threads may share the channels
+//! of a block by whole planes.
 
 use std::ops::Range;
 
-use super::{Normalisation, assert_block, assert_sums, with_activation};
+use super::{BackwardArgs, Normalisation, assert_block, assert_sums, with_activation};
 use crate::Cpu;
 use crate::activation::Activation;
 use crate::layout::BlockShape;
-use crate::prefetch::fetch_ahead;
+use crate::prefetch::prefetch_ahead;
 use crate::simd::{Element, Kernel, MAX_LANES, Simd, dispatch};
 
-/// The mean of each of `channels`, whole planes, over the valid images and all pixels of a block, and the sum of squared
-/// deviations from it; zero without valid images.
+/// The mean of each of `channels` over the valid images and all pixels of a block, and the sum of squared deviations
+/// from it; zero without valid images.
+///
+/// `channels` are whole planes; `mean` and `squared_deviations` have one number for each of them.
 ///
 /// # Panics
-/// If a slice does not fit the shape or the channels, these are no whole planes, or `valid` is more than [`crate::BLOCK`].
+/// If a slice does not fit the shape or the channels, the channels are not whole planes, or `valid` is more than
+/// [`crate::BLOCK`].
+///
+/// ```
+/// use selvedge_compute::{BlockShape, Cpu, norm::block_moments};
+/// let shape = BlockShape::new(1, 2, 16);
+/// let mut x = vec![1.0; shape.len()];
+/// x[shape.offset(0, 1)..].fill(3.0); // the second of two pixels
+/// let (mut mean, mut squared_deviations) = ([0.0; 16], [0.0; 16]);
+/// block_moments(Cpu::detect()?, &shape, 32, &x, 0..16, &mut mean, &mut squared_deviations);
+/// assert_eq!((mean, squared_deviations), ([2.0; 16], [64.0; 16]));
+/// # Ok::<(), selvedge_compute::CpuError>(())
+/// ```
 pub fn block_moments<E: Element>(
     cpu: Cpu,
     shape: &BlockShape,
@@ -29,70 +44,72 @@ pub fn block_moments<E: Element>(
     x: &[E],
     channels: Range<usize>,
     mean: &mut [f64],
-    square: &mut [f64],
+    squared_deviations: &mut [f64],
 ) {
     assert_block(shape, valid, &[("x", x.len())]);
-    assert_sums(shape, &channels, [mean.len(), square.len()]);
+    assert_sums(shape, &channels, [mean.len(), squared_deviations.len()]);
     mean.fill(0.0);
-    square.fill(0.0);
+    squared_deviations.fill(0.0);
     if valid > 0 && !x.is_empty() {
-        dispatch(cpu, BlockMoments { terms: Deviations { shape, valid, x }, channels, mean, square });
+        dispatch(cpu, BlockMoments { terms: DeviationTerms { shape, valid, x }, channels, mean, squared_deviations });
     }
 }
 
-/// The sums of dy′ and of dy′·x̂ for each of `channels`, whole planes, over the valid images and all pixels of a block, where
-/// dy′ is dy before the activation and x̂ the normalised x.
+/// The gradients of beta and gamma from one block: the sums of dy′ and of dy′·x̂ for each of `channels` over the valid
+/// images and all pixels. dy′ is `dy` back through the activation, x̂ the normalised x.
+///
+/// `channels` are whole planes; `dbeta` and `dgamma` have one number for each of them.
 ///
 /// # Panics
 /// As [`block_moments`].
 pub fn block_gradient_sums<E: Element>(
     cpu: Cpu,
-    shape: &BlockShape,
-    valid: usize,
-    norm: &Normalisation<'_>,
-    x: &[E],
-    dy: &[E],
+    args: BackwardArgs<'_, E>,
     channels: Range<usize>,
-    sum: &mut [f64],
-    sum_normalised: &mut [f64],
+    dbeta: &mut [f64],
+    dgamma: &mut [f64],
 ) {
-    assert_block(shape, valid, &[("x", x.len()), ("dy", dy.len())]);
-    norm.check(shape.channel_stride);
-    assert_sums(shape, &channels, [sum.len(), sum_normalised.len()]);
-    sum.fill(0.0);
-    sum_normalised.fill(0.0);
-    let sums = [sum, &mut *sum_normalised];
-    dispatch(cpu, BlockGradientSums { shape, valid, norm, x, dy, channels: channels.clone(), sums });
-    norm.scale_sums(channels, sum_normalised);
+    args.check();
+    assert_sums(args.shape, &channels, [dbeta.len(), dgamma.len()]);
+    dbeta.fill(0.0);
+    dgamma.fill(0.0);
+    let sums = [dbeta, &mut *dgamma];
+    dispatch(cpu, BlockGradientSums { args, channels: channels.clone(), sums });
+    args.norm.scale_by_rstd(channels, dgamma);
 }
 
-/// Two numbers for each element of a block, to be summed over each channel.
-pub(super) trait Terms {
-    /// What they need of the vector of channels from `c` on, beside its place.
+/// Two terms for each element of a block, to be summed for each channel.
+pub(super) trait ChannelTerms {
+    /// What the terms need to know of the channels from `c` on, loaded once for all their elements.
     ///
     /// # Safety
     /// `c` + LANES must be at most the channel stride.
     unsafe fn channels<S: Simd>(&self, s: S, c: usize) -> S::V;
 
+    /// The terms of the elements at `at`.
+    ///
     /// # Safety
-    /// The vector of channels from `c` on must lie at `at` in the block, and be the one that `channels` is of.
+    /// The vector of channels from `c` on must lie at `at` in the block, and `channels` must be [`Self::channels`] of
+    /// `c`.
     unsafe fn at<S: Simd>(&self, s: S, channels: S::V, c: usize, at: usize) -> [S::V; 2];
 }
 
-/// f32 that the sums of a row of pixels take, in the first cache.
-const SUMS: usize = 2048;
+/// Sums of a row of pixels kept at a time, in f32: they and the channels' constants fill 12 KiB of L1.
+const ROW_SUMS: usize = 2048;
 
-/// For some of the channels, what their terms need of them, and the sums of a row: of each vector of channels, of each of a
-/// few images, both sums.
+/// The sums of a row of pixels, for some of the channels.
 #[repr(align(64))]
-struct Row {
-    channels: [f32; SUMS / 2],
-    sums: [f32; SUMS],
+struct RowSums {
+    /// [`ChannelTerms::channels`] of each vector of channels.
+    channels: [f32; ROW_SUMS / 2],
+    /// For each vector of channels, for each of a few images, the sums of both terms.
+    sums: [f32; ROW_SUMS],
 }
 
-/// Adds the sums over all valid elements of `channels`, whole planes, to `sums`, two slices of as many numbers.
+/// Adds the sums of both terms over all valid elements of `channels`, whole planes, to `sums`: one slice per term, one
+/// number per channel.
 #[inline(always)]
-pub(super) fn add_up<S: Simd, T: Terms>(
+pub(super) fn sum_channels<S: Simd, T: ChannelTerms>(
     s: S,
     shape: &BlockShape,
     valid: usize,
@@ -100,17 +117,17 @@ pub(super) fn add_up<S: Simd, T: Terms>(
     channels: Range<usize>,
     sums: [&mut [f64]; 2],
 ) {
-    // As many independent sums as hide the latency of an addition: of several channels, or of several images.
+    // Enough independent sums to hide the latency of an addition: of several channels, or of several images.
     match shape.plane() / S::LANES {
-        1 => add_up_planes::<S, T, 1, 4>(s, shape, valid, terms, channels, sums),
-        2 => add_up_planes::<S, T, 2, 2>(s, shape, valid, terms, channels, sums),
-        _ => add_up_planes::<S, T, 4, 1>(s, shape, valid, terms, channels, sums),
+        1 => sum_planes::<S, T, 1, 4>(s, shape, valid, terms, channels, sums),
+        2 => sum_planes::<S, T, 2, 2>(s, shape, valid, terms, channels, sums),
+        _ => sum_planes::<S, T, 4, 1>(s, shape, valid, terms, channels, sums),
     }
 }
 
-/// [`add_up`] in the order in which the block lies in memory, `G` vectors of channels and `I` images at a time.
+/// [`sum_channels`] in memory order, `G` vectors of channels and `I` images at a time.
 #[inline(always)]
-fn add_up_planes<S: Simd, T: Terms, const G: usize, const I: usize>(
+fn sum_planes<S: Simd, T: ChannelTerms, const G: usize, const I: usize>(
     s: S,
     shape: &BlockShape,
     valid: usize,
@@ -119,8 +136,8 @@ fn add_up_planes<S: Simd, T: Terms, const G: usize, const I: usize>(
     sums: [&mut [f64]; 2],
 ) {
     let [first, second] = sums;
-    let most = SUMS / (2 * I);
-    let mut row = Row { channels: [0.0; SUMS / 2], sums: [0.0; SUMS] };
+    let most = ROW_SUMS / (2 * I);
+    let mut row = RowSums { channels: [0.0; ROW_SUMS / 2], sums: [0.0; ROW_SUMS] };
     for start in all.clone().step_by(most) {
         let channels = start..(start + most).min(all.end);
         for c in channels.clone().step_by(S::LANES) {
@@ -132,11 +149,10 @@ fn add_up_planes<S: Simd, T: Terms, const G: usize, const I: usize>(
             for x in 0..shape.width {
                 for c in channels.clone().step_by(G * S::LANES) {
                     let at = shape.offset(y, x) + shape.channel(c);
-                    // SAFETY: `assert_block` saw the block's slices hold the shape and valid ≤ BLOCK; a plane, and so the
-                    // stride and `most`, is a multiple of G·LANES.
-                    unsafe {
-                        add_up_images::<S, T, G, I>(s, shape.plane(), valid, terms, [c, c - start], at, &mut row)
-                    };
+                    let group = ChannelGroup { channel: c, index: c - start, at };
+                    // SAFETY: `assert_block` saw the block's slices hold the shape and valid ≤ BLOCK; a plane, and so
+                    // the stride and `most`, is a multiple of G·LANES.
+                    unsafe { sum_images::<S, T, G, I>(s, shape.plane(), valid, terms, group, &mut row) };
                 }
             }
             for (i, c) in channels.clone().step_by(S::LANES).enumerate() {
@@ -151,32 +167,43 @@ fn add_up_planes<S: Simd, T: Terms, const G: usize, const I: usize>(
     }
 }
 
-/// Adds `G` vectors of the valid images to a row's sums: those of channels `c`, number `number` of the row's, at `at`, the
-/// next image `plane` elements further.
+/// Vectors of adjacent channels at a pixel.
+#[derive(Clone, Copy)]
+struct ChannelGroup {
+    /// The first channel.
+    channel: usize,
+    /// Its index among the channels of [`RowSums`].
+    index: usize,
+    /// The index of its first image's element in the block.
+    at: usize,
+}
+
+/// Adds the terms of `G` vectors of channels of the valid images to the row's sums. Each image's channels lie `plane`
+/// elements after the previous image's.
 ///
 /// # Safety
-/// They must lie there, and the row must hold the channels.
+/// The group's channels must lie in the block as it says, and the row must hold them.
 #[inline(always)]
-unsafe fn add_up_images<S: Simd, T: Terms, const G: usize, const I: usize>(
+unsafe fn sum_images<S: Simd, T: ChannelTerms, const G: usize, const I: usize>(
     s: S,
     plane: usize,
     valid: usize,
     terms: &T,
-    [c, number]: [usize; 2],
-    at: usize,
-    row: &mut Row,
+    group: ChannelGroup,
+    row: &mut RowSums,
 ) {
-    debug_assert!(2 * I * (number + G * S::LANES) <= SUMS);
+    let ChannelGroup { channel, index, at } = group;
+    debug_assert!(2 * I * (index + G * S::LANES) <= ROW_SUMS);
     let mut channels = [s.zero(); G];
     let mut sums = [[[s.zero(); 2]; I]; G];
     // SAFETY: the caller's promise.
     unsafe {
-        let kept = row.sums.as_mut_ptr().add(2 * I * number);
-        let place = |g: usize, i: usize, n: usize| kept.add(((g * I + i) * 2 + n) * S::LANES);
+        let stored = row.sums.as_mut_ptr().add(2 * I * index);
+        let address = |g: usize, i: usize, n: usize| stored.add(((g * I + i) * 2 + n) * S::LANES);
         for (g, (channels, sums)) in channels.iter_mut().zip(&mut sums).enumerate() {
-            *channels = s.load(row.channels.as_ptr().add(number + g * S::LANES));
+            *channels = s.load(row.channels.as_ptr().add(index + g * S::LANES));
             for (i, sums) in sums.iter_mut().enumerate() {
-                *sums = [s.load(place(g, i, 0)), s.load(place(g, i, 1))];
+                *sums = [s.load(address(g, i, 0)), s.load(address(g, i, 1))];
             }
         }
         let mut image = 0;
@@ -184,7 +211,7 @@ unsafe fn add_up_images<S: Simd, T: Terms, const G: usize, const I: usize>(
             for i in 0..I {
                 for (g, (channels, sums)) in channels.iter().zip(&mut sums).enumerate() {
                     let at = at + (image + i) * plane + g * S::LANES;
-                    let [a, b] = terms.at(s, *channels, c + g * S::LANES, at);
+                    let [a, b] = terms.at(s, *channels, channel + g * S::LANES, at);
                     sums[i] = [s.add(sums[i][0], a), s.add(sums[i][1], b)];
                 }
             }
@@ -193,20 +220,20 @@ unsafe fn add_up_images<S: Simd, T: Terms, const G: usize, const I: usize>(
         for image in image..valid {
             for (g, (channels, sums)) in channels.iter().zip(&mut sums).enumerate() {
                 let at = at + image * plane + g * S::LANES;
-                let [a, b] = terms.at(s, *channels, c + g * S::LANES, at);
+                let [a, b] = terms.at(s, *channels, channel + g * S::LANES, at);
                 sums[0] = [s.add(sums[0][0], a), s.add(sums[0][1], b)];
             }
         }
         for (g, sums) in sums.iter().enumerate() {
             for (i, &[a, b]) in sums.iter().enumerate() {
-                s.store(place(g, i, 0), a);
-                s.store(place(g, i, 1), b);
+                s.store(address(g, i, 0), a);
+                s.store(address(g, i, 1), b);
             }
         }
     }
 }
 
-/// Adds a vector's lanes to the first numbers of `to`.
+/// Adds a vector's lanes to the first LANES numbers of `to`.
 #[inline(always)]
 fn add_lanes<S: Simd>(s: S, v: S::V, to: &mut [f64]) {
     let mut lanes = [0.0; MAX_LANES];
@@ -218,14 +245,14 @@ fn add_lanes<S: Simd>(s: S, v: S::V, to: &mut [f64]) {
 }
 
 /// Deviations from a value near the mean, and their squares.
-struct Deviations<'a, E> {
+struct DeviationTerms<'a, E> {
     shape: &'a BlockShape,
     valid: usize,
     x: &'a [E],
 }
 
-impl<E: Element> Terms for Deviations<'_, E> {
-    /// The mean over the valid images at the central pixel.
+impl<E: Element> ChannelTerms for DeviationTerms<'_, E> {
+    /// The value near the mean: the mean over the valid images at the central pixel.
     #[inline(always)]
     unsafe fn channels<S: Simd>(&self, s: S, c: usize) -> S::V {
         let mut sum = s.zero();
@@ -241,7 +268,7 @@ impl<E: Element> Terms for Deviations<'_, E> {
 
     #[inline(always)]
     unsafe fn at<S: Simd>(&self, s: S, origin: S::V, _: usize, at: usize) -> [S::V; 2] {
-        fetch_ahead(s, self.x, at);
+        prefetch_ahead(s, self.x, at);
         // SAFETY: the caller's promise, and `assert_block` saw `x` hold the shape.
         let d = s.sub(unsafe { E::load(s, self.x.as_ptr().add(at)) }, origin);
         [d, s.mul(d, d)]
@@ -249,10 +276,10 @@ impl<E: Element> Terms for Deviations<'_, E> {
 }
 
 struct BlockMoments<'a, E> {
-    terms: Deviations<'a, E>,
+    terms: DeviationTerms<'a, E>,
     channels: Range<usize>,
     mean: &'a mut [f64],
-    square: &'a mut [f64],
+    squared_deviations: &'a mut [f64],
 }
 
 impl<E: Element> Kernel for BlockMoments<'_, E> {
@@ -260,15 +287,16 @@ impl<E: Element> Kernel for BlockMoments<'_, E> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let (shape, valid) = (self.terms.shape, self.terms.valid);
-        add_up(s, shape, valid, &self.terms, self.channels.clone(), [&mut *self.mean, &mut *self.square]);
+        let sums = [&mut *self.mean, &mut *self.squared_deviations];
+        sum_channels(s, shape, valid, &self.terms, self.channels.clone(), sums);
         let count = (shape.height * shape.width * valid) as f64;
-        let parts = self.mean.chunks_exact_mut(S::LANES).zip(self.square.chunks_exact_mut(S::LANES));
-        for (c, (means, squares)) in self.channels.step_by(S::LANES).zip(parts) {
+        let vectors = self.mean.chunks_exact_mut(S::LANES).zip(self.squared_deviations.chunks_exact_mut(S::LANES));
+        for (c, (means, squares)) in self.channels.step_by(S::LANES).zip(vectors) {
             for (mean, square) in means.iter_mut().zip(squares) {
                 *square = (*square - *mean * *mean / count).max(0.0);
                 *mean /= count;
             }
-            // SAFETY: `block_moments` asserted that the channels are planes, multiples of LANES, of the shape.
+            // SAFETY: `block_moments` asserted that the channels are whole planes of the shape, multiples of LANES.
             let origin = unsafe { self.terms.channels(s, c) };
             add_lanes(s, origin, means);
         }
@@ -276,24 +304,25 @@ impl<E: Element> Kernel for BlockMoments<'_, E> {
 }
 
 /// dy′ and dy′·(x − mean).
-struct Gradients<'a, E> {
+struct GradientTerms<'a, E> {
     norm: &'a Normalisation<'a>,
     activation: Option<Activation>,
     x: &'a [E],
     dy: &'a [E],
 }
 
-impl<E: Element> Terms for Gradients<'_, E> {
+impl<E: Element> ChannelTerms for GradientTerms<'_, E> {
     /// The mean.
     #[inline(always)]
     unsafe fn channels<S: Simd>(&self, s: S, c: usize) -> S::V {
-        // SAFETY: the caller's promise, and `check` saw `mean` hold the channel stride.
+        // SAFETY: the caller's promise, and `Normalisation::check` saw `mean` hold the channel stride.
         unsafe { s.load(self.norm.mean.as_ptr().add(c)) }
     }
 
     #[inline(always)]
     unsafe fn at<S: Simd>(&self, s: S, mean: S::V, c: usize, at: usize) -> [S::V; 2] {
-        // SAFETY: the caller's promise; `assert_block` saw `x` and `dy` hold the shape, `check` the channels.
+        // SAFETY: the caller's promise; `BackwardArgs::check` saw `x` and `dy` hold the shape, and the norm its
+        // channels.
         unsafe {
             let x = E::load(s, self.x.as_ptr().add(at));
             let dy = E::load(s, self.dy.as_ptr().add(at));
@@ -304,11 +333,7 @@ impl<E: Element> Terms for Gradients<'_, E> {
 }
 
 struct BlockGradientSums<'a, E> {
-    shape: &'a BlockShape,
-    valid: usize,
-    norm: &'a Normalisation<'a>,
-    x: &'a [E],
-    dy: &'a [E],
+    args: BackwardArgs<'a, E>,
     channels: Range<usize>,
     sums: [&'a mut [f64]; 2],
 }
@@ -316,8 +341,8 @@ struct BlockGradientSums<'a, E> {
 impl<E: Element> BlockGradientSums<'_, E> {
     #[inline(always)]
     fn pass<S: Simd>(self, s: S, activation: Option<Activation>) {
-        let terms = Gradients { norm: self.norm, activation, x: self.x, dy: self.dy };
-        add_up(s, self.shape, self.valid, &terms, self.channels, self.sums);
+        let BackwardArgs { shape, valid, norm, x, dy } = self.args;
+        sum_channels(s, shape, valid, &GradientTerms { norm, activation, x, dy }, self.channels, self.sums);
     }
 }
 
@@ -325,6 +350,6 @@ impl<E: Element> Kernel for BlockGradientSums<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        with_activation!(self.norm.activation, |kind| self.pass(s, kind));
+        with_activation!(self.args.norm.activation, |kind| self.pass(s, kind));
     }
 }

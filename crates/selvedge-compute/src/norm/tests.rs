@@ -1,4 +1,4 @@
-//! Batch normalisation against its definition in f64, over batches of full and part blocks, and against PyTorch.
+//! Batch normalisation against its definition in f64, over batches of full and partial blocks, and against PyTorch.
 
 use half::bf16;
 
@@ -7,99 +7,101 @@ use crate::test_support::{Numbers, assert_close, central_difference, cpus, wide}
 
 const EPSILON: f32 = 1e-5;
 
-/// A batch in blocks, run through all steps as the module's documentation lists them.
-struct Run<E> {
+/// The results of [`train_step`].
+struct TrainStep<E> {
     y: Vec<Vec<E>>,
     dx: Vec<Vec<E>>,
     mean: Vec<f64>,
-    square: Vec<f64>,
+    squared_deviations: Vec<f64>,
     count: usize,
-    scale_gradient: Vec<f64>,
-    shift_gradient: Vec<f64>,
+    dgamma: Vec<f64>,
+    dbeta: Vec<f64>,
 }
 
-fn run<E: Element>(
+/// Runs a batch in blocks through all steps that the module's documentation lists.
+fn train_step<E: Element>(
     cpu: Cpu,
     shape: &BlockShape,
     images: usize,
     activation: Option<Activation>,
-    [scale, shift]: [&[f32]; 2],
+    [gamma, beta]: [&[f32]; 2],
     x: &[Vec<E>],
     dy: &[Vec<E>],
-) -> Run<E> {
+) -> TrainStep<E> {
     let stride = shape.channel_stride;
     let valid = |block: usize| BLOCK.min(images - block * BLOCK);
     let zeros = || vec![0.0f64; stride];
     let (mut means, mut squares) = (vec![7.0; x.len() * stride], vec![7.0; x.len() * stride]);
     for (block, x) in x.iter().enumerate() {
-        // As threads may: each plane alone.
+        // Each plane alone, as threads may share them.
         for plane in (0..stride).step_by(shape.plane()) {
             let channels = plane..plane + shape.plane();
-            let part = block * stride + channels.start..block * stride + channels.end;
-            block_moments(cpu, shape, valid(block), x, channels, &mut means[part.clone()], &mut squares[part]);
+            let own = block * stride + channels.start..block * stride + channels.end;
+            block_moments(cpu, shape, valid(block), x, channels, &mut means[own.clone()], &mut squares[own]);
         }
     }
-    let (mut mean, mut square) = (zeros(), zeros());
-    let count = combine_moments(images, shape.height * shape.width, &means, &squares, &mut mean, &mut square);
-    let narrow: Vec<f32> = mean.iter().map(|&mean| mean as f32).collect();
-    let [mut inverse, mut factor, mut offset] = [(); 3].map(|()| vec![0.0; stride]);
-    rstd(count, &square, EPSILON, &mut inverse);
-    affine(&narrow, &inverse, Some(scale), Some(shift), &mut factor, &mut offset);
-    let norm = Normalisation { mean: &narrow, rstd: &inverse, factor: &factor, offset: &offset, activation };
+    let (mut mean, mut squared_deviations) = (zeros(), zeros());
+    let pixels = shape.height * shape.width;
+    let count = combine_moments(images, pixels, &means, &squares, &mut mean, &mut squared_deviations);
+    let mean_f32: Vec<f32> = mean.iter().map(|&mean| mean as f32).collect();
+    let [mut rstd_of, mut factor, mut offset] = [(); 3].map(|()| vec![0.0; stride]);
+    rstd(count, &squared_deviations, EPSILON, &mut rstd_of);
+    affine(&mean_f32, &rstd_of, Some(gamma), Some(beta), &mut factor, &mut offset);
+    let norm = Normalisation { mean: &mean_f32, rstd: &rstd_of, factor: &factor, offset: &offset, activation };
     let seven = || vec![vec![E::from_f32(7.0); shape.len()]; x.len()];
     let (mut y, mut dx) = (seven(), seven());
     for (x, y) in x.iter().zip(&mut y) {
-        normalise(cpu, shape, [&factor, &offset], activation, x, y);
+        normalise(cpu, shape, &norm, x, y);
     }
 
     for (x, y) in x.iter().zip(&y) {
-        // The shortcut may be anything: dy is.
-        let (mut at_once, mut sum) = (vec![E::from_f32(7.0); shape.len()], vec![E::from_f32(7.0); shape.len()]);
-        normalise_and_add(cpu, shape, [&factor, &offset], activation, x, &dy[0], &mut at_once);
+        // Any tensor can be the shortcut; dy is at hand.
+        let (mut fused, mut sum) = (vec![E::from_f32(7.0); shape.len()], vec![E::from_f32(7.0); shape.len()]);
+        normalise_and_add(cpu, shape, &norm, x, &dy[0], &mut fused);
         crate::sum::add(cpu, y, &dy[0], &mut sum);
-        assert!(at_once.iter().zip(&sum).all(|(a, b)| a.to_f32().to_bits() == b.to_f32().to_bits()));
+        assert!(fused.iter().zip(&sum).all(|(a, b)| a.to_f32().to_bits() == b.to_f32().to_bits()));
     }
 
-    let (mut sums, mut normalised) = (means, squares);
-    for (block, (x, dy)) in x.iter().zip(dy).enumerate() {
-        let part = block * stride..(block + 1) * stride;
-        let (sum, sum_normalised) = (&mut sums[part.clone()], &mut normalised[part]);
-        block_gradient_sums(cpu, shape, valid(block), &norm, x, dy, 0..stride, sum, sum_normalised);
+    let (mut dbetas, mut dgammas) = (means, squares);
+    let args = |block: usize| BackwardArgs { shape, valid: valid(block), norm: &norm, x: &x[block], dy: &dy[block] };
+    for block in 0..x.len() {
+        let own = block * stride..(block + 1) * stride;
+        block_gradient_sums(cpu, args(block), 0..stride, &mut dbetas[own.clone()], &mut dgammas[own]);
     }
-    let (mut shift_gradient, mut scale_gradient) = (zeros(), zeros());
-    combine_sums(&sums, &mut shift_gradient);
-    combine_sums(&normalised, &mut scale_gradient);
+    let (mut dbeta, mut dgamma) = (zeros(), zeros());
+    combine_sums(&dbetas, &mut dbeta);
+    combine_sums(&dgammas, &mut dgamma);
     let (mut c0, mut c1) = (vec![0.0; stride], vec![0.0; stride]);
-    gradient_coefficients(count, &norm, &shift_gradient, &scale_gradient, [&mut c0, &mut c1]);
-    for (block, ((x, dy), dx)) in x.iter().zip(dy).zip(&mut dx).enumerate() {
-        input_gradient(cpu, shape, valid(block), &norm, [&c0, &c1], x, dy, dx);
+    gradient_coefficients(count, &norm, &dbeta, &dgamma, [&mut c0, &mut c1]);
+    for (block, dx) in dx.iter_mut().enumerate() {
+        input_gradient(cpu, args(block), [&c0, &c1], dx);
     }
-    Run { y, dx, mean, square, count, scale_gradient, shift_gradient }
+    TrainStep { y, dx, mean, squared_deviations, count, dgamma, dbeta }
 }
 
-/// One channel's values: normalised, scaled, shifted and activated.
-fn reference(x: &[f64], [scale, shift]: [f64; 2], activation: Option<Activation>) -> Vec<f64> {
+/// f(gamma·x̂ + beta) of one channel's values.
+fn reference(x: &[f64], [gamma, beta]: [f64; 2], activation: Option<Activation>) -> Vec<f64> {
     let mean = x.iter().sum::<f64>() / x.len() as f64;
     let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / x.len() as f64;
-    let y = x.iter().map(|x| (x - mean) / (variance + f64::from(EPSILON)).sqrt() * scale + shift);
+    let y = x.iter().map(|x| (x - mean) / (variance + f64::from(EPSILON)).sqrt() * gamma + beta);
     y.map(|y| activation.map_or(y, |kind| crate::activation::tests::reference(kind, y))).collect()
 }
 
-/// Where a channel's values lie: block and element.
-fn places(shape: &BlockShape, images: usize, c: usize) -> Vec<(usize, usize)> {
-    let mut places = vec![];
+/// The block and the element of each of a channel's values.
+fn positions(shape: &BlockShape, images: usize, c: usize) -> Vec<(usize, usize)> {
+    let mut positions = vec![];
     for image in 0..images {
         for pixel in 0..shape.height * shape.width {
             let at = shape.offset(pixel / shape.width, pixel % shape.width)
                 + shape.channel(c)
                 + image % BLOCK * shape.plane();
-            places.push((image / BLOCK, at));
+            positions.push((image / BLOCK, at));
         }
     }
-    places
+    positions
 }
 
-/// Blocks of numbers with a different mean and spread for each channel. What lies beyond the images is not zero.
+/// Blocks of numbers whose mean and variance differ for each channel. Images beyond the batch are not zero.
 fn batch<E: Element>(shape: &BlockShape, images: usize, seed: u64) -> Vec<Vec<E>> {
     let mut numbers = Numbers::new(seed);
     let mut blocks: Vec<Vec<E>> = (0..images.div_ceil(BLOCK)).map(|_| numbers.block(shape)).collect();
@@ -117,7 +119,7 @@ fn batch<E: Element>(shape: &BlockShape, images: usize, seed: u64) -> Vec<Vec<E>
 fn matches_reference<E: Element>() {
     let kinds = [None, Some(Activation::Relu), Some(Activation::Gelu), Some(Activation::Silu)];
     let small = [(1, 1, 1, 2), (3, 2, 5, 33), (2, 3, 16, 31), (4, 5, 35, 7), (1, 2, 64, 70), (2, 1, 100, 5)];
-    // More channels than are summed at a time, in planes of 16 and of 32.
+    // The last two: more channels than are summed at a time, in planes of 16 and of 32.
     let sizes = [&small[..], &[(1, 2, 1100, 3), (2, 1, 1056, 33)]].concat();
     for (n, &(height, width, channels, images)) in sizes.iter().enumerate() {
         let shape = BlockShape::new(height, width, channels);
@@ -126,42 +128,43 @@ fn matches_reference<E: Element>() {
         for _ in &x {
             dy.push(numbers.block::<E>(&shape));
         }
-        let [mut scale, mut shift] = [(); 2].map(|()| numbers.elements::<f32>(shape.channel_stride));
-        scale[channels..].fill(0.0);
-        shift[channels..].fill(0.0);
+        let [mut gamma, mut beta] = [(); 2].map(|()| numbers.elements::<f32>(shape.channel_stride));
+        gamma[channels..].fill(0.0);
+        beta[channels..].fill(0.0);
         for (cpu, activation) in cpus().into_iter().flat_map(|cpu| kinds.map(|kind| (cpu, kind))) {
             let name = format!("{shape:?}, {images} images, {activation:?} on {}", cpu.isa());
-            let got = run(cpu, &shape, images, activation, [&scale, &shift], &x, &dy);
+            let got = train_step(cpu, &shape, images, activation, [&gamma, &beta], &x, &dy);
             assert_eq!(got.count, images * height * width);
             for c in (0..channels).step_by(1 + channels / 7) {
-                let places = places(&shape, images, c);
+                let positions = positions(&shape, images, c);
                 let pick =
-                    |blocks: &[Vec<E>]| -> Vec<E> { places.iter().map(|&(block, i)| blocks[block][i]).collect() };
+                    |blocks: &[Vec<E>]| -> Vec<E> { positions.iter().map(|&(block, i)| blocks[block][i]).collect() };
                 let (xs, dys) = (wide(&pick(&x)), wide(&pick(&dy)));
-                let [a, b] = [f64::from(scale[c]), f64::from(shift[c])];
+                let [gamma, beta] = [f64::from(gamma[c]), f64::from(beta[c])];
                 let mean = xs.iter().sum::<f64>() / xs.len() as f64;
                 let square: f64 = xs.iter().map(|x| (x - mean).powi(2)).sum();
                 assert!((got.mean[c] - mean).abs() < 1e-6 * mean.abs().max(1.0), "{name}: mean of channel {c}");
-                assert!((got.square[c] - square).abs() < 1e-5 * square, "{name}: spread of channel {c}");
-                // The offset of a·x + b has the size of mean/deviation, so its rounding is relative to that.
+                assert!((got.squared_deviations[c] - square).abs() < 1e-5 * square, "{name}: squares of channel {c}");
+                // b of a·x + b is as large as mean/deviation, and its rounding error is relative to that.
                 let magnitude = 1.0 + mean.abs() / (square / xs.len() as f64).sqrt().max(1e-3);
-                assert_close(&name, &pick(&got.y), &reference(&xs, [a, b], activation), 2e-6 * magnitude);
+                assert_close(&name, &pick(&got.y), &reference(&xs, [gamma, beta], activation), 2e-6 * magnitude);
 
                 let weighted = |y: Vec<f64>| -> f64 { y.iter().zip(&dys).map(|(y, dy)| y * dy).sum() };
                 let dx = pick(&got.dx);
-                // ReLU's kink spoils differences beside it.
-                let kink =
-                    |i: usize| activation == Some(Activation::Relu) && reference(&xs, [a, b], None)[i].abs() < 1e-3;
+                // Differences beside ReLU's kink are wrong.
+                let kink = |i: usize| {
+                    activation == Some(Activation::Relu) && reference(&xs, [gamma, beta], None)[i].abs() < 1e-3
+                };
                 for i in (0..xs.len()).step_by(1 + xs.len() / 9).filter(|&i| !kink(i)) {
-                    let f = |x: &[f64]| weighted(reference(x, [a, b], activation));
+                    let f = |x: &[f64]| weighted(reference(x, [gamma, beta], activation));
                     let want = central_difference(&mut xs.clone(), i, f);
                     let tolerance = 2e-5 * magnitude + if xs.len() == 2 { 1e-4 } else { 0.0 };
                     assert_close(&format!("{name}: dx {i} of channel {c}"), &dx[i..=i], &[want], tolerance);
                 }
                 let f = |p: &[f64]| weighted(reference(&xs, [p[0], p[1]], activation));
-                let want = [0, 1].map(|i| central_difference(&mut [a, b], i, f));
-                let sums = [got.scale_gradient[c] as f32, got.shift_gradient[c] as f32];
-                assert_close(&format!("{name}: scale and shift of channel {c}"), &sums, &want, 2e-5 * magnitude);
+                let want = [0, 1].map(|i| central_difference(&mut [gamma, beta], i, f));
+                let sums = [got.dgamma[c] as f32, got.dbeta[c] as f32];
+                assert_close(&format!("{name}: gamma and beta of channel {c}"), &sums, &want, 2e-5 * magnitude);
             }
             for (block, dx) in got.dx.iter().enumerate() {
                 for (i, dx) in dx.iter().enumerate() {
@@ -213,9 +216,9 @@ fn matches_pytorch() {
     let channels = |values: [f32; 2]| [&values[..], &[0.0; 14]].concat();
     let x = block([1.0, -0.5, 0.25, 2.0, 0.0, 3.0, -1.0, 0.5]);
     let dy = block([0.3, -0.2, 1.0, 0.5, -0.7, 0.25, 0.1, -0.6]);
-    let (scale, shift) = (channels([1.5, -0.5]), channels([0.1, 0.2]));
+    let (gamma, beta) = (channels([1.5, -0.5]), channels([0.1, 0.2]));
     for cpu in cpus() {
-        let got = run(cpu, &shape, 4, None, [&scale, &shift], &x, &dy);
+        let got = train_step(cpu, &shape, 4, None, [&gamma, &beta], &x, &dy);
         let y = [
             2.0658149196,
             0.8499318907,
@@ -238,17 +241,16 @@ fn matches_pytorch() {
         ];
         assert_close("y", &unpack(&got.y), &y, 5e-7);
         assert_close("dx", &unpack(&got.dx), &dx, 5e-7);
-        let sums: Vec<f32> =
-            got.scale_gradient[..2].iter().chain(&got.shift_gradient[..2]).map(|&x| x as f32).collect();
-        assert_close("scale and shift", &sums, &[0.5679020879, 1.1977316272, 0.7, -0.05], 5e-7);
+        let sums: Vec<f32> = got.dgamma[..2].iter().chain(&got.dbeta[..2]).map(|&x| x as f32).collect();
+        assert_close("gamma and beta", &sums, &[0.5679020879, 1.1977316272, 0.7, -0.05], 5e-7);
         let (mut mean, mut variance) = (channels([0.0; 2]), channels([1.0; 2]));
-        update_running(got.count, &got.mean, &got.square, 0.1, &mut mean, &mut variance);
+        update_running(got.count, &got.mean, &got.squared_deviations, 0.1, &mut mean, &mut variance);
         assert_close("running mean", &mean[..2], &[0.00625, 0.125], 1e-7);
         assert_close("running variance", &variance[..2], &[0.9682291667, 1.1416666667], 1e-7);
     }
 }
 
-/// A mean a thousand times the spread leaves the spread accurate.
+/// A mean a thousand times the standard deviation leaves the squared deviations accurate.
 #[test]
 fn moments_survive_a_large_mean() {
     let shape = BlockShape::new(9, 9, 16);
@@ -257,28 +259,28 @@ fn moments_survive_a_large_mean() {
         *x += 2000.0;
     }
     for cpu in cpus() {
-        let (mut mean, mut square) = ([0.0; 16], [0.0; 16]);
-        block_moments(cpu, &shape, BLOCK, &x, 0..shape.channel_stride, &mut mean, &mut square);
+        let (mut mean, mut squares) = ([0.0; 16], [0.0; 16]);
+        block_moments(cpu, &shape, BLOCK, &x, 0..shape.channel_stride, &mut mean, &mut squares);
         for c in 0..16 {
             let xs: Vec<f64> = x.iter().skip(c).step_by(16).map(|&x| f64::from(x)).collect();
             let want_mean = xs.iter().sum::<f64>() / xs.len() as f64;
             let want: f64 = xs.iter().map(|x| (x - want_mean).powi(2)).sum();
             assert!((mean[c] - want_mean).abs() < 1e-3, "{} on {}", mean[c], cpu.isa());
-            assert!((square[c] - want).abs() < 1e-4 * want, "{} and not {want} on {}", square[c], cpu.isa());
+            assert!((squares[c] - want).abs() < 1e-4 * want, "{}, not {want}, on {}", squares[c], cpu.isa());
         }
     }
 }
 
 #[test]
 #[should_panic(expected = "the sums' lengths and channels 0..32")]
-fn channels_must_agree() {
+fn sums_must_fit_the_channels() {
     let shape = BlockShape::new(1, 1, 20);
     block_moments(cpus()[0], &shape, 1, &[0.0f32; 1024], 0..32, &mut [0.0; 16], &mut [0.0; 32]);
 }
 
 #[test]
-#[should_panic(expected = "channels 0..16 are no planes of")]
-fn sums_are_of_whole_planes() {
+#[should_panic(expected = "channels 0..16 are not whole planes of")]
+fn channels_must_be_whole_planes() {
     let shape = BlockShape::new(1, 1, 32);
     block_moments(cpus()[0], &shape, 1, &[0.0f32; 1024], 0..16, &mut [0.0; 16], &mut [0.0; 16]);
 }

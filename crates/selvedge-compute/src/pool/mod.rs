@@ -1,24 +1,27 @@
-//! Max and average pooling over windows of pixels, forward and backward; global pooling is a window of the whole image.
+//! Max and average pooling over windows of pixels, forward and backward; global pooling is one window of the whole
+//! image.
 //!
-//! A block keeps the 32 images of a pixel together, so a window's pixels are compared as runs of adjacent vectors, with
-//! no edge cases in images or channels. The backward functions gather: each pixel of the input collects what the
-//! windows that cover it send, in f32 and in a fixed order, and is written once. Overlapping windows need no second
-//! pass, pixels that no window covers become zero, and the rows of the result can be computed in any parts.
+//! A block keeps the 32 images of a pixel together, so a window's pixels are compared as runs of adjacent vectors,
+//! without edge cases in images or channels. The backward functions gather: each pixel of the input sums the gradients
+//! of the windows that cover it, in f32 and in a fixed order, and is written once. So overlapping windows need no
+//! second pass, pixels outside all windows become zero, and any partition of the rows can be computed in parallel. For
+//! windows that do not overlap, [`scatter()`] reads each gradient once.
 
 mod scatter;
 
 use std::ops::Range;
 
-pub use scatter::scatter;
+pub use scatter::{PooledGradient, scatter};
 
 use crate::Cpu;
 use crate::layout::BlockShape;
 use crate::simd::{Element, Kernel, Simd, dispatch};
 
-/// Vectors worked on at a time; [`crate::BLOCK`] elements, the least a pixel has, are this many of the widest.
+/// Vectors computed at a time: a pixel has at least [`crate::BLOCK`] elements, two vectors of the widest instruction
+/// set.
 const UNROLL: usize = 2;
 
-/// Windows over an image without padding: those that do not fit at the right and lower edge are left out.
+/// Windows over an image without padding. Windows that would cross the right or lower edge are left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pool2dShape {
     input: BlockShape,
@@ -27,7 +30,7 @@ pub struct Pool2dShape {
 }
 
 impl Pool2dShape {
-    /// Windows of `size` pixels, `stride` pixels apart, each `[vertical, horizontal]`.
+    /// Windows of `size` pixels with a stride of `stride` pixels, both `[vertical, horizontal]`.
     ///
     /// # Panics
     /// If a size or stride is 0, if a window is larger than the image, or if it has more than 65,536 pixels.
@@ -55,17 +58,17 @@ impl Pool2dShape {
         Self::new(input, [input.height, input.width], [1, 1])
     }
 
-    /// Pixels of a window, `[vertical, horizontal]`.
+    /// A window's size in pixels, `[vertical, horizontal]`.
     pub fn size(&self) -> [usize; 2] {
         self.size
     }
 
-    /// Pixels from a window to the next, `[vertical, horizontal]`.
+    /// Pixels from one window to the next, `[vertical, horizontal]`.
     pub fn stride(&self) -> [usize; 2] {
         self.stride
     }
 
-    /// The shape of what is pooled.
+    /// The shape of the tensor that is pooled.
     pub fn input(&self) -> BlockShape {
         self.input
     }
@@ -80,11 +83,11 @@ impl Pool2dShape {
     }
 }
 
-/// The largest element of each window, for the output rows `rows`; `y` is these rows alone.
+/// The maximum of each window, for the output rows `rows`; `y` is these rows alone.
 ///
-/// If `indices` is given, it receives, in the layout of `y`, the number of the window's pixel that is the largest, the
-/// first if several are, counted row by row. It is a u16, so that a window may be a whole image.
-/// A NaN counts as the largest, as in PyTorch, unless an infinity stands before it in the window.
+/// `indices`, if given, receives each window's argmax in the layout of `y`: the index of the first largest pixel, row
+/// by row within the window. Indices are u16, so a window may be a whole image. A NaN counts as the largest, as in
+/// PyTorch, unless an infinity precedes it in the window.
 ///
 /// # Panics
 /// If `x` is not a block of the input shape, or `y` or `indices` not `rows` of the output shape.
@@ -115,7 +118,7 @@ pub fn max_forward<E: Element>(
     dispatch(cpu, MaxForward { shape, rows, x, y, indices });
 }
 
-/// The gradient of [`max_forward`]: each window's `dy` goes to the pixel that `indices` names.
+/// The gradient of [`max_forward`]: each window's `dy` goes to its argmax, the pixel that `indices` names.
 ///
 /// `dy` and `indices` are whole blocks of the output shape, `dx` is the input rows `rows` alone.
 ///
@@ -132,20 +135,30 @@ pub fn max_backward<E: Element>(
     assert_block("dy", dy.len(), &shape.output());
     assert_block("indices", indices.len(), &shape.output());
     assert_rows("dx", dx.len(), &rows, &shape.input);
-    dispatch(cpu, Backward { shape, rows, dy, indices: Some(indices), dx });
+    dispatch(cpu, PoolBackward { shape, rows, dy, indices: Some(indices), dx });
 }
 
 /// The mean of each window, for the output rows `rows`; `y` is these rows alone.
 ///
 /// # Panics
 /// If `x` is not a block of the input shape, or `y` not `rows` of the output shape.
+///
+/// ```
+/// use selvedge_compute::{BlockShape, Cpu, pool::{self, Pool2dShape}};
+/// let shape = Pool2dShape::global(BlockShape::new(1, 2, 16));
+/// let x = [[1.0; 512], [4.0; 512]].concat(); // two pixels of 32 images and 16 channels
+/// let mut y = [0.0; 512];
+/// pool::average_forward(Cpu::detect()?, &shape, 0..1, &x, &mut y);
+/// assert_eq!(y, [2.5; 512]);
+/// # Ok::<(), selvedge_compute::CpuError>(())
+/// ```
 pub fn average_forward<E: Element>(cpu: Cpu, shape: &Pool2dShape, rows: Range<usize>, x: &[E], y: &mut [E]) {
     assert_block("x", x.len(), &shape.input);
     assert_rows("y", y.len(), &rows, &shape.output());
     dispatch(cpu, AverageForward { shape, rows, x, y });
 }
 
-/// The gradient of [`average_forward`]: each window's `dy` is shared by its pixels.
+/// The gradient of [`average_forward`]: each pixel of a window receives an equal share of its `dy`.
 ///
 /// `dy` is a whole block of the output shape, `dx` is the input rows `rows` alone.
 ///
@@ -154,7 +167,7 @@ pub fn average_forward<E: Element>(cpu: Cpu, shape: &Pool2dShape, rows: Range<us
 pub fn average_backward<E: Element>(cpu: Cpu, shape: &Pool2dShape, rows: Range<usize>, dy: &[E], dx: &mut [E]) {
     assert_block("dy", dy.len(), &shape.output());
     assert_rows("dx", dx.len(), &rows, &shape.input);
-    dispatch(cpu, Backward { shape, rows, dy, indices: None, dx });
+    dispatch(cpu, PoolBackward { shape, rows, dy, indices: None, dx });
 }
 
 #[track_caller]
@@ -207,7 +220,7 @@ impl<E: Element> MaxForward<'_, E> {
                             let at = from.add((k / width) * input.row() + (k % width) * input.pixel());
                             for n in 0..UNROLL {
                                 let v = E::load(s, at.add(n * S::LANES));
-                                // `min` gives its second argument for a NaN, which so counts as an infinity.
+                                // `min` returns its second argument for a NaN, which thus counts as infinity.
                                 let larger = s.gt(s.min(v, infinity), best[n]);
                                 best[n] = s.select(larger, v, best[n]);
                                 argmax[n] = s.select_u(larger, s.splat_u(k as u32), argmax[n]);
@@ -230,7 +243,7 @@ impl<E: Element> Kernel for MaxForward<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        // The usual window is a constant, which unrolls it.
+        // As a constant, the usual window is unrolled.
         match self.shape.size {
             [2, 2] => self.pass(s, [2, 2]),
             size => self.pass(s, size),
@@ -261,7 +274,7 @@ impl<E: Element> AverageForward<'_, E> {
                         let from = self.x.as_ptr().add(corner + i);
                         let mut total = [s.zero(); UNROLL];
                         for window_row in 0..height {
-                            // Sums of rows keep the rounding of large windows small.
+                            // Summing rows first keeps rounding errors of large windows small.
                             let mut sum = [s.zero(); UNROLL];
                             for window_column in 0..width {
                                 let at = from.add(window_row * input.row() + window_column * input.pixel());
@@ -295,23 +308,23 @@ impl<E: Element> Kernel for AverageForward<'_, E> {
     }
 }
 
-struct Backward<'a, E> {
+struct PoolBackward<'a, E> {
     shape: &'a Pool2dShape,
     rows: Range<usize>,
     dy: &'a [E],
-    /// For max pooling; each window's pixels share its gradient if there are none.
+    /// Each window's argmax for max pooling; nothing for average pooling.
     indices: Option<&'a [u16]>,
     dx: &'a mut [E],
 }
 
-/// Which windows cover position `at` of an axis, for windows of `size`, `stride` apart, `count` in all.
+/// The windows that cover position `at` of an axis, of `count` windows of `size` with a stride of `stride`.
 #[inline(always)]
 fn covering(at: usize, size: usize, stride: usize, count: usize) -> Range<usize> {
     let first = if at < size { 0 } else { (at - size) / stride + 1 };
     first..(at / stride + 1).min(count)
 }
 
-impl<E: Element> Kernel for Backward<'_, E> {
+impl<E: Element> Kernel for PoolBackward<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -327,7 +340,7 @@ impl<E: Element> Kernel for Backward<'_, E> {
                     let mut sum = [s.zero(); UNROLL];
                     for oy in window_rows.clone() {
                         for ox in window_columns.clone() {
-                            let number = s.splat_u(((y - oy * stride[0]) * size[1] + x - ox * stride[1]) as u32);
+                            let own_index = s.splat_u(((y - oy * stride[0]) * size[1] + x - ox * stride[1]) as u32);
                             for (n, sum) in sum.iter_mut().enumerate() {
                                 let at = output.offset(oy, ox) + i + n * S::LANES;
                                 // SAFETY: `assert_block` saw `dy` and `indices` hold the whole output, in which
@@ -337,7 +350,7 @@ impl<E: Element> Kernel for Backward<'_, E> {
                                     let v = match self.indices {
                                         Some(indices) => {
                                             let argmax = s.load_u16(indices.as_ptr().add(at));
-                                            s.select(s.eq_u(argmax, number), v, s.zero())
+                                            s.select(s.eq_u(argmax, own_index), v, s.zero())
                                         }
                                         None => v,
                                     };

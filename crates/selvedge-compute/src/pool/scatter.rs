@@ -1,4 +1,5 @@
-//! [`spread`]: the gradient of a max pooling whose windows do not overlap, and of the bias before it, in one pass.
+//! [`scatter`]: the gradient of a max pooling whose windows do not overlap (max-unpool), and of the bias before it, in
+//! one pass.
 
 use super::Pool2dShape;
 #[cfg(target_arch = "x86_64")]
@@ -8,59 +9,81 @@ use crate::cpu::Cpu;
 use crate::layout::{BLOCK, PLANE};
 use crate::simd::{Element, Kernel, Simd, dispatch};
 
-/// Each window's `dy`, times `scale`, goes to the pixel that `indices` names, or nowhere if it names none; all other pixels of `dx` become
-/// zero. What goes somewhere is also added to `dbias`, one number a channel.
+/// The gradient of a max-pooled tensor, for [`scatter`].
+#[derive(Clone, Copy, Debug)]
+pub struct PooledGradient<'a, E> {
+    /// One gradient per window: a block of the output shape.
+    pub dy: &'a [E],
+    /// Each window's argmax, row by row within the window, in the layout of `dy`. A value that is not a pixel of the
+    /// window, such as [`crate::conv::NO_ARGMAX`], drops the gradient.
+    pub indices: &'a [u16],
+    /// What `dy` is multiplied by: the factor of a dropout in the same pass ([`crate::dropout::DropoutMask::scale`]),
+    /// or 1.
+    pub scale: f32,
+}
+
+/// Writes each window's gradient, times its scale, to the window's argmax in `dx`, and zero to all other pixels. What
+/// it writes is also added to `dbias`, one number per channel.
 ///
-/// The general form, for windows that overlap, is [`super::max_backward`], which reads each gradient once for every pixel
-/// of its window; here it is read once.
+/// `dx` is a block of the input shape. [`super::max_backward`] also takes windows that overlap, but reads each gradient
+/// once for every pixel of its window; here it is read once.
 ///
 /// # Panics
-/// If the windows overlap, or a slice is not a block of its shape, or `dbias` not a channel stride long.
+/// If the windows overlap, a slice is not a block of its shape, or `dbias` is not as long as the channel stride, a
+/// multiple of [`crate::simd::MAX_LANES`].
+///
+/// ```
+/// use selvedge_compute::{BlockShape, Cpu, pool::{Pool2dShape, PooledGradient, scatter}};
+/// let shape = Pool2dShape::new(BlockShape::new(2, 2, 16), [2, 2], [2, 2]);
+/// let (mut dx, mut dbias) = (vec![7.0; shape.input().len()], [0.0; 16]);
+/// // The argmax of every window is its last pixel.
+/// let gradient = PooledGradient { dy: &[0.5; 512], indices: &[3; 512], scale: 2.0 };
+/// scatter(Cpu::detect()?, &shape, gradient, &mut dx, Some(&mut dbias));
+/// assert_eq!((dx[0], dx[shape.input().offset(1, 1)], dbias), (0.0, 1.0, [32.0; 16]));
+/// # Ok::<(), selvedge_compute::CpuError>(())
+/// ```
 pub fn scatter<E: Element>(
     cpu: Cpu,
     shape: &Pool2dShape,
-    dy: &[E],
-    indices: &[u16],
-    scale: f32,
+    gradient: PooledGradient<'_, E>,
     dx: &mut [E],
     dbias: Option<&mut [f32]>,
 ) {
     let (size, stride) = (shape.size, shape.stride);
-    assert!(stride[0] >= size[0] && stride[1] >= size[1], "windows of {size:?}, {stride:?} apart, overlap");
-    super::assert_block("dy", dy.len(), &shape.output());
-    super::assert_block("indices", indices.len(), &shape.output());
+    assert!(stride[0] >= size[0] && stride[1] >= size[1], "windows of {size:?} with a stride of {stride:?} overlap");
+    super::assert_block("dy", gradient.dy.len(), &shape.output());
+    super::assert_block("indices", gradient.indices.len(), &shape.output());
     super::assert_block("dx", dx.len(), &shape.input);
     let channels = shape.input.channel_stride;
     assert!(channels.is_multiple_of(crate::simd::MAX_LANES), "a channel stride of {channels}");
     if let Some(dbias) = &dbias {
         assert_eq!(dbias.len(), channels, "the length of dbias and the channel stride");
     }
-    let spread = Spread { shape, dy, indices, scale, dx, dbias };
+    let scatter = Scatter { shape, gradient, dx, dbias };
     if E::IS_BF16 && cpu.isa().has_tiles() && size == [2, 2] && channels.is_multiple_of(PLANE) {
-        // SAFETY: the condition; AMX is reported only beside AVX-512 with bf16 (`cpu::detect`); the assertions above are `Spread`'s.
-        return unsafe { words::spread(spread) };
+        // SAFETY: the condition; AMX is reported only beside AVX-512 with bf16 (`cpu::detect`); the assertions above
+        // are those that `words::scatter` names.
+        return unsafe { words::scatter(scatter) };
     }
-    dispatch(cpu, spread);
+    dispatch(cpu, scatter);
 }
 
-struct Spread<'a, E> {
+struct Scatter<'a, E> {
     shape: &'a Pool2dShape,
-    dy: &'a [E],
-    indices: &'a [u16],
-    scale: f32,
+    gradient: PooledGradient<'a, E>,
     dx: &'a mut [E],
     dbias: Option<&'a mut [f32]>,
 }
 
 #[cfg(not(target_arch = "x86_64"))]
 mod words {
-    pub(super) unsafe fn spread<E>(_: super::Spread<'_, E>) {
+    pub(super) unsafe fn scatter<E>(_: super::Scatter<'_, E>) {
         unreachable!("nothing proves AMX here")
     }
 }
 
-impl<E: Element> Spread<'_, E> {
-    /// Makes zero what no window covers.
+impl<E: Element> Scatter<'_, E> {
+    /// Zeroes the pixels that no window covers.
     #[inline(always)]
     fn clear_rest(&mut self) {
         let Pool2dShape { input, size: [height, width], stride } = *self.shape;
@@ -68,7 +91,7 @@ impl<E: Element> Spread<'_, E> {
             self.dx.fill(E::default());
             return;
         }
-        // What is left over at the right and at the lower edge.
+        // The pixels at the right and lower edge that no window reaches.
         let rest = input.width % width * input.pixel();
         for row in self.dx.chunks_exact_mut(input.row()) {
             row[input.row() - rest..].fill(E::default());
@@ -82,7 +105,7 @@ impl<E: Element> Spread<'_, E> {
         let Pool2dShape { input, stride, .. } = *self.shape;
         let output = self.shape.output();
         self.clear_rest();
-        let (window, scale) = (s.splat_u((height * width) as u32), s.splat(self.scale));
+        let (window, scale) = (s.splat_u((height * width) as u32), s.splat(self.gradient.scale));
         for y in 0..output.height {
             for x in 0..output.width {
                 let corner = input.offset(y * stride[0], x * stride[1]);
@@ -91,11 +114,11 @@ impl<E: Element> Spread<'_, E> {
                     let mut sum = s.zero();
                     for image in 0..BLOCK {
                         let at = input.channel(c) + image * input.plane();
-                        // SAFETY: `spread` saw `dy` and `indices` hold the whole output and `dx` the whole input, in
-                        // which every window lies; `c` + LANES does not pass the channel stride.
+                        // SAFETY: `scatter` saw `dy` and `indices` hold the whole output and `dx` the whole input, in
+                        // which every window lies; `c` + LANES is at most the channel stride.
                         unsafe {
-                            let argmax = s.load_u16(self.indices.as_ptr().add(from + at));
-                            let v = s.mul(E::load(s, self.dy.as_ptr().add(from + at)), scale);
+                            let argmax = s.load_u16(self.gradient.indices.as_ptr().add(from + at));
+                            let v = s.mul(E::load(s, self.gradient.dy.as_ptr().add(from + at)), scale);
                             let v = s.select(s.lt_u(argmax, window), v, s.zero());
                             sum = s.add(sum, v);
                             for pixel in 0..height * width {
@@ -106,7 +129,7 @@ impl<E: Element> Spread<'_, E> {
                         }
                     }
                     if let Some(dbias) = &mut self.dbias {
-                        // SAFETY: `spread` saw `dbias` hold a channel stride.
+                        // SAFETY: `scatter` saw `dbias` hold a channel stride.
                         unsafe {
                             let to = dbias.as_mut_ptr().add(c);
                             s.store(to, s.add(s.load(to), sum));
@@ -118,11 +141,11 @@ impl<E: Element> Spread<'_, E> {
     }
 }
 
-impl<E: Element> Kernel for Spread<'_, E> {
+impl<E: Element> Kernel for Scatter<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        // The usual window is a constant, which unrolls it.
+        // As a constant, the usual window is unrolled.
         match self.shape.size {
             [2, 2] => self.pass(s, [2, 2]),
             size => self.pass(s, size),
@@ -160,7 +183,8 @@ mod tests {
                 let (mut dx, mut want) =
                     (vec![E::from_f32(7.0); shape.input().len()], vec![E::default(); shape.input().len()]);
                 let mut dbias = vec![0.5; shape.input().channel_stride];
-                scatter(cpu, &shape, &dy, &indices, scale, &mut dx, Some(&mut dbias));
+                let gradient = PooledGradient { dy: &dy, indices: &indices, scale };
+                scatter(cpu, &shape, gradient, &mut dx, Some(&mut dbias));
                 max_backward(cpu, &shape, 0..height, &dy, &indices, &mut want);
                 let want: Vec<f64> = wide(&want).iter().map(|want| f64::from(scale) * want).collect();
                 assert_eq!(wide(&dx), want, "{shape:?} on {}", cpu.isa());

@@ -1,4 +1,4 @@
-//! Pooling against plain f64 loops, on every instruction set, for windows that overlap, touch and leave gaps.
+//! Pooling against plain f64 loops on every instruction set, for windows that overlap, touch or leave gaps.
 
 use half::bf16;
 
@@ -62,12 +62,12 @@ fn reference_average(shape: &Pool2dShape, x: &[f64]) -> Vec<f64> {
     y
 }
 
-/// Runs `f` for the rows of `out` in two parts, as two threads would.
-fn in_parts<T>(out: &mut [T], shape: &BlockShape, mut f: impl FnMut(Range<usize>, &mut [T])) {
-    let cut = shape.height / 2;
-    let (upper, lower) = out.split_at_mut(cut * shape.row());
-    f(cut..shape.height, lower);
-    f(0..cut, upper);
+/// Runs `f` for the rows of `out` in two chunks, as two threads would.
+fn in_chunks<T>(out: &mut [T], shape: &BlockShape, mut f: impl FnMut(Range<usize>, &mut [T])) {
+    let half = shape.height / 2;
+    let (upper, lower) = out.split_at_mut(half * shape.row());
+    f(half..shape.height, lower);
+    f(0..half, upper);
 }
 
 fn matches_reference<E: Element>() {
@@ -76,7 +76,7 @@ fn matches_reference<E: Element>() {
         let (input, output) = (shape.input(), shape.output());
         let mut numbers = Numbers::new(input.len() as u64);
         let mut x = numbers.block::<E>(&input);
-        // Few different values, so that windows have several largest elements.
+        // Few different values, so that pixels of a window tie.
         for x in &mut x {
             *x = E::from_f32((x.to_f32() * 2.0).round());
         }
@@ -84,20 +84,20 @@ fn matches_reference<E: Element>() {
         let zero = E::from_f32(0.0);
         let (mut y, mut indices, mut dx) = (vec![zero; output.len()], vec![9; output.len()], vec![zero; input.len()]);
 
-        let (want, want_winners) = reference_max(&shape, &wide(&x));
+        let (want, want_indices) = reference_max(&shape, &wide(&x));
         max_forward(cpu, &shape, 0..output.height, &x, &mut y, Some(&mut indices));
         assert_eq!(wide(&y), want, "{name}");
-        assert_eq!(indices, want_winners, "{name}");
+        assert_eq!(indices, want_indices, "{name}");
         y.fill(zero);
-        in_parts(&mut y, &output, |rows, y| max_forward(cpu, &shape, rows, &x, y, None));
-        assert_eq!(wide(&y), want, "{name} in parts, without indices");
+        in_chunks(&mut y, &output, |rows, y| max_forward(cpu, &shape, rows, &x, y, None));
+        assert_eq!(wide(&y), want, "{name} in chunks, without indices");
 
         let mut want = vec![0.0; input.len()];
-        windows(&shape, |from, window| want[window[usize::from(want_winners[from])]] += f64::from(dy[from].to_f32()));
-        in_parts(&mut dx, &input, |rows, dx| max_backward(cpu, &shape, rows, &dy, &indices, dx));
+        windows(&shape, |from, window| want[window[usize::from(want_indices[from])]] += f64::from(dy[from].to_f32()));
+        in_chunks(&mut dx, &input, |rows, dx| max_backward(cpu, &shape, rows, &dy, &indices, dx));
         assert_close(&format!("max backward, {name}"), &dx, &want, 1e-6);
 
-        in_parts(&mut y, &output, |rows, y| average_forward(cpu, &shape, rows, &x, y));
+        in_chunks(&mut y, &output, |rows, y| average_forward(cpu, &shape, rows, &x, y));
         assert_close(&format!("average, {name}"), &y, &reference_average(&shape, &wide(&x)), 1e-6);
         let mut want = vec![0.0; input.len()];
         windows(&shape, |from, window| {
@@ -105,7 +105,7 @@ fn matches_reference<E: Element>() {
                 want[i] += f64::from(dy[from].to_f32()) / window.len() as f64;
             }
         });
-        in_parts(&mut dx, &input, |rows, dx| average_backward(cpu, &shape, rows, &dy, dx));
+        in_chunks(&mut dx, &input, |rows, dx| average_backward(cpu, &shape, rows, &dy, dx));
         assert_close(&format!("average backward, {name}"), &dx, &want, 1e-6);
     }
 }

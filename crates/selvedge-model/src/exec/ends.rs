@@ -2,9 +2,10 @@
 
 use selvedge_compute::aligned::{view, view_mut};
 use selvedge_compute::conv::first_layer::patches::{self, Images};
-use selvedge_compute::loss::{self, BlockLoss, BlockTargets, Logits};
+use selvedge_compute::input::{self, BlockImages};
+use selvedge_compute::loss::{self, BlockLoss, BlockTargets, Logits, LossGradient};
 use selvedge_compute::simd::Element;
-use selvedge_compute::{BLOCK, input, sum};
+use selvedge_compute::{BLOCK, sum};
 
 use crate::exec::pass::{Batch, Loss, Targets};
 use crate::exec::run::{Block, Context};
@@ -28,7 +29,8 @@ pub(crate) fn fill_input(ctx: &Context<'_>, spec: &InputSpec, images: &[u8], blo
     let ([], [target]) = block.arenas.split([], [&value.data]);
     let target = view_mut::<f32>(target);
     if value.shape.channel_stride == value.shape.channels {
-        input::fill_block(ctx.cpu, images, block.valid, value.shape, scale, shift, target);
+        let images = BlockImages { pixels: images, valid: block.valid, scale, shift };
+        input::fill_block(ctx.cpu, value.shape, images, target);
         return;
     }
     // The first layer is none that reads unpadded channels: pooling or a normalisation, say.
@@ -64,8 +66,8 @@ pub(crate) fn step_loss<E: Element>(
     let ([values], [dlogits, grad]) = block.arenas.split([&value.data], [&ctx.plan.loss_gradient, &value.grad]);
     let dlogits = view_mut::<f32>(dlogits);
     let logits = Logits { values: view(values), classes, valid: block.valid };
-    let scale = 1.0 / batch.count as f32;
-    let result = loss::cross_entropy(ctx.cpu, logits, targets, loss.label_smoothing, Some((scale, &mut *dlogits)));
+    let gradient = LossGradient { scale: 1.0 / batch.count as f32, dlogits: &mut *dlogits };
+    let result = loss::cross_entropy(ctx.cpu, logits, targets, loss.label_smoothing, Some(gradient));
     sum::convert::<f32, E>(ctx.cpu, dlogits, view_mut(grad));
     result
 }

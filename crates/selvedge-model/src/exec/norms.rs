@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use selvedge_compute::aligned::{view, view_mut};
 use selvedge_compute::conv::first_layer::batch_norm::PATCH_SUMS;
-use selvedge_compute::norm::{self, Normalisation, PooledMaxima};
+use selvedge_compute::norm::{self, BackwardArgs, Normalisation, PooledBackwardArgs, PooledMaxima};
 use selvedge_compute::partition::{RowPartition, Rows, rows_of};
 use selvedge_compute::pool::Pool2dShape;
 use selvedge_compute::simd::Element;
@@ -115,7 +115,7 @@ impl Norms {
         block: &mut Block<'_>,
     ) {
         let (norm, own) = (&ctx.plan.norms[number], &self.states[number]);
-        let channels: [&[f32]; 2] = [&own.factor, &own.offset];
+        let normalisation = own.normalisation(norm);
         let (x, y) = (ctx.data(x), ctx.data(y));
         match (pool, shortcut) {
             (None, Some(shortcut)) => {
@@ -123,7 +123,7 @@ impl Norms {
                 let cut = RowPartition::of_bytes(norm.shape.height, ctx.pieces, 2 * x.len() + y.len());
                 cut.for_each(Rows::of(&norm.shape, view_mut::<E>(y)), |rows, y| {
                     let [x, shortcut] = [x, shortcut].map(|tensor| rows_of(&norm.shape, view(tensor), &rows));
-                    norm::normalise_and_add(ctx.cpu, &norm.shape, channels, norm.activation, x, shortcut, y.data);
+                    norm::normalise_and_add(ctx.cpu, &norm.shape, &normalisation, x, shortcut, y.data);
                 });
             }
             (None, None) => {
@@ -131,7 +131,7 @@ impl Norms {
                 let cut = RowPartition::of_bytes(norm.shape.height, ctx.pieces, x.len() + y.len());
                 cut.for_each(Rows::of(&norm.shape, view_mut::<E>(y)), |rows, y| {
                     let x = rows_of(&norm.shape, view(x), &rows);
-                    norm::normalise(ctx.cpu, &norm.shape, channels, norm.activation, x, y.data);
+                    norm::normalise(ctx.cpu, &norm.shape, &normalisation, x, y.data);
                 });
             }
             (Some(pool), _) => {
@@ -139,12 +139,12 @@ impl Norms {
                 let (input, output) = (pool.shape.input(), pool.shape.output());
                 let cut = RowPartition::of_bytes(output.height, ctx.pieces, x.len() + y.len());
                 let rows = |data| Rows::of(&output, view_mut::<E>(data));
-                let indices = ctx.training.map(|_| (Rows::of(&output, view_mut(indices)), rows(kept)));
-                cut.for_each((rows(y), indices), |rows, (y, indices)| {
+                let maxima = ctx.training.map(|_| (Rows::of(&output, view_mut(indices)), rows(kept)));
+                cut.for_each((rows(y), maxima), |rows, (y, maxima)| {
                     let (shape, covered) = windows_of(&pool.shape, &rows);
-                    let indices = indices.map(|(numbers, kept)| (numbers.data, kept.data));
+                    let maxima = maxima.map(|(indices, kept)| PooledMaxima { indices: indices.data, x: kept.data });
                     let x = rows_of(&input, view(x), &covered);
-                    norm::normalise_pooled(ctx.cpu, &shape, channels, norm.activation, x, y.data, indices);
+                    norm::normalise_pooled(ctx.cpu, &shape, &normalisation, x, y.data, maxima);
                 });
             }
         }
@@ -170,7 +170,8 @@ impl Norms {
                 cut.for_each(Rows::of(&norm.shape, view_mut::<E>(dx)), |rows, dx| {
                     let [x, dy] = [x, dy].map(|tensor| rows_of(&norm.shape, view(tensor), &rows));
                     let shape = BlockShape { height: rows.len(), ..norm.shape };
-                    norm::input_gradient(cpu, &shape, valid, &normalisation, coefficients, x, dy, dx.data);
+                    let args = BackwardArgs { shape: &shape, valid, norm: &normalisation, x, dy };
+                    norm::input_gradient(cpu, args, coefficients, dx.data);
                 });
             }
             Some(pool) => {
@@ -182,17 +183,8 @@ impl Norms {
                     let (shape, covered) = windows_of(&pool.shape, &rows);
                     let x = rows_of(&input, view(x), &covered);
                     let (indices, dy) = (rows_of(&output, view(indices), &rows), rows_of(&output, view(dy), &rows));
-                    norm::pooled_input_gradient(
-                        cpu,
-                        &shape,
-                        valid,
-                        &normalisation,
-                        coefficients,
-                        x,
-                        indices,
-                        dy,
-                        dx.data,
-                    );
+                    let args = PooledBackwardArgs { shape: &shape, valid, norm: &normalisation, indices, dy };
+                    norm::pooled_input_gradient(cpu, args, coefficients, x, dx.data);
                 });
             }
         }
@@ -224,19 +216,19 @@ impl Norms {
             None => {
                 let ([x, dy], [partial]) = block.arenas.split([ctx.data(*x), ctx.grad(*y)], [partial]);
                 let bytes = x.len() + dy.len();
-                let (x, dy) = (view::<E>(x), view(dy));
-                by_planes(shape, [ctx.pieces, bytes], partial, |channels, sum, normalised| {
-                    norm::block_gradient_sums(cpu, shape, valid, &normalisation, x, dy, channels, sum, normalised);
+                let args = BackwardArgs::<E> { shape, valid, norm: &normalisation, x: view(x), dy: view(dy) };
+                by_planes(shape, [ctx.pieces, bytes], partial, |channels, dbeta, dgamma| {
+                    norm::block_gradient_sums(cpu, args, channels, dbeta, dgamma);
                 });
             }
             Some(pool) => {
                 let reads = [&pool.indices, &pool.kept, ctx.grad(*y)];
-                let ([numbers, kept, dy], [partial]) = block.arenas.split(reads, [partial]);
-                let bytes = numbers.len() + kept.len() + dy.len();
-                let (indices, dy) = (PooledMaxima::<E> { numbers: view(numbers), x: view(kept) }, view(dy));
-                let (norm, pooled) = (&normalisation, pool.shape.output());
-                by_planes(&pooled, [ctx.pieces, bytes], partial, |channels, sum, normalised| {
-                    norm::pooled_gradient_sums(cpu, &pooled, valid, norm, indices, dy, channels, sum, normalised);
+                let ([indices, maxima, dy], [partial]) = block.arenas.split(reads, [partial]);
+                let bytes = indices.len() + maxima.len() + dy.len();
+                let (indices, dy, maxima) = (view(indices), view(dy), view::<E>(maxima));
+                let args = PooledBackwardArgs { shape: &pool.shape, valid, norm: &normalisation, indices, dy };
+                by_planes(&pool.shape.output(), [ctx.pieces, bytes], partial, |channels, dbeta, dgamma| {
+                    norm::pooled_gradient_sums(cpu, args, maxima, channels, dbeta, dgamma);
                 });
             }
         }

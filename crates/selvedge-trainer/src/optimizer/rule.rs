@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use selvedge_compute::Cpu;
 use selvedge_compute::cost::Cost;
-use selvedge_compute::optim::PIECE;
+use selvedge_compute::optim::CHUNK;
 use selvedge_model::{ParamEntry, Params};
 
 use super::GroupOptions;
@@ -57,7 +57,7 @@ pub(super) struct Chunk<'a, const M: usize> {
 }
 
 impl Update<'_> {
-    /// Updates every element independently: calls `f` in parallel with chunks of one parameter, at most [`PIECE`] elements
+    /// Updates every element independently: calls `f` in parallel with chunks of one parameter, at most [`CHUNK`] elements
     /// long, and the parameter's options. A chunk's length is a multiple of 16.
     pub(super) fn elementwise<const M: usize>(self, f: impl Fn(Chunk<'_, M>, &GroupOptions) + Sync) {
         const { assert!(M <= 2, "a checkpoint holds two moments") };
@@ -77,8 +77,8 @@ impl<'a, const M: usize> Chunk<'a, M> {
         F: Fn(Chunk<'_, M>, &GroupOptions) + Sync,
     {
         let len = self.values.len();
-        if len > PIECE {
-            let middle = len.div_ceil(PIECE) / 2 * PIECE;
+        if len > CHUNK {
+            let middle = len.div_ceil(CHUNK) / 2 * CHUNK;
             let (left, right) = self.split_at(middle);
             rayon::join(
                 || left.for_each(start, entries, groups, f),

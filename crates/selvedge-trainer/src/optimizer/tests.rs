@@ -1,13 +1,13 @@
 //! Optimizers against their definitions, and the list of them.
 
-use selvedge_compute::optim::PIECE;
+use selvedge_compute::optim::CHUNK;
 use selvedge_model::ParamLayout;
 
 use super::*;
 
 /// A weight across the border of two chunks, then a bias.
 fn params() -> Params {
-    let len = PIECE + 64;
+    let len = CHUNK + 64;
     let value = |i: usize| (i % 7) as f32 - 3.0;
     let entry = |name: &str, range: std::ops::Range<usize>, kind| {
         let (name, channels) = (name.to_owned(), range.len());
@@ -17,8 +17,8 @@ fn params() -> Params {
         values: AlignedVec::from_slice(&(0..len).map(value).collect::<Vec<_>>()),
         grads: AlignedVec::from_slice(&(0..len).map(|i| value(i + 2) / 4.0).collect::<Vec<_>>()),
         entries: vec![
-            entry("weight", 0..PIECE + 32, ParamKind::Weight),
-            entry("bias", PIECE + 32..len, ParamKind::Bias),
+            entry("weight", 0..CHUNK + 32, ParamKind::Weight),
+            entry("bias", CHUNK + 32..len, ParamKind::Bias),
         ],
     }
 }
@@ -36,7 +36,7 @@ fn sgd_follows_its_definition_and_decays_weights_only() {
     optimizer.step(&mut params, 0.1);
     optimizer.step(&mut params, 0.05);
     for i in 0..before.len() {
-        let decay = if i < PIECE + 32 { 0.01 } else { 0.0 };
+        let decay = if i < CHUNK + 32 { 0.01 } else { 0.0 };
         let (mut w, mut b) = (f64::from(before[i]), 0.0);
         for rate in [0.1, 0.05] {
             let g = f64::from(grads[i]) + decay * w;
@@ -64,7 +64,7 @@ fn adam_and_adamw_follow_their_definitions() {
         }
         assert_eq!(optimizer.steps(), 3);
         for i in (0..before.len()).step_by(5) {
-            let decay = if i < PIECE + 32 { 0.01 } else { 0.0 };
+            let decay = if i < CHUNK + 32 { 0.01 } else { 0.0 };
             let (mut w, mut m, mut v) = (f64::from(before[i]), 0.0, 0.0);
             for t in 1..=3 {
                 let g = f64::from(grads[i]) + if decoupled { 0.0 } else { decay * w };
@@ -124,7 +124,7 @@ fn groups_have_rates_and_decays_of_their_own() {
     Optimizer::new(spec, &usual, cpu).step(&mut usual, 0.1);
     let options = GroupOptions { rate_factor: 1.0, weight_decay: 0.25 };
     Optimizer::with_groups(spec, &other, cpu, |_| options).step(&mut other, 0.05);
-    let (weight, bias) = (0..PIECE + 32, PIECE + 32..PIECE + 64);
+    let (weight, bias) = (0..CHUNK + 32, CHUNK + 32..CHUNK + 64);
     assert_eq!(grouped.values[weight.clone()], usual.values[weight]);
     assert_eq!(grouped.values[bias.clone()], other.values[bias]);
 }

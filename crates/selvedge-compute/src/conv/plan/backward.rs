@@ -16,7 +16,7 @@ use crate::conv::weight_gradient::row_buffers;
 use crate::conv::{Accumulate, Blocks, Conv2dShape, backward_bias, direct, tiles};
 use crate::cpu::{Cpu, Precision};
 use crate::partition::{RowPartition, Rows, elementwise};
-use crate::pool::{self, Pool2dShape};
+use crate::pool::{self, Pool2dShape, PooledGradient};
 use crate::scratch;
 use crate::simd::Element;
 
@@ -93,7 +93,8 @@ impl ConvPlan {
             }
             Some(window) => {
                 let pool = Pool2dShape::new(shape.output, window, window);
-                pool::scatter::<E>(cpu, &pool, view(dy), indices, scale, view_mut(full), bias.take());
+                let gradient = PooledGradient::<E> { dy: view(dy), indices, scale };
+                pool::scatter(cpu, &pool, gradient, view_mut(full), bias.take());
                 full
             }
             None if self.backward == ConvAlgorithm::Patches => {

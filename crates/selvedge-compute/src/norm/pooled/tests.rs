@@ -1,9 +1,9 @@
-//! Batch normalisation with max pooling against its definition in f64, and against normalisation and pooling apart.
+//! Batch normalisation with max pooling against its definition in f64, and against separate normalisation and pooling.
 
 use half::bf16;
 
 use super::*;
-use crate::norm::{block_gradient_sums, input_gradient, normalise};
+use crate::norm::{BackwardArgs, block_gradient_sums, input_gradient, normalise};
 use crate::pool::{max_backward, max_forward};
 use crate::test_support::{Numbers, assert_close, cpus, wide};
 
@@ -29,64 +29,54 @@ fn shapes() -> impl Iterator<Item = (Pool2dShape, usize)> {
     })
 }
 
-/// What the forward pass makes.
+/// The results of the forward pass.
 struct Forward<E> {
     y: Vec<E>,
-    numbers: Vec<u16>,
-    kept: Vec<E>,
+    indices: Vec<u16>,
+    maxima: Vec<E>,
 }
 
 impl<E: Element> Forward<E> {
-    fn new(
-        cpu: Cpu,
-        shape: &Pool2dShape,
-        channels: [&[f32]; 2],
-        activation: Option<Activation>,
-        x: &[E],
-    ) -> Forward<E> {
+    fn new(cpu: Cpu, shape: &Pool2dShape, norm: &Normalisation<'_>, x: &[E]) -> Forward<E> {
         let seven = || vec![E::from_f32(7.0); shape.output().len()];
-        let mut made = Self { y: seven(), numbers: vec![7; shape.output().len()], kept: seven() };
-        let indices = Some((&mut made.numbers[..], &mut made.kept[..]));
-        normalise_pooled(cpu, shape, channels, activation, x, &mut made.y, indices);
+        let mut made = Self { y: seven(), indices: vec![7; shape.output().len()], maxima: seven() };
+        let maxima = PooledMaxima { indices: &mut made.indices, x: &mut made.maxima };
+        normalise_pooled(cpu, shape, norm, x, &mut made.y, Some(maxima));
         made
     }
 
-    fn indices(&self) -> PooledMaxima<'_, E> {
-        PooledMaxima { numbers: &self.numbers, x: &self.kept }
+    /// The gradients of beta and gamma.
+    fn gradient_sums(&self, cpu: Cpu, args: PooledBackwardArgs<'_, E>) -> [Vec<f64>; 2] {
+        let stride = args.shape.output().channel_stride;
+        let [mut dbeta, mut dgamma] = [(); 2].map(|()| vec![7.0; stride]);
+        pooled_gradient_sums(cpu, args, &self.maxima, 0..stride, &mut dbeta, &mut dgamma);
+        [dbeta, dgamma]
     }
+}
 
-    fn gradient_sums(
-        &self,
-        cpu: Cpu,
-        output: &BlockShape,
-        valid: usize,
-        norm: &Normalisation<'_>,
-        dy: &[E],
-    ) -> [Vec<f64>; 2] {
-        let [mut sum, mut normalised] = [(); 2].map(|()| vec![7.0; output.channel_stride]);
-        let channels = 0..output.channel_stride;
-        pooled_gradient_sums(cpu, output, valid, norm, self.indices(), dy, channels, &mut sum, &mut normalised);
-        [sum, normalised]
-    }
+/// Constants of a normalisation of a single plane, all zero.
+fn zero_norm(activation: Option<Activation>) -> Normalisation<'static> {
+    let zeros = &[0.0; 16];
+    Normalisation { mean: zeros, rstd: zeros, factor: zeros, offset: zeros, activation }
 }
 
 /// Calls `f` with every output element, its image and channel, and the input elements of its window, in order.
 fn windows(shape: &Pool2dShape, mut f: impl FnMut(usize, (usize, usize), &[usize])) {
     let (input, output, size, stride) = (shape.input(), shape.output(), shape.size(), shape.stride());
     for to in 0..output.len() {
-        let (pixel, at) = (to / output.pixel(), to % output.pixel());
-        let (y, x) = (pixel / output.width * stride[0], pixel % output.width * stride[1]);
-        let place = |k: usize| input.offset(y + k / size[1], x + k % size[1]) + at;
-        f(to, output.image_and_channel(to), &(0..size[0] * size[1]).map(place).collect::<Vec<_>>());
+        let (number, at) = (to / output.pixel(), to % output.pixel());
+        let (y, x) = (number / output.width * stride[0], number % output.width * stride[1]);
+        let pixel = |k: usize| input.offset(y + k / size[1], x + k % size[1]) + at;
+        f(to, output.image_and_channel(to), &(0..size[0] * size[1]).map(pixel).collect::<Vec<_>>());
     }
 }
 
-/// Numbers for each channel from `of`; those of padded channels are zero.
+/// A number from `of` for each channel, zero for padded channels.
 fn channels(shape: &BlockShape, mut of: impl FnMut() -> f32) -> Vec<f32> {
     (0..shape.channel_stride).map(|c| if c < shape.channels { of() } else { 0.0 }).collect()
 }
 
-/// Numbers so round that a·x + b is exact in either type, and often equal for several pixels of a window.
+/// With multiples of a half or less: a·x + b is exact in both element types, and pixels of a window often tie.
 fn matches_definition<E: Element>() {
     for (n, (shape, valid)) in shapes().enumerate() {
         let (input, output) = (shape.input(), shape.output());
@@ -103,7 +93,7 @@ fn matches_definition<E: Element>() {
         for (cpu, activation) in cpus().into_iter().flat_map(|cpu| KINDS.map(|kind| (cpu, kind))) {
             let name = format!("{shape:?}, {valid} valid, {activation:?} on {}", cpu.isa());
             let norm = Normalisation { mean: &mean, rstd: &rstd, factor: &factor, offset: &offset, activation };
-            let got = Forward::new(cpu, &shape, [&factor, &offset], activation, &x);
+            let got = Forward::new(cpu, &shape, &norm, &x);
             let mut gradient = vec![0.0; input.len()];
             windows(&shape, |to, (image, c), window| {
                 let z = |i: usize| f64::from(factor[c]) * f64::from(x[i].to_f32()) + f64::from(offset[c]);
@@ -111,33 +101,34 @@ fn matches_definition<E: Element>() {
                 let largest = z(window[first]);
                 let is_dead = activation.is_some() && largest <= 0.0;
                 assert_eq!(f64::from(got.y[to].to_f32()), if is_dead { 0.0 } else { largest }, "{name}: y {to}");
-                assert_eq!(got.numbers[to], if is_dead { NO_ARGMAX } else { first as u16 }, "{name}: argmax {to}");
-                assert_eq!(got.kept[to].to_f32(), x[window[first]].to_f32(), "{name}: x of argmax {to}");
+                assert_eq!(got.indices[to], if is_dead { NO_ARGMAX } else { first as u16 }, "{name}: argmax {to}");
+                assert_eq!(got.maxima[to].to_f32(), x[window[first]].to_f32(), "{name}: x of argmax {to}");
                 if !is_dead && image < valid {
                     gradient[window[first]] = f64::from(dy[to].to_f32());
                 }
             });
             let mut y = vec![E::from_f32(7.0); output.len()];
-            normalise_pooled(cpu, &shape, [&factor, &offset], activation, &x, &mut y, None);
-            assert_eq!(wide(&y), wide(&got.y), "{name}: without indices");
+            normalise_pooled(cpu, &shape, &norm, &x, &mut y, None);
+            assert_eq!(wide(&y), wide(&got.y), "{name}: without maxima");
 
-            let [sum, sum_normalised] = got.gradient_sums(cpu, &output, valid, &norm, &dy);
-            let [mut want, mut want_normalised] = [(); 2].map(|()| vec![0.0; input.channel_stride]);
+            let args = PooledBackwardArgs { shape: &shape, valid, norm: &norm, indices: &got.indices, dy: &dy };
+            let [dbeta, dgamma] = got.gradient_sums(cpu, args);
+            let [mut want_dbeta, mut want_dgamma] = [(); 2].map(|()| vec![0.0; input.channel_stride]);
             let mut want_dx = vec![0.0; input.len()];
             for (i, &dy) in gradient.iter().enumerate() {
                 let (image, c) = input.image_and_channel(i);
                 let deviation = f64::from(x[i].to_f32()) - f64::from(mean[c]);
-                want[c] += dy;
-                want_normalised[c] += dy * deviation * f64::from(rstd[c]);
+                want_dbeta[c] += dy;
+                want_dgamma[c] += dy * deviation * f64::from(rstd[c]);
                 if image < valid {
                     want_dx[i] = f64::from(factor[c]) * dy - f64::from(c0[c]) - f64::from(c1[c]) * deviation;
                 }
             }
-            for (got, want) in sum.iter().chain(&sum_normalised).zip(want.iter().chain(&want_normalised)) {
+            for (got, want) in dbeta.iter().chain(&dgamma).zip(want_dbeta.iter().chain(&want_dgamma)) {
                 assert!((got - want).abs() < 1e-4 * want.abs().max(1.0), "{name}: a sum is {got}, not {want}");
             }
             let mut dx = vec![E::from_f32(7.0); input.len()];
-            pooled_input_gradient(cpu, &shape, valid, &norm, [&c0, &c1], &x, &got.numbers, &dy, &mut dx);
+            pooled_input_gradient(cpu, args, [&c0, &c1], &x, &mut dx);
             assert_close(&format!("{name}: dx"), &dx, &want_dx, 1e-5);
         }
     }
@@ -153,7 +144,7 @@ fn bf16_matches_definition() {
     matches_definition::<bf16>();
 }
 
-/// Numbers as they come: every element as from separate passes, to the rounding of what those store.
+/// With arbitrary numbers: bit-identical to separate passes, the sums up to rounding.
 fn equals_separate_passes<E: Element>() {
     for (n, (shape, valid)) in shapes().enumerate() {
         let (input, output) = (shape.input(), shape.output());
@@ -166,34 +157,27 @@ fn equals_separate_passes<E: Element>() {
             let norm = Normalisation { mean: &mean, rstd: &rstd, factor: &factor, offset: &offset, activation };
             let seven = |shape: BlockShape| vec![E::from_f32(7.0); shape.len()];
             let [mut full, mut full_dy, mut want_dx, mut dx] = [(); 4].map(|()| seven(input));
-            let (mut want_y, mut want_winners) = (seven(output), vec![7; output.len()]);
-            normalise(cpu, &input, [&factor, &offset], activation, &x, &mut full);
-            max_forward(cpu, &shape, 0..output.height, &full, &mut want_y, Some(&mut want_winners));
-            max_backward(cpu, &shape, 0..input.height, &dy, &want_winners, &mut full_dy);
-            input_gradient(cpu, &input, valid, &norm, [&c0, &c1], &x, &full_dy, &mut want_dx);
+            let (mut want_y, mut want_indices) = (seven(output), vec![7; output.len()]);
+            normalise(cpu, &input, &norm, &x, &mut full);
+            max_forward(cpu, &shape, 0..output.height, &full, &mut want_y, Some(&mut want_indices));
+            max_backward(cpu, &shape, 0..input.height, &dy, &want_indices, &mut full_dy);
+            let separate = BackwardArgs { shape: &input, valid, norm: &norm, x: &x, dy: &full_dy };
+            input_gradient(cpu, separate, [&c0, &c1], &mut want_dx);
 
-            let got = Forward::new(cpu, &shape, [&factor, &offset], activation, &x);
+            let got = Forward::new(cpu, &shape, &norm, &x);
             assert_eq!(wide(&got.y), wide(&want_y), "{name}: y");
-            for (got, want) in got.numbers.iter().zip(&want_winners).filter(|&(&got, _)| got != NO_ARGMAX) {
+            for (got, want) in got.indices.iter().zip(&want_indices).filter(|&(&got, _)| got != NO_ARGMAX) {
                 assert_eq!(got, want, "{name}: indices");
             }
-            pooled_input_gradient(cpu, &shape, valid, &norm, [&c0, &c1], &x, &got.numbers, &dy, &mut dx);
+            let args = PooledBackwardArgs { shape: &shape, valid, norm: &norm, indices: &got.indices, dy: &dy };
+            pooled_input_gradient(cpu, args, [&c0, &c1], &x, &mut dx);
             assert_eq!(wide(&dx), wide(&want_dx), "{name}: dx");
 
-            let [mut want, mut want_normalised] = [(); 2].map(|()| vec![7.0; input.channel_stride]);
-            block_gradient_sums(
-                cpu,
-                &input,
-                valid,
-                &norm,
-                &x,
-                &full_dy,
-                0..input.channel_stride,
-                &mut want,
-                &mut want_normalised,
-            );
-            let [sum, normalised] = got.gradient_sums(cpu, &output, valid, &norm, &dy);
-            for (got, want) in sum.iter().chain(&normalised).zip(want.iter().chain(&want_normalised)) {
+            let stride = input.channel_stride;
+            let [mut want_dbeta, mut want_dgamma] = [(); 2].map(|()| vec![7.0; stride]);
+            block_gradient_sums(cpu, separate, 0..stride, &mut want_dbeta, &mut want_dgamma);
+            let [dbeta, dgamma] = got.gradient_sums(cpu, args);
+            for (got, want) in dbeta.iter().chain(&dgamma).zip(want_dbeta.iter().chain(&want_dgamma)) {
                 assert!((got - want).abs() < 1e-4 * want.abs().max(1.0), "{name}: a sum is {got}, not {want}");
             }
         }
@@ -216,35 +200,35 @@ fn a_nan_is_the_largest_and_stays() {
     for (cpu, activation) in cpus().into_iter().flat_map(|cpu| KINDS.map(|kind| (cpu, kind))) {
         let mut x = vec![1.0f32; shape.input().len()];
         x[512..1024].fill(f32::NAN);
-        let got = Forward::new(cpu, &shape, [&[1.0; 16], &[0.5; 16]], activation, &x);
+        let norm = Normalisation { factor: &[1.0; 16], offset: &[0.5; 16], ..zero_norm(activation) };
+        let got = Forward::new(cpu, &shape, &norm, &x);
         assert!(got.y.iter().all(|y| y.is_nan()), "{activation:?} on {}", cpu.isa());
-        let argmax = if activation.is_none() { 1 } else { NO_ARGMAX };
-        assert!(got.numbers.iter().all(|&number| number == argmax), "{activation:?} on {}", cpu.isa());
+        let want = if activation.is_none() { 1 } else { NO_ARGMAX };
+        assert!(got.indices.iter().all(|&argmax| argmax == want), "{activation:?} on {}", cpu.isa());
     }
 }
 
 #[test]
-#[should_panic(expected = "windows of [3, 3], [2, 2] apart, overlap")]
+#[should_panic(expected = "windows of [3, 3] with a stride of [2, 2] overlap")]
 fn windows_must_not_overlap() {
     let shape = Pool2dShape::new(BlockShape::new(5, 5, 16), [3, 3], [2, 2]);
     let x = vec![0.0f32; shape.input().len()];
-    Forward::new(cpus()[0], &shape, [&[0.0; 16], &[0.0; 16]], None, &x);
+    Forward::new(cpus()[0], &shape, &zero_norm(None), &x);
 }
 
 #[test]
-#[should_panic(expected = "Some(Gelu) is not pooled behind a normalisation")]
+#[should_panic(expected = "Some(Gelu) cannot be fused with max pooling")]
 fn the_activation_must_be_monotone() {
     let shape = Pool2dShape::new(BlockShape::new(2, 2, 16), [2, 2], [2, 2]);
     let x = vec![0.0f32; shape.input().len()];
-    Forward::new(cpus()[0], &shape, [&[0.0; 16], &[0.0; 16]], Some(Activation::Gelu), &x);
+    Forward::new(cpus()[0], &shape, &zero_norm(Some(Activation::Gelu)), &x);
 }
 
 #[test]
-#[should_panic(expected = "the indices' x has 256 elements and its shape 512")]
-fn winners_must_fit() {
-    let shape = BlockShape::new(1, 1, 16);
-    let zeros = [0.0f32; 16];
-    let norm = Normalisation { mean: &zeros, rstd: &zeros, factor: &zeros, offset: &zeros, activation: None };
-    let indices = PooledMaxima { numbers: &[0; 512], x: &[0.0f32; 256] };
-    pooled_gradient_sums(cpus()[0], &shape, 1, &norm, indices, &[0.0; 512], 0..16, &mut [0.0; 16], &mut [0.0; 16]);
+#[should_panic(expected = "the maxima's x has 256 elements and its shape 512")]
+fn maxima_must_fit() {
+    let shape = Pool2dShape::new(BlockShape::new(1, 1, 16), [1, 1], [1, 1]);
+    let (norm, indices, dy) = (zero_norm(None), &[0; 512], &[0.0f32; 512]);
+    let args = PooledBackwardArgs { shape: &shape, valid: 1, norm: &norm, indices, dy };
+    pooled_gradient_sums(cpus()[0], args, &[0.0; 256], 0..16, &mut [0.0; 16], &mut [0.0; 16]);
 }

@@ -11,11 +11,12 @@ use selvedge_compute::activation::{self, Activation};
 use selvedge_compute::conv::Conv2dShape;
 use selvedge_compute::cost::{self, Cost};
 use selvedge_compute::dropout::{self, DropoutMask};
-use selvedge_compute::loss::{self, BlockTargets, Logits};
-use selvedge_compute::optim::{self, AdamParams, PIECE, SgdParams};
+use selvedge_compute::input::{self, BlockImages};
+use selvedge_compute::loss::{self, BlockTargets, Logits, LossGradient};
+use selvedge_compute::optim::{self, AdamParams, CHUNK, SgdParams};
 use selvedge_compute::pool::{self, Pool2dShape};
 use selvedge_compute::simd::Element;
-use selvedge_compute::{AlignedVec, BLOCK, BlockShape, Cpu, Precision, bf16, input, sum};
+use selvedge_compute::{AlignedVec, BLOCK, BlockShape, Cpu, Precision, bf16, sum};
 
 /// An operation with its shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -291,11 +292,12 @@ fn pooling<E: Element>(shape: Pool2dShape, is_max: bool) -> Vec<Make> {
 fn network_input(shape: BlockShape) -> Make {
     Box::new(move |cpu, batch, of_thread| {
         let blocks = batch.div_ceil(BLOCK);
-        let images: Vec<u8> = (0..blocks * shape.len()).map(|i| (i * 7919 % 256) as u8).collect();
+        let pixels: Vec<u8> = (0..blocks * shape.len()).map(|i| (i * 7919 % 256) as u8).collect();
         let mut to = AlignedVec::<f32>::zeroed(blocks * shape.len());
         let run = Box::new(move || {
-            to.par_chunks_mut(shape.len()).zip(images.par_chunks(shape.len())).for_each(|(to, images)| {
-                input::fill_block(cpu, images, BLOCK, shape, 0.0125, -0.75, to);
+            to.par_chunks_mut(shape.len()).zip(pixels.par_chunks(shape.len())).for_each(|(to, pixels)| {
+                let images = BlockImages { pixels, valid: BLOCK, scale: 0.0125, shift: -0.75 };
+                input::fill_block(cpu, shape, images, to);
             });
         });
         let (cost, resident) = (cost::input(&shape, batch), cost::input(&shape, of_thread).bytes);
@@ -313,9 +315,10 @@ fn cross_entropy(classes: usize) -> Make {
         let labels: Vec<u8> = (0..BLOCK).map(|image| (image % classes) as u8).collect();
         let run = Box::new(move || {
             let blocks = values.par_chunks(BLOCK * stride).zip(gradients.par_chunks_mut(BLOCK * stride));
-            blocks.for_each(|(values, gradient)| {
+            blocks.for_each(|(values, dlogits)| {
                 let logits = Logits { values, classes, valid: BLOCK };
-                loss::cross_entropy(cpu, logits, BlockTargets::Labels(&labels), 0.1, Some((1.0 / 64.0, gradient)));
+                let gradient = Some(LossGradient { scale: 1.0 / 64.0, dlogits });
+                loss::cross_entropy(cpu, logits, BlockTargets::Labels(&labels), 0.1, gradient);
             });
         });
         let costs = |images| cost::cross_entropy(images, stride);
@@ -333,8 +336,8 @@ fn optimizer(is_adam: bool, parameters: usize, threads: usize) -> Make {
         let mut step = 0;
         let run = Box::new(move || {
             step += 1;
-            let pieces = value.par_chunks_mut(PIECE).zip(grad.par_chunks(PIECE));
-            let moments = first.par_chunks_mut(PIECE).zip(second.par_chunks_mut(PIECE));
+            let pieces = value.par_chunks_mut(CHUNK).zip(grad.par_chunks(CHUNK));
+            let moments = first.par_chunks_mut(CHUNK).zip(second.par_chunks_mut(CHUNK));
             pieces.zip(moments).for_each(|((value, grad), (first, second))| {
                 if is_adam {
                     optim::adam(cpu, value, grad, first, second, &AdamParams { step, ..ADAM });

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use selvedge_compute::activation::Activation;
 use selvedge_compute::cost;
-use selvedge_compute::norm::{self, Normalisation, PooledMaxima};
+use selvedge_compute::norm::{self, BackwardArgs, Normalisation, PooledBackwardArgs, PooledMaxima};
 use selvedge_compute::pool::Pool2dShape;
 use selvedge_compute::simd::Element;
 use selvedge_compute::{BLOCK, BlockShape};
@@ -31,7 +31,7 @@ pub(super) fn alone<E: Element>(shape: BlockShape) -> Vec<Make> {
         move |cpu, t| {
             let (mean, square) = t.sums.split_at_mut(channels);
             norm::block_moments(cpu, &shape, BLOCK, t.read[0], 0..channels, mean, square);
-            norm::normalise(cpu, &shape, [&constants, &constants], ACTIVATION, t.read[0], t.written);
+            norm::normalise(cpu, &shape, &normalisation(&constants), t.read[0], t.written);
         },
     );
     let backward = by_block::<E>(
@@ -42,19 +42,10 @@ pub(super) fn alone<E: Element>(shape: BlockShape) -> Vec<Make> {
         move |cpu, t| {
             let c = &per_channel[..];
             let norm = normalisation(c);
-            let (sum, sum_normalised) = t.sums.split_at_mut(channels);
-            norm::block_gradient_sums(
-                cpu,
-                &shape,
-                BLOCK,
-                &norm,
-                t.read[0],
-                t.read[1],
-                0..channels,
-                sum,
-                sum_normalised,
-            );
-            norm::input_gradient(cpu, &shape, BLOCK, &norm, [c, c], t.read[0], t.read[1], t.written);
+            let args = BackwardArgs { shape: &shape, valid: BLOCK, norm: &norm, x: t.read[0], dy: t.read[1] };
+            let (dbeta, dgamma) = t.sums.split_at_mut(channels);
+            norm::block_gradient_sums(cpu, args, 0..channels, dbeta, dgamma);
+            norm::input_gradient(cpu, args, [c, c], t.written);
         },
     );
     vec![forward, backward]
@@ -75,8 +66,8 @@ pub(super) fn pooled<E: Element>(shape: Pool2dShape) -> Vec<Make> {
             let (mean, square) = t.sums.split_at_mut(channels);
             norm::block_moments(cpu, &input, BLOCK, t.read[0], 0..channels, mean, square);
             let (y, kept) = t.written.split_at_mut(small);
-            let indices = Some((&mut t.indices[..small], kept));
-            norm::normalise_pooled(cpu, &shape, [&constants, &constants], ACTIVATION, t.read[0], y, indices);
+            let maxima = PooledMaxima { indices: &mut t.indices[..small], x: kept };
+            norm::normalise_pooled(cpu, &shape, &normalisation(&constants), t.read[0], y, Some(maxima));
         },
     );
     let backward = by_block::<E>(
@@ -87,10 +78,10 @@ pub(super) fn pooled<E: Element>(shape: Pool2dShape) -> Vec<Make> {
         move |cpu, t| {
             let (c, dy, indices) = (&per_channel[..], &t.read[1][..small], &t.indices[..small]);
             let norm = normalisation(c);
-            let (sum, sum_normalised) = t.sums.split_at_mut(channels);
-            let kept = PooledMaxima { numbers: indices, x: &t.read[0][..small] };
-            norm::pooled_gradient_sums(cpu, &output, BLOCK, &norm, kept, dy, 0..channels, sum, sum_normalised);
-            norm::pooled_input_gradient(cpu, &shape, BLOCK, &norm, [c, c], t.read[0], indices, dy, t.written);
+            let args = PooledBackwardArgs { shape: &shape, valid: BLOCK, norm: &norm, indices, dy };
+            let (dbeta, dgamma) = t.sums.split_at_mut(channels);
+            norm::pooled_gradient_sums(cpu, args, &t.read[0][..small], 0..channels, dbeta, dgamma);
+            norm::pooled_input_gradient(cpu, args, [c, c], t.read[0], t.written);
         },
     );
     vec![forward, backward]

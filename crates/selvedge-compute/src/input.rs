@@ -1,7 +1,7 @@
-//! Converts images of bytes to a block of the network's input.
+//! Converts images, of bytes or of floats, to a block of the network's input.
 //!
 //! Images arrive one after another, `[image][height][width][channel]`; a block has the 32 images of a pixel side by
-//! side. For one channel this is the transposition of a matrix of bytes. It transposes squares of 8 by 8 bytes in eight
+//! side. For one channel of bytes this is the transposition of a matrix of bytes. It transposes squares of 8 by 8 bytes in eight
 //! 64-bit words: three rounds exchange the off-diagonal quarters of 2x2, 4x4 and 8x8 squares (Warren, Hacker's Delight,
 //! 7-3, with bytes in place of bits). Eight squares lie side by side in the lanes of a vector, so 64 pixels of 8 images
 //! are transposed together.
@@ -14,6 +14,7 @@ use crate::simd::{Element, Kernel, Simd, dispatch};
 const STRIP: usize = 64;
 /// Images transposed at a time, as many as a word has bytes.
 const GROUP: usize = 8;
+const STRIP_F32: usize = 16;
 
 /// Images for a block, and how their numbers become elements: element = number·`scale` + `shift`.
 ///
@@ -48,29 +49,61 @@ pub struct BlockImages<'a, P> {
 /// # Ok::<(), selvedge_compute::CpuError>(())
 /// ```
 pub fn fill_block<E: Element>(cpu: Cpu, shape: BlockShape, images: BlockImages<'_, u8>, out: &mut [E]) {
+    check(&shape, &images, out);
+    if !out.is_empty() {
+        dispatch(cpu, FillBlock::new(&shape, images, out));
+    }
+}
+
+/// [`fill_block`] from images of floats.
+///
+/// With numbers between 0 and 1, and a mean and a standard deviation in the same units, `scale` is 1/deviation and `shift`
+/// −mean/deviation.
+///
+/// # Panics
+/// As [`fill_block`].
+///
+/// ```
+/// use selvedge_compute::{BlockShape, Cpu, input::{BlockImages, fill_block_f32}};
+/// let shape = BlockShape::input(1, 2, 1);
+/// let mut block = vec![0.0; shape.len()];
+/// let images = BlockImages { pixels: &[0.0, 1.0, 0.25, 0.5], valid: 2, scale: 2.0, shift: -1.0 };
+/// fill_block_f32(Cpu::detect()?, shape, images, &mut block);
+/// assert_eq!((block[0], block[1], block[32]), (-1.0, -0.5, 1.0));
+/// # Ok::<(), selvedge_compute::CpuError>(())
+/// ```
+pub fn fill_block_f32<E: Element>(cpu: Cpu, shape: BlockShape, images: BlockImages<'_, f32>, out: &mut [E]) {
+    check(&shape, &images, out);
+    if !out.is_empty() {
+        dispatch(cpu, FillBlock::new(&shape, images, out));
+    }
+}
+
+fn check<P, E>(shape: &BlockShape, images: &BlockImages<'_, P>, out: &[E]) {
     let (stride, channels, valid, len) = (shape.channel_stride, shape.channels, images.valid, images.pixels.len());
     assert!(valid <= BLOCK, "{valid} valid images in a block of {BLOCK}");
     assert_eq!(stride, channels, "the input's channel stride is {stride}, not its {channels} channels");
     let need = valid * shape.height * shape.width * channels;
-    assert_eq!(len, need, "{len} bytes for {valid} images that have {need}");
+    assert_eq!(len, need, "{len} numbers for {valid} images that have {need}");
     assert_eq!(out.len(), shape.len(), "the block has {} elements and its shape {}", out.len(), shape.len());
-    if !out.is_empty() {
-        dispatch(
-            cpu,
-            FillBlock { images, pixel_count: shape.height * shape.width, channels, plane: shape.plane(), out },
-        );
-    }
 }
 
-struct FillBlock<'a, E> {
-    images: BlockImages<'a, u8>,
+struct FillBlock<'a, P, E> {
+    images: BlockImages<'a, P>,
     pixel_count: usize,
     channels: usize,
     plane: usize,
     out: &'a mut [E],
 }
 
-impl<E: Element> Kernel for FillBlock<'_, E> {
+impl<'a, P, E> FillBlock<'a, P, E> {
+    fn new(shape: &BlockShape, images: BlockImages<'a, P>, out: &'a mut [E]) -> Self {
+        let pixel_count = shape.height * shape.width;
+        Self { images, pixel_count, channels: shape.channels, plane: shape.plane(), out }
+    }
+}
+
+impl<E: Element> Kernel for FillBlock<'_, u8, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
@@ -84,7 +117,7 @@ impl<E: Element> Kernel for FillBlock<'_, E> {
     }
 }
 
-impl<E: Element> FillBlock<'_, E> {
+impl<E: Element> FillBlock<'_, u8, E> {
     /// One channel, in strips of 64 pixels; the last strip overlaps the one before it.
     #[inline(always)]
     fn transpose_strips<S: Simd>(&mut self, s: S) {
@@ -137,6 +170,63 @@ impl<E: Element> FillBlock<'_, E> {
                 let from = &pixels[image * size + number * plane..][..plane];
                 for (to, &from) in to.iter_mut().zip(from) {
                     *to = table[usize::from(from)];
+                }
+            }
+            rest.fill(E::default());
+        }
+    }
+}
+
+impl<E: Element> Kernel for FillBlock<'_, f32, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        if self.channels == 1 && self.pixel_count >= STRIP_F32 {
+            self.transpose_strips(s);
+        } else {
+            self.pixel_by_pixel();
+        }
+    }
+}
+
+impl<E: Element> FillBlock<'_, f32, E> {
+    /// Strips of pixels of one channel; the last strip overlaps the one before it.
+    #[inline(always)]
+    fn transpose_strips<S: Simd>(&mut self, s: S) {
+        let (scale, shift) = (s.splat(self.images.scale), s.splat(self.images.shift));
+        let mut strip = [[0.0f32; BLOCK]; STRIP_F32];
+        for start in (0..self.pixel_count).step_by(STRIP_F32) {
+            let start = start.min(self.pixel_count - STRIP_F32);
+            for image in 0..self.images.valid {
+                let from = &self.images.pixels[image * self.pixel_count + start..][..STRIP_F32];
+                for (to, &from) in strip.iter_mut().zip(from) {
+                    to[image] = from;
+                }
+            }
+            let out = &mut self.out[start * BLOCK..][..STRIP_F32 * BLOCK];
+            for (to, from) in out.as_chunks_mut::<BLOCK>().0.iter_mut().zip(&strip) {
+                for i in (0..BLOCK).step_by(S::LANES) {
+                    // SAFETY: both are arrays of BLOCK elements, a multiple of LANES.
+                    unsafe {
+                        let x = s.load(from.as_ptr().add(i));
+                        E::store(s, to.as_mut_ptr().add(i), s.mul_add(x, scale, shift));
+                    }
+                }
+                to[self.images.valid..].fill(E::default());
+            }
+        }
+    }
+
+    /// Any number of channels, pixel by pixel.
+    #[inline(always)]
+    fn pixel_by_pixel(&mut self) {
+        let (plane, size) = (self.plane, self.pixel_count * self.channels);
+        for (number, out) in self.out.chunks_exact_mut(BLOCK * plane).enumerate() {
+            let (data, rest) = out.split_at_mut(self.images.valid * plane);
+            for (image, to) in data.chunks_exact_mut(plane).enumerate() {
+                let from = &self.images.pixels[image * size + number * plane..][..plane];
+                for (to, &from) in to.iter_mut().zip(from) {
+                    *to = E::from_f32(from * self.images.scale + self.images.shift);
                 }
             }
             rest.fill(E::default());
@@ -201,9 +291,11 @@ mod tests {
                 let mut numbers = Numbers::new(valid as u64);
                 let size = height * width * channels;
                 let bytes: Vec<u8> = (0..valid * size).map(|_| (numbers.next_u32() >> 24) as u8).collect();
-                let mut out = vec![E::from_f32(7.0); shape.len()];
-                let images = BlockImages { pixels: &bytes, valid, scale: 0.0125, shift: -0.75 };
-                fill_block(cpu, shape, images, &mut out);
+                let floats: Vec<f32> = bytes.iter().map(|&byte| f32::from(byte)).collect();
+                let mut outs = [vec![E::from_f32(7.0); shape.len()], vec![E::from_f32(7.0); shape.len()]];
+                let (scale, shift) = (0.0125, -0.75);
+                fill_block(cpu, shape, BlockImages { pixels: &bytes, valid, scale, shift }, &mut outs[0]);
+                fill_block_f32(cpu, shape, BlockImages { pixels: &floats, valid, scale, shift }, &mut outs[1]);
                 let mut want = vec![0.0; shape.len()];
                 for image in 0..valid {
                     for (i, &byte) in bytes[image * size..][..size].iter().enumerate() {
@@ -211,9 +303,11 @@ mod tests {
                         want[to] = f64::from(byte) * f64::from(0.0125f32) - 0.75;
                     }
                 }
-                assert_close(&format!("{shape:?}, {valid} images on {}", cpu.isa()), &out, &want, 3e-7);
                 let zero = |i: &usize| shape.image_and_channel(*i).0 >= valid;
-                assert!((0..out.len()).filter(zero).all(|i| out[i].to_f32() == 0.0), "images from {valid} on");
+                for (from, out) in ["bytes", "floats"].into_iter().zip(&outs) {
+                    assert_close(&format!("{shape:?}, {valid} images of {from} on {}", cpu.isa()), out, &want, 3e-7);
+                    assert!((0..out.len()).filter(zero).all(|i| out[i].to_f32() == 0.0), "images from {valid} on");
+                }
             }
         }
     }
@@ -229,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "5 bytes for 2 images that have 8")]
+    #[should_panic(expected = "5 numbers for 2 images that have 8")]
     fn lengths_must_agree() {
         let shape = BlockShape::input(2, 2, 1);
         let images = BlockImages { pixels: &[0; 5], valid: 2, scale: 1.0, shift: 0.0 };

@@ -2,46 +2,78 @@
 
 use half::bf16;
 
-use super::{PATCH, assert_amx, shape};
+use std::ops::Range;
+
+use super::{PATCH, SIDE, assert_amx, shape};
 use crate::conv::Conv2dShape;
 use crate::cpu::Cpu;
+use crate::input::BlockImages;
 use crate::layout::BLOCK;
 
-/// The images that [`fill`] makes patches of.
-#[derive(Clone, Copy)]
-pub struct Images<'a> {
-    /// `[valid][height][width]`.
-    pub bytes: &'a [u8],
-    /// How many images there are.
-    pub valid: usize,
-    /// How many images of the block the passes read, up to [`BLOCK`]; those from `valid` on become zero.
-    pub read: usize,
-    /// A pixel is byte·`scale` + `shift`; see [`crate::input::fill_block`].
-    pub scale: f32,
-    /// Added to the scaled byte.
-    pub shift: f32,
-}
-
-/// Fills a block with the 4×4 patches of images, rounded to bf16; pixels outside of the image are zero.
+/// Fills a block with the 4×4 patches of grey images, rounded to bf16; pixels outside of the image are zero, and so are the
+/// images from `images.valid` to `read`, the number of images that the passes read.
 ///
 /// # Panics
 /// If `valid` exceeds `read` or that exceeds [`BLOCK`], if a slice does not fit the layer, or if `cpu` does not prove AMX.
-pub fn fill(cpu: Cpu, layer: &Conv2dShape, images: Images<'_>, patches: &mut [bf16]) {
+pub fn fill(cpu: Cpu, layer: &Conv2dShape, images: BlockImages<'_, u8>, read: usize, patches: &mut [bf16]) {
     assert_amx(cpu);
-    let (shape, Images { bytes, valid, read, .. }) = (shape(layer), images);
-    assert!(valid <= read && read <= BLOCK, "{valid} of {read} images in a block of {BLOCK}");
-    let expected = valid * layer.input.height * layer.input.width;
-    assert_eq!(bytes.len(), expected, "{} bytes for {valid} images that have {expected}", bytes.len());
-    assert_eq!(patches.len(), shape.len(), "the length of the patches and that of {shape:?}");
+    check(layer, &images, read, patches);
     if patches.is_empty() {
         return;
     }
-    // SAFETY: the assertions compared the lengths with the layer; AMX is reported only beside AVX-512 with bf16
-    // (`cpu::detect`).
+    // SAFETY: `check` compared the lengths with the layer; AMX is reported only beside AVX-512 with bf16 (`cpu::detect`).
     unsafe { x86::fill(layer, images, patches) };
-    if valid < read {
+    clear(images.valid..read, patches);
+}
+
+/// [`fill`] from images of f32. Plain code that runs on any processor.
+///
+/// ```
+/// use selvedge_compute::conv::{Conv2dShape, first_layer::patches};
+/// use selvedge_compute::{BlockShape, bf16, input::BlockImages};
+/// let layer = Conv2dShape::same(BlockShape::input(2, 2, 1), 16, [3, 3], 1);
+/// let mut filled = vec![bf16::ZERO; patches::shape(&layer).len()];
+/// let images = BlockImages { pixels: &[0.0, 0.5, 1.0, 1.5], valid: 1, scale: 2.0, shift: 1.0 };
+/// patches::fill_f32(&layer, images, 32, &mut filled);
+/// let patch: Vec<f32> = filled[..16].iter().map(|x| x.to_f32()).collect();
+/// assert_eq!(patch, [0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 0.0, 0.0, 3.0, 4.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+/// ```
+///
+/// # Panics
+/// As [`fill`], but for AMX.
+pub fn fill_f32(layer: &Conv2dShape, images: BlockImages<'_, f32>, read: usize, patches: &mut [bf16]) {
+    check(layer, &images, read, patches);
+    let BlockImages { pixels, valid, scale, shift } = images;
+    let (height, width, columns) = (layer.input.height, layer.input.width, shape(layer).width);
+    for (number, patch) in patches.chunks_exact_mut(BLOCK * PATCH).enumerate() {
+        // The patch begins one pixel above and left of the pixels that are pooled into one.
+        let [top, left] = [2 * (number / columns), 2 * (number % columns)];
+        for (image, patch) in patch.chunks_exact_mut(PATCH).take(valid).enumerate() {
+            let pixels = &pixels[image * height * width..][..height * width];
+            for (at, to) in patch.iter_mut().enumerate() {
+                let [y, x] = [top + at / SIDE, left + at % SIDE];
+                let is_inside = (1..=height).contains(&y) && (1..=width).contains(&x);
+                let pixel = || bf16::from_f32(pixels[(y - 1) * width + x - 1] * scale + shift);
+                *to = if is_inside { pixel() } else { bf16::ZERO };
+            }
+        }
+    }
+    clear(valid..read, patches);
+}
+
+fn check<P>(layer: &Conv2dShape, images: &BlockImages<'_, P>, read: usize, patches: &[bf16]) {
+    let (shape, valid, len) = (shape(layer), images.valid, images.pixels.len());
+    assert!(valid <= read && read <= BLOCK, "{valid} of {read} images in a block of {BLOCK}");
+    let need = valid * layer.input.height * layer.input.width;
+    assert_eq!(len, need, "{len} numbers for {valid} images that have {need}");
+    assert_eq!(patches.len(), shape.len(), "the length of the patches and that of {shape:?}");
+}
+
+/// Zeros for these images.
+fn clear(images: Range<usize>, patches: &mut [bf16]) {
+    if !images.is_empty() {
         for patch in patches.chunks_exact_mut(BLOCK * PATCH) {
-            patch[valid * PATCH..read * PATCH].fill(bf16::ZERO);
+            patch[images.start * PATCH..images.end * PATCH].fill(bf16::ZERO);
         }
     }
 }
@@ -53,7 +85,7 @@ mod x86 {
     use half::bf16;
 
     use super::super::{PATCH, shape};
-    use super::{BLOCK, Conv2dShape, Images};
+    use super::{BLOCK, BlockImages, Conv2dShape};
     use crate::amx::shuffle::round_row;
 
     /// Pixels of a vector.
@@ -64,8 +96,8 @@ mod x86 {
     /// # Safety
     /// There must be bytes of `valid` images of the layer, at most BLOCK, and `patches` must be a block of its patches.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    pub(super) unsafe fn fill(layer: &Conv2dShape, images: Images<'_>, patches: &mut [bf16]) {
-        let Images { bytes: images, valid, scale, shift, .. } = images;
+    pub(super) unsafe fn fill(layer: &Conv2dShape, images: BlockImages<'_, u8>, patches: &mut [bf16]) {
+        let BlockImages { pixels: images, valid, scale, shift } = images;
         let (height, width) = (layer.input.height, layer.input.width);
         let shape = shape(layer);
         let (scale, shift) = (_mm512_set1_ps(scale), _mm512_set1_ps(shift));
@@ -134,5 +166,5 @@ mod x86 {
     //! Never called: no `Cpu` proves AMX here, so `assert_amx` panics first.
     use super::*;
 
-    pub(super) unsafe fn fill(_: &Conv2dShape, _: Images<'_>, _: &mut [bf16]) {}
+    pub(super) unsafe fn fill(_: &Conv2dShape, _: BlockImages<'_, u8>, _: &mut [bf16]) {}
 }

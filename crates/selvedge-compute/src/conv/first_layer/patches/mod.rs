@@ -37,7 +37,7 @@ use crate::cpu::Cpu;
 use crate::layout::BlockShape;
 
 pub use backward::backward;
-pub use fill::{Images, fill};
+pub use fill::{fill, fill_f32};
 pub use forward::forward;
 pub use moments::patch_sums;
 pub use unpooled::{backward_unpooled, forward_unpooled};

@@ -7,9 +7,14 @@ use crate::conv::first_layer::batch_norm::{self, PATCH_SUMS};
 use crate::conv::reference::for_each_product;
 use crate::conv::{Epilogue, NO_ARGMAX, Part, PooledOutput, Training, pack as panels};
 use crate::dropout::{self, DropoutMask};
+use crate::input::BlockImages;
 use crate::layout::BLOCK;
 use crate::simd::Element;
 use crate::test_support::{Numbers, assert_close, wide};
+
+/// Images of even and odd sizes, of the width of several vectors or of one window.
+const SIZES: [[usize; 2]; 9] = [[28, 28], [6, 6], [7, 5], [2, 3], [5, 9], [3, 30], [4, 35], [2, 62], [8, 10]];
+const VALID: [usize; 9] = [32, 5, 17, 32, 16, 1, 31, 32, 21];
 
 const SCALE: f32 = 1.0 / 64.0;
 const SHIFT: f32 = -1.5;
@@ -28,25 +33,14 @@ struct Case {
     results: Vec<Vec<f64>>,
 }
 
-/// Images of even and odd sizes, of the width of several vectors or of one window, with one or several panels of channels.
+/// Layers of one and several panels of channels.
 fn cases() -> Vec<Case> {
     let Ok(cpu) = Cpu::with(Isa::Amx) else {
         eprintln!("WARNING: 4x4 patches were NOT TESTED: this machine lacks amx");
         return vec![];
     };
-    let shapes = [
-        (28, 28, 16),
-        (6, 6, 16),
-        (7, 5, 20),
-        (2, 3, 40),
-        (5, 9, 32),
-        (3, 30, 16),
-        (4, 35, 16),
-        (2, 62, 10),
-        (8, 10, 64),
-    ];
-    let cases = shapes.into_iter().zip([32, 5, 17, 32, 16, 1, 31, 32, 21]);
-    cases.map(|((height, width, filters), valid)| Case::new(cpu, height, width, filters, valid)).collect()
+    let cases = SIZES.into_iter().zip([16, 16, 20, 40, 32, 16, 16, 10, 64]).zip(VALID);
+    cases.map(|(([height, width], filters), valid)| Case::new(cpu, height, width, filters, valid)).collect()
 }
 
 impl Case {
@@ -55,7 +49,8 @@ impl Case {
         let mut numbers = Numbers::new((height * width) as u64);
         let images: Vec<u8> = (0..valid * height * width).map(|_| (numbers.next_u32() >> 24) as u8).collect();
         let mut patches = vec![bf16::from_f32(7.0); shape(&layer).len()];
-        fill(cpu, &layer, Images { bytes: &images, valid, read: BLOCK, scale: SCALE, shift: SHIFT }, &mut patches);
+        let block = BlockImages { pixels: &images[..], valid, scale: SCALE, shift: SHIFT };
+        fill(cpu, &layer, block, BLOCK, &mut patches);
         let logical: Vec<f32> = wide(&numbers.elements::<bf16>(9 * filters)).into_iter().map(|w| w as f32).collect();
         let mut in_panels = vec![0.0; layer.weights_len()];
         panels::to_panels(&layer, &logical, &mut in_panels);
@@ -114,19 +109,38 @@ impl Case {
     }
 }
 
+/// Panics unless patches of `valid` images hold the pixels of their windows. `pixel` gives a pixel of an image by its numbers.
+fn assert_holds(layer: &Conv2dShape, valid: usize, patches: &[bf16], pixel: impl Fn(usize, usize) -> f64) {
+    let (shape, input) = (shape(layer), layer.input);
+    for (at, &got) in patches.iter().enumerate() {
+        let ((image, element), patch) = (shape.image_and_channel(at), at / shape.pixel());
+        let y = (2 * (patch / shape.width) + element / SIDE).wrapping_sub(1);
+        let x = (2 * (patch % shape.width) + element % SIDE).wrapping_sub(1);
+        let on_image = image < valid && y < input.height && x < input.width;
+        let want = if on_image { pixel(image, y * input.width + x) } else { 0.0 };
+        assert_eq!(f64::from(got.to_f32()), want, "{input:?}: element {element} of patch {patch} of image {image}");
+    }
+}
+
 #[test]
 fn patches_hold_the_pixels_of_their_windows() {
     for case in cases() {
-        let (shape, input) = (shape(&case.layer), case.layer.input);
-        for (at, &got) in case.patches.iter().enumerate() {
-            let ((image, element), patch) = (shape.image_and_channel(at), at / shape.pixel());
-            let y = (2 * (patch / shape.width) + element / SIDE).wrapping_sub(1);
-            let x = (2 * (patch % shape.width) + element % SIDE).wrapping_sub(1);
-            let on_image = image < case.valid && y < input.height && x < input.width;
-            let want = if on_image { case.pixels[image][y * input.width + x] } else { 0.0 };
-            assert_eq!(f64::from(got.to_f32()), want, "{input:?}: element {element} of patch {patch} of image {image}");
-        }
-        assert_eq!(case.images.len(), case.valid * input.height * input.width);
+        assert_holds(&case.layer, case.valid, &case.patches, |image, at| case.pixels[image][at]);
+        assert_eq!(case.images.len(), case.valid * case.layer.input.height * case.layer.input.width);
+    }
+}
+
+#[test]
+fn patches_of_floats_hold_the_pixels_of_their_windows() {
+    for ([height, width], valid) in SIZES.into_iter().zip(VALID) {
+        let layer = Conv2dShape::same(BlockShape::input(height, width, 1), 16, [3, 3], 1);
+        let pixels = Numbers::new((height * width) as u64).elements::<f32>(valid * height * width);
+        let mut patches = vec![bf16::from_f32(7.0); shape(&layer).len()];
+        let images = BlockImages { pixels: &pixels[..], valid, scale: SCALE, shift: SHIFT };
+        fill_f32(&layer, images, BLOCK, &mut patches);
+        assert_holds(&layer, valid, &patches, |image, at| {
+            f64::from(bf16::from_f32(pixels[image * height * width + at] * SCALE + SHIFT).to_f32())
+        });
     }
 }
 

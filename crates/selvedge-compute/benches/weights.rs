@@ -13,6 +13,7 @@ use selvedge_compute::conv::first_layer::{self, PooledBackward, patches};
 use selvedge_compute::conv::tiles::repack;
 use selvedge_compute::conv::winograd::Winograd;
 use selvedge_compute::conv::{Conv2dShape, Epilogue, PANEL, PooledOutput, Training, pack};
+use selvedge_compute::input::BlockImages;
 use selvedge_compute::norm::{self, Normalisation};
 use selvedge_compute::{AlignedVec, BLOCK, BlockShape, bf16};
 
@@ -60,8 +61,8 @@ fn first_layer(criterion: &mut Criterion) {
     let images = vec![7; BLOCK * 28 * 28];
     group.throughput(Throughput::BytesDecimal((images.len() + size_of_val(&x[..])) as u64));
     group.bench_function("fill", |bencher| {
-        let images = patches::Images { bytes: &images, valid: BLOCK, read: BLOCK, scale: 0.0125, shift: -0.75 };
-        bencher.iter(|| patches::fill(cpu, &shape, images, &mut x));
+        let images = BlockImages { pixels: &images[..], valid: BLOCK, scale: 0.0125, shift: -0.75 };
+        bencher.iter(|| patches::fill(cpu, &shape, images, BLOCK, &mut x));
     });
     group.finish();
 }

@@ -1,4 +1,4 @@
-//! [`Network`]: a network that can be trained and asked.
+//! [`Network`]: a network that trains, evaluates and predicts.
 
 use std::ops::Range;
 use std::path::Path;
@@ -6,31 +6,34 @@ use std::path::Path;
 use ndarray::Array2;
 use selvedge_compute::{BLOCK, Cpu, Precision, Threads, bf16, scratch};
 
-use crate::Operation;
-use crate::exec::engine::Engine;
-use crate::exec::pass::Batch;
+use crate::error::ModelError;
+use crate::exec::engine::{Engine, Wanted};
+use crate::exec::images::Images;
+use crate::exec::memory::Capacity;
+use crate::exec::pass::{Batch, BatchMetrics, Loss, Metrics, StepKey, Targets};
+use crate::exec::timing::{PassTimes, Timing};
+use crate::params::snapshot::Snapshot;
 use crate::params::state::State;
-use crate::params::{file, init, weights};
+use crate::params::{Params, file, init, weights};
 use crate::plan::lower::lower;
-use crate::profile::operations;
-use crate::profile::timing::{PassTimes, Timing};
+use crate::profile::operations::{self, Operation};
 use crate::spec::shape::NetworkShape;
-use crate::{BatchMetrics, InputSpec, Loss, Metrics, ModelError, ModelSpec, Params, Snapshot, StepKey, Targets};
+use crate::spec::{InputSpec, ModelSpec};
 
 /// How a network is built.
 #[derive(Clone, Debug)]
 pub struct BuildOptions {
-    /// What the initial weights are drawn from.
+    /// The seed of the initial weights.
     pub seed: u64,
     /// The most images of a training pass: memory is planned for them.
     pub max_batch: usize,
     /// What activations and packed weights are stored and multiplied in.
     pub precision: Precision,
-    /// The threads that passes are cut over.
+    /// The threads that passes run on.
     pub threads: Threads,
 }
 
-/// A network that can be trained and asked.
+/// A network that trains, evaluates and predicts.
 pub struct Network {
     spec: ModelSpec,
     shape: NetworkShape,
@@ -43,10 +46,10 @@ pub struct Network {
 }
 
 impl Network {
-    /// A network with initial weights, on the most able instruction set that there is, or that `SELVEDGE_ISA` names.
+    /// A network with initial weights, on the best instruction set of the processor, or the one that `SELVEDGE_ISA` names.
     ///
     /// # Errors
-    /// If the spec is not a network, or the processor cannot do the precision.
+    /// If the layers do not fit each other, or the processor lacks what the precision needs.
     pub fn build(spec: &ModelSpec, options: &BuildOptions) -> Result<Network, ModelError> {
         Self::build_on(Cpu::detect()?, spec, options)
     }
@@ -68,11 +71,11 @@ impl Network {
         let mut state = State::zeroed(&shape);
         state.restore(&shape, snapshot);
         let plan = lower(&spec, &shape, options.precision);
-        // What workers keep is made before the first pass, which a worker may sleep through.
+        // Workers reserve their scratch memory here, because a worker may sleep through the first pass.
         let scratch = plan.scratch_bytes();
         options.threads.install(|| rayon::broadcast(|_| scratch::reserve(scratch)));
-        let sizes = [options.max_batch, options.threads.count()];
-        let engine = Engine::new(plan, &state.params.entries, cpu, spec.input.clone(), spec.classes, sizes);
+        let capacity = Capacity { images: options.max_batch, threads: options.threads.count() };
+        let engine = Engine::new(cpu, &spec, plan, &state.params.entries, capacity);
         Network {
             spec,
             shape,
@@ -84,20 +87,31 @@ impl Network {
         }
     }
 
-    /// What the network was built from.
+    /// The specification that the network was built from.
     pub fn spec(&self) -> &ModelSpec {
         &self.spec
     }
 
     /// One training pass: the loss, and its gradients in [`Network::params`].
     ///
-    /// `images` are `[N, height, width, channels]`. The loss is the mean over them; the bits of the result do not depend
-    /// on the number of threads. Nothing is allocated.
+    /// `images` are bytes or floats, `[N, height, width, channels]` ([`Images`]). The loss is the mean over them. The bits of the
+    /// result do not depend on the number of threads. Nothing is allocated.
     ///
     /// # Panics
-    /// If there are no images, or images and targets do not fit the spec or each other, or are more than the batch
+    /// If there are no images, if images and targets do not fit the spec or each other, or if there are more than memory is
     /// planned for.
-    pub fn forward_backward(&mut self, images: &[u8], targets: Targets<'_>, loss: &Loss, key: StepKey) -> BatchMetrics {
+    pub fn forward_backward<'a>(
+        &mut self,
+        images: impl Into<Images<'a>>,
+        targets: Targets<'_>,
+        loss: &Loss,
+        key: StepKey,
+    ) -> BatchMetrics {
+        self.train(images.into(), targets, loss, key)
+    }
+
+    // Not generic, like `metrics` and `probabilities`: other crates would compile a generic function again, with every kernel.
+    fn train(&mut self, images: Images<'_>, targets: Targets<'_>, loss: &Loss, key: StepKey) -> BatchMetrics {
         let count = self.count(images);
         let (given, needed) = match targets {
             Targets::Labels(labels) => (labels.len(), count),
@@ -120,41 +134,67 @@ impl Network {
         })
     }
 
-    /// Loss and accuracy on any number of images, batch normalisation by its running statistics and without dropout.
+    /// Loss and accuracy on any number of images, with batch normalisation by its running statistics and without dropout.
     ///
     /// # Panics
     /// If images and labels do not fit the spec or each other.
-    pub fn evaluate(&mut self, images: &[u8], labels: &[u8]) -> Metrics {
+    pub fn evaluate<'a>(&mut self, images: impl Into<Images<'a>>, labels: &[u8]) -> Metrics {
+        self.metrics(images.into(), labels)
+    }
+
+    fn metrics(&mut self, images: Images<'_>, labels: &[u8]) -> Metrics {
         let count = self.count(images);
         assert_eq!(labels.len(), count, "labels of {count} images");
         let mut metrics = Metrics::default();
         self.for_each_part(images, |inference, images, range| {
-            metrics += inference.run(images, range.len(), Some(&labels[range]), None);
+            metrics += inference.run(images, range.len(), Wanted::Metrics(&labels[range]));
         });
         metrics
     }
 
     /// Probabilities `[N, classes]` for any number of images.
     ///
-    /// The work is handed to the network's threads and back, which takes some tens of microseconds, as long as one image of
-    /// a small network. Who predicts one image after the other does so inside of [`Threads::install`] of the same threads,
-    /// where it is a plain call.
+    /// Handing the work to the network's threads and back takes some tens of microseconds, as long as one image of a small
+    /// network does. To predict one image after another, call this inside of [`Threads::install`] of the same threads, where it
+    /// is a plain call.
     ///
     /// # Panics
     /// If the images do not fit the spec.
-    pub fn predict(&mut self, images: &[u8]) -> Array2<f32> {
+    ///
+    /// ```
+    /// use selvedge_model::{BuildOptions, InputSpec, LayerSpec, ModelSpec, Network, Precision, Threads, Units};
+    /// let input = InputSpec { height: 2, width: 2, channels: 1, mean: 0.5, std: 0.25 };
+    /// let layers = vec![LayerSpec::Flatten, LayerSpec::Dense { units: Units::Classes, bias: true }];
+    /// let spec = ModelSpec { input, classes: 10, layers };
+    /// let threads = Threads::new(1)?;
+    /// let mut network = Network::build(&spec, &BuildOptions { seed: 1, max_batch: 64, precision: Precision::F32, threads })?;
+    /// let from_bytes = network.predict(&[0u8, 51, 102, 255]);
+    /// let from_floats = network.predict(&[0.0, 0.2, 0.4, 1.0]);
+    /// assert_eq!(from_bytes.dim(), (1, 10));
+    /// assert!(from_bytes.iter().zip(&from_floats).all(|(a, b)| (a - b).abs() < 1e-6));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn predict<'a>(&mut self, images: impl Into<Images<'a>>) -> Array2<f32> {
+        self.probabilities(images.into())
+    }
+
+    fn probabilities(&mut self, images: Images<'_>) -> Array2<f32> {
         let classes = self.spec.classes;
         let mut probabilities = vec![0.0; self.count(images) * classes];
         self.for_each_part(images, |inference, images, range| {
             let part = &mut probabilities[range.start * classes..range.end * classes];
-            inference.run(images, range.len(), None, Some(part));
+            inference.run(images, range.len(), Wanted::Probabilities(part));
         });
         Array2::from_shape_vec((probabilities.len() / classes, classes), probabilities)
             .expect("the vector was made as long as its shape")
     }
 
     /// Calls `infer` on as many images at a time as memory is planned for, with their numbers.
-    fn for_each_part(&mut self, images: &[u8], mut infer: impl FnMut(&mut Inference<'_>, &[u8], Range<usize>) + Send) {
+    fn for_each_part(
+        &mut self,
+        images: Images<'_>,
+        mut infer: impl FnMut(&mut Inference<'_>, Images<'_>, Range<usize>) + Send,
+    ) {
         let (count, size, precision) = (self.count(images), self.image_len(), self.precision);
         let Self { state, engine, threads, stale, .. } = self;
         threads.install(|| {
@@ -164,21 +204,23 @@ impl Network {
             let mut start = 0;
             while start < count {
                 let end = count.min(start + engine.capacity());
-                infer(&mut Inference { engine, state, precision }, &images[start * size..end * size], start..end);
+                let part = images.slice(start * size..end * size);
+                infer(&mut Inference { engine, state, precision }, part, start..end);
                 start = end;
             }
         });
     }
 
-    /// Bytes of an image.
+    /// Numbers of an image.
     fn image_len(&self) -> usize {
         let InputSpec { height, width, channels, .. } = self.spec.input;
         height * width * channels
     }
 
-    fn count(&self, images: &[u8]) -> usize {
+    /// How many images these are.
+    fn count(&self, images: Images<'_>) -> usize {
         let size = self.image_len();
-        assert!(images.len().is_multiple_of(size), "{} bytes are not whole images of {size}", images.len());
+        assert!(images.len().is_multiple_of(size), "{} numbers are not whole images of {size}", images.len());
         images.len() / size
     }
 
@@ -187,13 +229,13 @@ impl Network {
         &self.state.params
     }
 
-    /// The parameters, to be changed: the next pass packs them anew.
+    /// The parameters for an update: the next pass packs them again.
     pub fn params_mut(&mut self) -> &mut Params {
         self.stale = true;
         &mut self.state.params
     }
 
-    /// Writes spec and weights to a safetensors file. The file is whole or not there, whatever interrupts.
+    /// Writes spec and weights to a safetensors file. The file is complete or absent, whatever interrupts.
     ///
     /// # Errors
     /// [`ModelError::File`] if the file cannot be written.
@@ -219,7 +261,7 @@ impl Network {
         weights::value_bytes(&self.shape, &self.snapshot())
     }
 
-    /// What a pass over `images` images does, one operation after the other, and what each costs.
+    /// The operations of a pass over `images` images, in their order, with their costs.
     ///
     /// ```
     /// use selvedge_model::{BuildOptions, InputSpec, LayerSpec, ModelSpec, Network, Precision, Threads, Units};
@@ -233,20 +275,20 @@ impl Network {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn operations(&self, images: usize) -> Vec<Operation> {
-        operations::list(&self.engine.plan, self.engine.cpu, images)
+        operations::list(self.engine.plan(), self.engine.cpu(), images)
     }
 
-    /// Has training passes account for their threads' time from now on, from zero; or no longer.
+    /// Records the time that training passes take of their threads from now on, from zero; or no longer.
     pub fn record_times(&mut self, on: bool) {
-        self.engine.timing = on.then(|| Timing::new(self.engine.plan.ops.len()));
+        self.engine.record_times(on);
     }
 
-    /// What training passes since [`Network::record_times`] spent their threads' time on; nothing if it is not recorded.
+    /// What training passes since [`Network::record_times`] spent their threads' time on; `None` if it is not recorded.
     pub fn times(&self) -> Option<PassTimes> {
-        self.engine.timing.as_ref().map(Timing::times)
+        self.engine.timing().map(Timing::times)
     }
 
-    /// Everything learnt so far.
+    /// All that the network has learnt.
     pub fn snapshot(&self) -> Snapshot {
         self.state.snapshot(&self.shape)
     }
@@ -269,16 +311,10 @@ struct Inference<'a> {
 }
 
 impl Inference<'_> {
-    fn run(
-        &mut self,
-        images: &[u8],
-        count: usize,
-        labels: Option<&[u8]>,
-        probabilities: Option<&mut [f32]>,
-    ) -> Metrics {
+    fn run(&mut self, images: Images<'_>, count: usize, wanted: Wanted<'_>) -> Metrics {
         match self.precision {
-            Precision::F32 => self.engine.infer::<f32>(self.state, images, count, labels, probabilities),
-            Precision::Bf16 => self.engine.infer::<bf16>(self.state, images, count, labels, probabilities),
+            Precision::F32 => self.engine.infer::<f32>(self.state, images, count, wanted),
+            Precision::Bf16 => self.engine.infer::<bf16>(self.state, images, count, wanted),
         }
     }
 }

@@ -1,22 +1,20 @@
-//! Convolutions and dense layers of a plan: where their tensors and weights lie. How they are computed is decided and done by
-//! [`ConvPlan`].
-
-use std::ops::Range;
+//! Convolutions and dense layers of a plan: where their tensors and weights lie. Their plan decides how
+//! they are computed, and does it ([`selvedge_compute::conv::ConvPlan`]).
 
 use selvedge_compute::aligned::{view, view_mut};
-use selvedge_compute::conv::{
-    BackwardArgs, Blocks, ConvPlan, ForwardArgs, PackChunk, Training, WeightGradient, WeightSums,
-};
+use selvedge_compute::conv::{BackwardArgs, Blocks, ForwardArgs, PackChunk, Training};
 use selvedge_compute::{BLOCK, Cpu};
 
-use crate::exec::pieces::{self, Piece};
-use crate::exec::run::{Block, Context, GroupSums};
+use crate::exec::block::{BatchArenas, Block};
+use crate::exec::chunks::Chunk;
+use crate::exec::context::Context;
+use crate::exec::gradients::GroupSums;
 use crate::plan::{Conv, Plan};
 
 /// The chunks of the network's buffer of packed weights that belong to a layer, in bytes.
-pub(crate) fn packed_pieces(conv: &Conv) -> impl Iterator<Item = Piece<PackChunk>> {
+pub(crate) fn packed_chunks(conv: &Conv) -> impl Iterator<Item = Chunk<PackChunk>> {
     let at = |start: usize| {
-        move |chunk: PackChunk| Piece { range: start + chunk.range.start..start + chunk.range.end, job: chunk }
+        move |chunk: PackChunk| Chunk { range: start + chunk.range.start..start + chunk.range.end, job: chunk }
     };
     let packed = conv.plan.packed_chunks().map(at(conv.packed.start));
     packed.chain(conv.plan.transposed_chunks().map(at(conv.transposed.start)))
@@ -24,7 +22,7 @@ pub(crate) fn packed_pieces(conv: &Conv) -> impl Iterator<Item = Piece<PackChunk
 
 /// The forward pass of one block.
 pub(crate) fn forward(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>) {
-    // What images that are not there leave behind, a backward pass would multiply by zero, which is no help against NaN.
+    // Training computes missing images, too: the backward pass multiplies their results by zero, and NaN times zero is NaN.
     let images = if ctx.training.is_some() { BLOCK } else { block.valid };
     let mask = conv.pool.as_ref().and_then(|pool| pool.dropout).and_then(|dropout| ctx.mask(dropout, block));
     let indices = conv.pool.as_ref().map_or(&(0..0), |pool| &pool.indices);
@@ -36,7 +34,7 @@ pub(crate) fn forward(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>) {
         packed: &ctx.packed[conv.packed.clone()],
         bias: conv.bias.map(|bias| ctx.param(bias)),
         images,
-        chunks: conv.plan.chunks(ctx.pieces, images),
+        chunks: conv.plan.chunks(ctx.chunks, images),
         training: has_indices.then(|| Training { indices: view_mut(indices), dropout: mask.as_ref() }),
     };
     conv.plan.forward(ctx.cpu, args, y);
@@ -67,16 +65,10 @@ pub(crate) fn backward(ctx: &Context<'_>, conv: &Conv, block: &mut Block<'_>, su
         transposed: &ctx.packed[conv.transposed.clone()],
         dx,
         repacked: [x_to, dy_to],
-        chunks: plan.chunks(ctx.pieces, BLOCK),
-        elementwise_chunks: ctx.pieces,
+        chunks: plan.chunks(ctx.chunks, BLOCK),
+        elementwise_chunks: ctx.chunks,
     };
-    plan.backward(ctx.cpu, args, sums.of(ctx, plan, conv.weight, conv.bias));
-}
-
-/// The chunks of the gradient of weights that are summed by panel, which lies at `range`, each with its first panel.
-pub(crate) fn panel_pieces(conv: &Conv, range: Range<usize>, threads: usize) -> impl Iterator<Item = Piece<usize>> {
-    let panels = conv.plan.panels_per_chunk(threads);
-    pieces::cut(range, panels * conv.plan.shape().panel_len(), move |number| panels * number)
+    plan.backward(ctx.cpu, args, sums.of(plan, conv.weight, conv.bias));
 }
 
 /// The gradient of the panels from `first` on that `dweights` has room for, summed over all blocks of the batch.
@@ -85,8 +77,7 @@ pub(crate) fn panel_gradients(
     plan: &Plan,
     conv: &Conv,
     first: usize,
-    arenas: &[u8],
-    blocks: usize,
+    arenas: &BatchArenas<'_>,
     dweights: &mut [f32],
 ) {
     let panels = first..first + dweights.len() / conv.plan.shape().panel_len();
@@ -95,20 +86,12 @@ pub(crate) fn panel_gradients(
     } else {
         conv.repacked.each_ref()
     };
-    let operands = places.map(|place| Blocks { data: &arenas[place.start..], stride: plan.arena_bytes, count: blocks });
+    let operands = places.map(|place| Blocks {
+        data: &arenas.bytes[place.start..],
+        stride: arenas.arena_bytes,
+        count: arenas.images.div_ceil(BLOCK),
+    });
     conv.plan.backward_weights_of_panels(cpu, operands, panels, dweights);
-}
-
-impl<'a> GroupSums<'a> {
-    /// The sums of a layer's weights, if they are summed by group, and of its bias.
-    pub(crate) fn of(self, ctx: &Context<'_>, plan: &ConvPlan, weight: usize, bias: Option<usize>) -> WeightSums<'a> {
-        let per_group = plan.weight_gradient() == WeightGradient::PerGroup;
-        let weights = if per_group { ctx.sum_ranges[weight].clone() } else { 0..0 };
-        let of_bias = bias.map_or(0..0, |bias| ctx.sum_ranges[bias].clone());
-        let [weights, of_bias] =
-            self.sums.get_disjoint_mut([weights, of_bias]).expect("the sums of different parameters do not overlap");
-        WeightSums { weights: per_group.then_some(weights), bias: bias.map(|_| of_bias), accumulate: self.accumulate }
-    }
 }
 
 #[cfg(test)]

@@ -1,63 +1,87 @@
-//! The two ends of a network: images come in as bytes, and the loss takes what comes out.
+//! The two ends of a network: images come in, and the loss takes what comes out.
 
 use selvedge_compute::aligned::{view, view_mut};
-use selvedge_compute::conv::first_layer::patches::{self, Images};
+use selvedge_compute::conv::first_layer::patches;
 use selvedge_compute::input::{self, BlockImages};
 use selvedge_compute::loss::{self, BlockLoss, BlockTargets, Logits, LossGradient};
 use selvedge_compute::simd::Element;
-use selvedge_compute::{BLOCK, sum};
+use selvedge_compute::{BLOCK, BlockShape, sum};
 
+use crate::exec::block::Block;
+use crate::exec::context::Context;
+use crate::exec::images::Images;
 use crate::exec::pass::{Batch, Loss, Targets};
-use crate::exec::run::{Block, Context};
 use crate::spec::InputSpec;
 
-/// The images of a block as the first layer reads them.
-pub(crate) fn fill_input(ctx: &Context<'_>, spec: &InputSpec, images: &[u8], block: &mut Block<'_>) {
-    let value = &ctx.plan.values[ctx.plan.input];
-    let image = spec.height * spec.width * spec.channels;
-    let images = &images[block.first_image * image..][..block.valid * image];
-    let (scale, shift) = (1.0 / (255.0 * spec.std), -spec.mean / spec.std);
-    if let Some(layer) = ctx.plan.patches() {
-        let ([], [target]) = block.arenas.split([], [&value.data]);
-        let target = view_mut(target);
-        // A prediction reads the images that are there.
-        let read = if ctx.training.is_some() { BLOCK } else { block.valid };
-        let images = Images { bytes: images, valid: block.valid, read, scale, shift };
-        patches::fill(ctx.cpu, layer.shape(), images, target);
-        return;
-    }
+/// Writes the images of a block as the first layer reads them.
+pub(crate) fn fill_input(ctx: &Context<'_>, images: Images<'_>, block: &mut Block<'_>) {
+    let InputSpec { height, width, channels, mean, std } = *ctx.input;
+    let (value, valid) = (&ctx.plan.values[ctx.plan.input], block.valid);
+    let size = height * width * channels;
+    let images = images.slice(block.first_image * size..(block.first_image + valid) * size);
+    let brightest = match images {
+        Images::Bytes(_) => 255.0,
+        Images::Floats(_) => 1.0,
+    };
+    let (scale, shift) = (1.0 / (brightest * std), -mean / std);
     let ([], [target]) = block.arenas.split([], [&value.data]);
-    let target = view_mut::<f32>(target);
-    if value.shape.channel_stride == value.shape.channels {
-        let images = BlockImages { pixels: images, valid: block.valid, scale, shift };
-        input::fill_block(ctx.cpu, value.shape, images, target);
-        return;
+    if let Some(layer) = ctx.plan.patches() {
+        // Inference reads no image beyond the valid ones.
+        let read = if ctx.training.is_some() { BLOCK } else { valid };
+        let target = view_mut(target);
+        return match images {
+            Images::Bytes(pixels) => {
+                let images = BlockImages { pixels, valid, scale, shift };
+                patches::fill(ctx.cpu, layer.shape(), images, read, target);
+            }
+            Images::Floats(pixels) => {
+                patches::fill_f32(layer.shape(), BlockImages { pixels, valid, scale, shift }, read, target);
+            }
+        };
     }
-    // The first layer is none that reads unpadded channels: pooling or a normalisation, say.
+    let (shape, target) = (&value.shape, view_mut::<f32>(target));
+    let is_padded = shape.channel_stride != shape.channels;
+    match images {
+        Images::Bytes(images) if is_padded => {
+            fill_padded(shape, images.iter().map(|&byte| f32::from(byte) * scale + shift), target);
+        }
+        Images::Floats(images) if is_padded => {
+            fill_padded(shape, images.iter().map(|x| x * scale + shift), target);
+        }
+        Images::Bytes(pixels) => {
+            input::fill_block(ctx.cpu, *shape, BlockImages { pixels, valid, scale, shift }, target);
+        }
+        Images::Floats(pixels) => {
+            input::fill_block_f32(ctx.cpu, *shape, BlockImages { pixels, valid, scale, shift }, target);
+        }
+    }
+}
+
+/// Fills a block of padded channels with normalised numbers, for a first layer such as pooling or a normalisation.
+fn fill_padded(shape: &BlockShape, numbers: impl Iterator<Item = f32>, target: &mut [f32]) {
     target.fill(0.0);
-    for (i, &byte) in images.iter().enumerate() {
-        let (image_number, at) = (i / image, i % image);
-        let (pixel, channel) = (at / spec.channels, at % spec.channels);
-        let to = pixel * value.shape.pixel() + value.shape.channel(channel) + image_number * value.shape.plane();
-        target[to] = f32::from(byte) * scale + shift;
+    let size = shape.height * shape.width * shape.channels;
+    for (i, number) in numbers.enumerate() {
+        let (image, at) = (i / size, i % size);
+        let (pixel, channel) = (at / shape.channels, at % shape.channels);
+        target[pixel * shape.pixel() + shape.channel(channel) + image * shape.plane()] = number;
     }
 }
 
-/// What the network says of a block.
-pub(crate) fn logits<'a>(ctx: &Context<'_>, classes: usize, block: &'a Block<'_>) -> Logits<'a> {
+/// The logits of a block, after the forward pass.
+pub(crate) fn logits<'a>(ctx: &Context<'_>, block: &'a Block<'_>) -> Logits<'a> {
     let value = &ctx.plan.values[ctx.plan.logits];
-    Logits { values: view(block.arenas.at(&value.data)), classes, valid: block.valid }
+    Logits { values: view(block.arenas.at(&value.data)), classes: ctx.classes, valid: block.valid }
 }
 
-/// The loss of a block, and its gradient where the backward pass begins.
+/// The loss of a block. Writes its gradient where the backward pass begins.
 pub(crate) fn step_loss<E: Element>(
     ctx: &Context<'_>,
-    classes: usize,
     batch: Batch<'_>,
     loss: &Loss,
     block: &mut Block<'_>,
 ) -> BlockLoss {
-    let value = &ctx.plan.values[ctx.plan.logits];
+    let (value, classes) = (&ctx.plan.values[ctx.plan.logits], ctx.classes);
     let images = block.first_image..block.first_image + block.valid;
     let targets = match batch.targets {
         Targets::Labels(labels) => BlockTargets::Labels(&labels[images]),

@@ -1,11 +1,20 @@
 //! Running a plan: the memory of passes, how they are partitioned over threads, and each operation on one block.
 
-pub(crate) mod conv;
-pub(crate) mod ends;
+mod block;
+mod chunks;
+mod context;
+mod conv;
+mod conv_norm;
+mod conv_norm_state;
+mod ends;
 pub(crate) mod engine;
-pub(crate) mod input_norm;
-pub(crate) mod norms;
+mod gradients;
+mod groups;
+pub(crate) mod images;
+pub(crate) mod memory;
+mod norm;
+mod norm_state;
+mod operation;
 pub(crate) mod pass;
-pub(crate) mod pieces;
-pub(crate) mod run;
-pub(crate) mod workers;
+pub(crate) mod timing;
+mod workers;

@@ -1,22 +1,24 @@
-//! What goes into a training pass beside images, and what comes out of it.
+//! What goes into a training pass, and what comes out of it.
 
-/// What the network should say of each image.
+use crate::exec::images::Images;
+
+/// The classes that the network should find in a batch.
 #[derive(Clone, Copy, Debug)]
 pub enum Targets<'a> {
     /// One class for each image.
     Labels(&'a [u8]),
-    /// A distribution over the classes for each image, `[N, classes]`: mixed images have these.
+    /// A distribution over the classes for each image, `[N, classes]`, such as that of mixed images.
     Soft(&'a [f32]),
 }
 
 /// Softmax cross-entropy, the mean over the batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Loss {
-    /// The share of each target, from 0 to below 1, that is spread evenly over all classes (Szegedy et al., 2015).
+    /// The share of each target, from 0 to below 1, that goes evenly to all classes (Szegedy et al., 2015).
     pub label_smoothing: f32,
 }
 
-/// Which random numbers a training pass draws: passes with equal keys on equal data are equal bit for bit.
+/// The key of the random numbers of a training pass: passes with equal keys on equal data are bit-identical.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StepKey {
     /// The run's seed.
@@ -26,7 +28,7 @@ pub struct StepKey {
 }
 
 impl StepKey {
-    /// A number that differs for each key, as well mixed as SplitMix64 mixes (Steele, Lea and Flood, 2014).
+    /// A hash of the key: the finaliser of SplitMix64 (Steele, Lea and Flood, 2014).
     pub(crate) fn hash(self) -> u32 {
         let mut x = self.seed.wrapping_add(self.step.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -40,7 +42,7 @@ impl StepKey {
 pub struct BatchMetrics {
     /// Sum of the losses.
     pub loss_sum: f64,
-    /// Images whose likeliest class is the target's.
+    /// Images whose most probable class is that of the target.
     pub correct: usize,
     /// Images.
     pub count: usize,
@@ -69,11 +71,10 @@ impl std::ops::AddAssign for BatchMetrics {
     }
 }
 
-/// Images and what they should be recognised as.
+/// Images and their targets.
 #[derive(Clone, Copy)]
 pub(crate) struct Batch<'a> {
-    /// `[count][height][width][channels]`.
-    pub images: &'a [u8],
+    pub images: Images<'a>,
     pub targets: Targets<'a>,
     pub count: usize,
 }

@@ -3,6 +3,7 @@
 mod agreement;
 mod gradients;
 mod groups;
+mod images;
 
 use super::*;
 

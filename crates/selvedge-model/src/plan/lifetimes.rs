@@ -13,7 +13,7 @@ use selvedge_compute::conv::first_layer::batch_norm::PATCH_SUMS;
 
 use crate::plan::memory::{Need, layout};
 use crate::plan::phases;
-use crate::plan::{Op, Plan, ValueId};
+use crate::plan::{BatchNorm, Op, Plan, ValueId};
 
 /// The times at which a tensor is needed, from the first to the last.
 #[derive(Clone, Copy)]
@@ -77,10 +77,10 @@ impl Plan {
                 (ExtraKind::Indices, Some(Op::Conv(conv))) => {
                     conv.pool.as_mut().expect("a pool keeps indices").indices = place;
                 }
-                (ExtraKind::Partial, Some(Op::Norm { partial, .. })) => *partial = place,
+                (ExtraKind::Partial, Some(Op::Norm(layer))) => layer.partial = place,
                 (ExtraKind::Partial, Some(Op::ConvNorm(layer))) => layer.partial = place,
-                (ExtraKind::Indices, Some(Op::Norm { pool: Some(pool), .. })) => pool.indices = place,
-                (ExtraKind::Kept, Some(Op::Norm { pool: Some(pool), .. })) => pool.kept = place,
+                (ExtraKind::Indices, Some(Op::Norm(BatchNorm { pool: Some(pool), .. }))) => pool.indices = place,
+                (ExtraKind::Kept, Some(Op::Norm(BatchNorm { pool: Some(pool), .. }))) => pool.kept = place,
                 (ExtraKind::Repacked(i), Some(Op::Conv(conv))) => {
                     conv.repacked[i] = place;
                 }
@@ -143,7 +143,7 @@ impl Plan {
                 }
                 Op::Activate { .. } => data[root(x)].include(b),
                 Op::MaxPool { shape, .. } => keep(ExtraKind::Indices, shape.output().len() * size_of::<u16>(), f, b),
-                Op::Norm { norm, pool, shortcut, .. } => {
+                Op::Norm(BatchNorm { norm, pool, shortcut, .. }) => {
                     data[root(x)].include(b);
                     if let Some(shortcut) = shortcut {
                         data[root(*shortcut)].include(f);
@@ -227,7 +227,7 @@ mod tests {
         let layers = vec![conv(16, true), LayerSpec::Relu, conv(16, false), norm(), LayerSpec::Flatten, classes()];
         let plan = plan(&grey(8, 8, layers));
         let of_norm = |op: &Op| match *op {
-            Op::Norm { x, y, .. } => Some((x, y)),
+            Op::Norm(BatchNorm { x, y, .. }) => Some((x, y)),
             _ => None,
         };
         let (x, y) = plan.ops.iter().find_map(of_norm).unwrap();

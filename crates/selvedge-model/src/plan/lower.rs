@@ -12,7 +12,7 @@ use selvedge_compute::conv::{Conv2dShape, ConvPlan, Fusion, MAX_WINDOW, Source, 
 use selvedge_compute::pool::Pool2dShape;
 use selvedge_compute::{BlockShape, Precision};
 
-use crate::plan::{Conv, ConvNorm, Dropout, FusedPool, Norm, NormPool, Op, Plan, Value, ValueId};
+use crate::plan::{BatchNorm, Conv, ConvNorm, Dropout, FusedPool, Norm, NormPool, Op, Plan, Value, ValueId};
 use crate::spec::shape::{LayerShape, NetworkShape};
 use crate::spec::{LayerSpec, ModelSpec};
 
@@ -133,7 +133,7 @@ impl Lowering {
                     let y = self.value(pool.map_or(input, |pool| pool.output()), None);
                     index += usize::from(pool.is_some());
                     let pool = pool.map(|shape| NormPool { shape, indices: 0..0, kept: 0..0 });
-                    self.plan.ops.push(Op::Norm { norm, pool, shortcut: None, x, y, partial: 0..0 });
+                    self.plan.ops.push(Op::Norm(BatchNorm { norm, pool, shortcut: None, x, y, partial: 0..0 }));
                     x = y;
                 }
                 LayerSpec::Residual { layers } => x = self.residual(layers, &shapes[index], x),
@@ -226,7 +226,7 @@ impl Lowering {
         let end = self.layers(layers, &block.body, body);
         let y = match (self.plan.ops.last_mut(), self.plan.names.last_mut()) {
             // Its gradient is that of the sum.
-            (Some(Op::Norm { pool: None, shortcut: shortcut @ None, y, .. }), Some(name)) if *y == end => {
+            (Some(Op::Norm(BatchNorm { pool: None, shortcut: shortcut @ None, y, .. })), Some(name)) if *y == end => {
                 *shortcut = Some(x);
                 name.push_str(" + residual");
                 end

@@ -67,15 +67,7 @@ pub(crate) enum Op {
     /// The layer next to the input and the batch normalisation behind it, with a ReLU, as one convolution.
     ConvNorm(Box<ConvNorm>),
     /// Batch normalisation, with an activation in the same pass, and max pooling or a sum.
-    Norm {
-        norm: usize,
-        pool: Option<NormPool>,
-        /// What is added behind the activation: at the end of a residual block.
-        shortcut: Option<ValueId>,
-        x: ValueId,
-        y: ValueId,
-        partial: Range<usize>,
-    },
+    Norm(BatchNorm),
     Dropout {
         dropout: Dropout,
         x: ValueId,
@@ -151,6 +143,20 @@ pub(crate) struct FusedPool {
 pub(crate) struct Dropout {
     pub rate: f32,
     pub key: u32,
+}
+
+/// A batch normalisation that is an operation of its own.
+#[derive(Debug)]
+pub(crate) struct BatchNorm {
+    /// Its number in [`Plan::norms`].
+    pub norm: usize,
+    pub pool: Option<NormPool>,
+    /// What is added after the activation, at the end of a residual block.
+    pub shortcut: Option<ValueId>,
+    pub x: ValueId,
+    pub y: ValueId,
+    /// The sums of a block: moments forward, those of the gradient backward.
+    pub partial: Range<usize>,
 }
 
 /// Max pooling over windows that do not overlap, taken into the batch normalisation before it.
@@ -230,7 +236,7 @@ impl Op {
             | Op::Activate { x, y, .. }
             | Op::MaxPool { x, y, .. }
             | Op::AvgPool { x, y, .. }
-            | Op::Norm { x, y, .. }
+            | Op::Norm(BatchNorm { x, y, .. })
             | Op::Dropout { x, y, .. } => (x, y),
             Op::Fork { x, body, .. } => (x, body),
             Op::Add { body, y, .. } => (body, y),

@@ -1,27 +1,27 @@
-//! The order of a pass: runs of steps that each block takes on its own, and between them what needs all blocks.
+//! The order of a training pass: phases of steps that each block takes on its own, and between them barriers for all blocks.
 //!
-//! Within a phase a worker takes a block through all steps before it turns to the next, so that a network without batch
+//! Within a phase a worker takes a block through all steps before it turns to the next block. So a network without batch
 //! normalisation runs depth first, forward and backward, with each block in the cache of one core. Batch normalisation
-//! cuts a pass into phases, because its statistics are those of the whole batch.
+//! divides a pass into phases, because its statistics are those of the whole batch.
 
 use crate::plan::{Op, Plan};
 
-/// What a block does. Operations are named by their number in the plan.
+/// A step of a block. Operations are given by their number in the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Pixels become the network's input.
+    /// Fill the network's input with the images of the block.
     Input,
     Forward(usize),
-    /// A batch normalisation's statistics of the block.
+    /// Compute the block's statistics for a batch normalisation.
     Moments(usize),
-    /// The loss and its gradient.
+    /// Compute the loss and its gradient.
     Loss,
-    /// What the gradient of a batch normalisation needs to know of the block.
+    /// Compute the block's sums for the gradient of a batch normalisation.
     GradientSums(usize),
     Backward(usize),
 }
 
-/// What is done once all blocks have come so far: the combination of a batch normalisation's sums, by its operation.
+/// What follows when all blocks have finished a phase: a batch normalisation combines their sums, or the pass ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Barrier {
     Moments(usize),
@@ -29,7 +29,7 @@ pub(crate) enum Barrier {
     End,
 }
 
-/// Steps of each block, and what follows when all have taken them.
+/// The steps that each block takes without waiting for others, and the barrier after them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Phase {
     pub steps: Vec<Step>,
@@ -59,7 +59,8 @@ pub(crate) fn training(plan: &Plan) -> Vec<Phase> {
     phases
 }
 
-/// The times ([`crate::plan::lifetimes`]) at which the phases of a training pass begin but for the first, and that at which the last ends.
+/// The times ([`crate::plan::lifetimes`]) at which the phases of a training pass begin, without the first, and at which the last
+/// ends.
 pub(crate) fn beginnings(plan: &Plan) -> Vec<usize> {
     let n = plan.ops.len();
     let forward = (0..n).filter(|&op| has_moments(&plan.ops[op])).map(|op| op + 1);
@@ -67,12 +68,12 @@ pub(crate) fn beginnings(plan: &Plan) -> Vec<usize> {
     forward.chain(backward).chain([2 * n + 2]).collect()
 }
 
-/// Whether all blocks must come to an operation before one goes through it forward.
+/// Whether the forward pass of an operation needs the statistics of all blocks.
 fn has_moments(op: &Op) -> bool {
-    matches!(op, Op::Norm { .. } | Op::ConvNorm(_))
+    matches!(op, Op::Norm(_) | Op::ConvNorm(_))
 }
 
-/// The same backward.
+/// Whether its backward pass needs sums over all blocks.
 fn has_gradient_sums(op: &Op) -> bool {
-    matches!(op, Op::Norm { .. })
+    matches!(op, Op::Norm(_))
 }

@@ -2,4 +2,3 @@
 
 pub(crate) mod isolated;
 pub(crate) mod operations;
-pub(crate) mod timing;

@@ -6,7 +6,7 @@ use selvedge_compute::conv::ConvPlan;
 use selvedge_compute::cost::{self, Cost, Passes};
 use selvedge_compute::{BlockShape, Cpu, Precision};
 
-use crate::plan::{Op, Plan, ValueId};
+use crate::plan::{BatchNorm, Op, Plan, ValueId};
 
 /// One operation of a network's plan: a layer, or a few that are computed in one pass.
 #[derive(Clone, Debug, PartialEq)]
@@ -120,13 +120,13 @@ fn costs(plan: &Plan, op: &Op, images: usize) -> (OperationKind, Passes) {
         Op::AvgPool { shape, x, .. } => {
             (OperationKind::AveragePool, cost::average_pool(shape, images, value(*x).element))
         }
-        Op::Norm { pool: Some(pool), x, .. } => {
+        Op::Norm(BatchNorm { pool: Some(pool), x, .. }) => {
             (OperationKind::Norm, cost::norm_pooled(&pool.shape, images, value(*x).element))
         }
-        Op::Norm { shortcut: Some(_), x, .. } => {
+        Op::Norm(BatchNorm { shortcut: Some(_), x, .. }) => {
             (OperationKind::Norm, cost::norm_and_add(&value(*x).shape, images, value(*x).element))
         }
-        Op::Norm { x, .. } => (OperationKind::Norm, cost::norm(&value(*x).shape, images, value(*x).element)),
+        Op::Norm(BatchNorm { x, .. }) => (OperationKind::Norm, cost::norm(&value(*x).shape, images, value(*x).element)),
         Op::Dropout { x, .. } => (OperationKind::Dropout, cost::dropout(&value(*x).shape, images, value(*x).element)),
         Op::Fork { x, .. } => {
             let backward = cost::add(&value(*x).shape, images, value(*x).element).backward;

@@ -1,8 +1,8 @@
-//! [`PassTimes`]: where a training pass spends its threads' time, if somebody asks.
+//! [`PassTimes`]: what a training pass spends its threads' time on, if times are recorded.
 //!
-//! A pass is cut into pieces of work that one thread does without waiting: a block's operation, a panel's gradient, a
-//! piece of the weights packed. Each worker reads the clock between pieces ([`Lap`]) and adds what went by to the
-//! account of the operation. Without an account a lap is one comparison for a piece of microseconds. Nothing is
+//! A pass consists of tasks that one thread does without waiting: a block's operation, a panel's gradient, a chunk of the
+//! weights to pack. Each worker reads the clock between tasks ([`Lap`]) and adds the time to the account of the operation.
+//! Where no times are recorded, a lap is one comparison for a task of microseconds. Nothing is
 //! allocated in a pass.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -11,15 +11,14 @@ use std::time::{Duration, Instant};
 use crate::plan::phases::Step;
 
 /// Time that threads spent in training passes, summed over the threads: on two threads, a pass of a millisecond has two
-/// milliseconds to spend. What is missing from that sum is waiting: for other threads at the ends of phases, and for
-/// work to be handed out.
+/// milliseconds to spend. The rest is waiting: for other threads at the ends of phases, and for tasks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PassTimes {
     /// Forward and backward time of each of [`crate::Network::operations`].
     pub operations: Vec<[Duration; 2]>,
     /// Bringing changed weights into the forms that passes read.
     pub packing: Duration,
-    /// Making the network's input of the images' bytes.
+    /// Normalising the images into the network's input.
     pub input: Duration,
     /// The loss and its gradient.
     pub loss: Duration,
@@ -35,7 +34,7 @@ impl PassTimes {
     }
 }
 
-/// What a piece of work belongs to.
+/// The account of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Account {
     Forward(usize),
@@ -97,7 +96,7 @@ impl Timing {
     }
 }
 
-/// A thread's watch over pieces of work that follow each other.
+/// A thread's watch over tasks that follow each other.
 pub(crate) struct Lap<'a> {
     running: Option<(&'a Timing, Instant)>,
 }

@@ -1,0 +1,69 @@
+//! The pass that evaluates or predicts: every block through all operations, without a phase.
+
+use selvedge_compute::loss::{self, BlockTargets};
+use selvedge_compute::simd::Element;
+
+use crate::exec::ends::{fill_input, logits};
+use crate::exec::engine::Engine;
+use crate::exec::groups::Groups;
+use crate::exec::images::Images;
+use crate::exec::operation::forward;
+use crate::exec::pass::BatchMetrics;
+use crate::params::state::State;
+
+/// What is wanted of images.
+pub(crate) enum Wanted<'a> {
+    /// Their loss and how many are correct, given their labels.
+    Metrics(&'a [u8]),
+    /// The probabilities of their classes, `[images][classes]`.
+    Probabilities(&'a mut [f32]),
+}
+
+impl<'a> Wanted<'a> {
+    /// What is wanted of each block.
+    fn of_blocks(self, groups: Groups, classes: usize) -> Vec<Wanted<'a>> {
+        let sizes = (0..groups.blocks).map(|block| groups.images_of(block).len());
+        match self {
+            Self::Metrics(mut labels) => {
+                let mut next = |images| labels.split_off(..images).expect("each image has a label");
+                sizes.map(|images| Wanted::Metrics(next(images))).collect()
+            }
+            Self::Probabilities(mut rows) => {
+                let mut next = |images| rows.split_off_mut(..images * classes).expect("each image has a row");
+                sizes.map(|images| Wanted::Probabilities(next(images))).collect()
+            }
+        }
+    }
+}
+
+impl Engine {
+    /// Inference on `count` images, at most [`Engine::capacity`]. The metrics are zero where probabilities are wanted.
+    pub(crate) fn infer<E: Element>(
+        &mut self,
+        state: &State,
+        images: Images<'_>,
+        count: usize,
+        wanted: Wanted<'_>,
+    ) -> BatchMetrics {
+        let Self { shared, memory, .. } = self;
+        shared.norms.use_running(shared.cpu, &shared.plan, state);
+        let groups = Groups::of(count);
+        let ctx = shared.context(&state.params, groups, None);
+        let has_metrics = matches!(wanted, Wanted::Metrics(_));
+        memory.for_each_block(groups, wanted.of_blocks(groups, ctx.classes), |block, block_loss, wanted| {
+            fill_input(&ctx, images, block);
+            for op in &ctx.plan.ops {
+                forward::<E>(&ctx, op, block);
+            }
+            let logits = logits(&ctx, block);
+            match wanted {
+                Wanted::Metrics(labels) => {
+                    let targets = BlockTargets::Labels(labels);
+                    *block_loss = loss::cross_entropy(ctx.cpu, logits, targets, 0.0, None);
+                }
+                Wanted::Probabilities(rows) => loss::softmax(ctx.cpu, logits, rows),
+            }
+        });
+        if has_metrics { memory.metrics(groups) } else { BatchMetrics::default() }
+    }
+}

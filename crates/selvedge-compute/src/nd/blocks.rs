@@ -1,8 +1,9 @@
 //! [`BlockTensor`]: a batch in the layout that kernels work on, and the ways from arrays to it and back.
 //!
 //! A row of pixels of a block is packed or unpacked at a time, rows in parallel. Where an image's channels are adjacent in the
-//! array, as in NHWC, they are copied as runs; otherwise tiles of 16 pixels by a plane of channels are transposed, so that each
-//! cache line of either side is touched once.
+//! array, as in NHWC, they are copied as runs; otherwise tiles of 16 pixels by 16 channels are transposed on the stack, so that
+//! each cache line of either side is touched once: a block's pixels lie kilobytes apart, often a power of two, and would drive
+//! each other out of L1.
 
 use ndarray::{Array4, ArrayView3, ArrayView4, ArrayViewMut3, ArrayViewMut4, Axis};
 use rayon::prelude::*;
@@ -17,8 +18,8 @@ use crate::{AlignedVec, Cpu};
 /// Elements that are worth a thread's attention: a quarter of a megabyte of f32 takes some tens of microseconds.
 const WORTH_A_THREAD: usize = 1 << 16;
 
-/// Pixels that are transposed at a time: a cache line of f32.
-const PIXELS: usize = 16;
+/// Pixels, and channels, that are transposed at a time: a cache line of f32.
+const SIDE: usize = 16;
 
 /// Runs shorter than this are not worth a copy each.
 const SHORT: usize = 8;
@@ -241,50 +242,45 @@ fn at_once(shape: &BlockShape) -> usize {
     WORTH_A_THREAD.div_ceil(shape.row())
 }
 
-/// Elements of a row of pixels that lie at regular distances in the block and in the array.
-struct Run {
-    /// The first one's place in the row of the block.
+/// Some pixels of an image and some of their channels, in a row of pixels of a block and in the array.
+struct Tile {
+    /// The first element's place in the row of the block.
     block: usize,
-    /// Its place in the array, from its first element.
+    /// Its place in the array, from the array's first element.
     array: isize,
-    count: usize,
-    block_step: usize,
-    array_step: isize,
+    pixels: usize,
+    channels: usize,
 }
 
-/// Calls `each` with the runs of a row of pixels of a block, whose array has this shape and these strides: each element of the
-/// array is in one run.
+/// Calls `each` with tiles of a row of pixels of a block, whose array has this shape and these strides: each element is in one
+/// tile. Tiles are a pixel and a plane of channels where these are adjacent in the array, else up to [`SIDE`] of each.
 #[inline(always)]
-fn for_each_run(shape: &BlockShape, dim: (usize, usize, usize), strides: &[isize], mut each: impl FnMut(Run)) {
+fn for_each_tile(shape: &BlockShape, dim: (usize, usize, usize), strides: &[isize], mut each: impl FnMut(Tile)) {
     let (images, width, channels) = dim;
-    let (plane, pixel) = (shape.plane(), shape.pixel());
-    let place = |image: usize, x: usize, c: usize| {
-        let array = image as isize * strides[0] + x as isize * strides[1] + c as isize * strides[2];
-        (x * pixel + shape.channel(c) + image * plane, array)
-    };
-    let planes = || (0..channels).step_by(plane).map(|c| c..channels.min(c + plane));
-    if strides[2] == 1 && plane >= SHORT {
-        for x in 0..width {
-            for channels in planes() {
-                for image in 0..images {
-                    let (block, array) = place(image, x, channels.start);
-                    each(Run { block, array, count: channels.len(), block_step: 1, array_step: 1 });
-                }
-            }
-        }
-        return;
-    }
-    for first in (0..width).step_by(PIXELS) {
-        let count = PIXELS.min(width - first);
-        for channels in planes() {
+    let plane = shape.plane();
+    let [pixels_at_once, channels_at_once] =
+        if is_adjacent(strides, plane) { [1, plane] } else { [SIDE, SIDE.min(plane)] };
+    for x in (0..width).step_by(pixels_at_once) {
+        let pixels = pixels_at_once.min(width - x);
+        for plane_start in (0..channels).step_by(plane) {
+            let plane_end = channels.min(plane_start + plane);
             for image in 0..images {
-                for c in channels.clone() {
-                    let (block, array) = place(image, first, c);
-                    each(Run { block, array, count, block_step: pixel, array_step: strides[1] });
+                for c in (plane_start..plane_end).step_by(channels_at_once) {
+                    each(Tile {
+                        block: x * shape.pixel() + shape.channel(c) + image * plane,
+                        array: image as isize * strides[0] + x as isize * strides[1] + c as isize * strides[2],
+                        pixels,
+                        channels: channels_at_once.min(plane_end - c),
+                    });
                 }
             }
         }
     }
+}
+
+/// Whether runs of adjacent channels are copied.
+fn is_adjacent(strides: &[isize], plane: usize) -> bool {
+    strides[2] == 1 && plane >= SHORT
 }
 
 fn assert_row(shape: &BlockShape, len: usize, (images, width, channels): (usize, usize, usize)) {
@@ -294,11 +290,25 @@ fn assert_row(shape: &BlockShape, len: usize, (images, width, channels): (usize,
 
 fn pack_row<T: Plain>(shape: &BlockShape, from: ArrayView3<'_, T>, to: &mut [T]) {
     assert_row(shape, to.len(), from.dim());
-    let (start, to) = (from.as_ptr(), to.as_mut_ptr());
-    for_each_run(shape, from.dim(), from.strides(), |run| {
-        // SAFETY: the runs are elements of the view, by its own dimensions and strides, and have their places in `to`, a
-        // row of the block that is as wide (`assert_row`); the two do not overlap.
-        unsafe { copy(start.offset(run.array), run.array_step, to.add(run.block), run.block_step as isize, run.count) }
+    let (strides, start, to) = (from.strides(), from.as_ptr(), to.as_mut_ptr());
+    let adjacent = is_adjacent(strides, shape.plane());
+    for_each_tile(shape, from.dim(), strides, |Tile { block, array, pixels, channels }| {
+        // SAFETY: the tiles' elements are those of the view, by its own dimensions and strides, and have their places in `to`,
+        // a row of the block that is as wide (`assert_row`); the two do not overlap.
+        unsafe {
+            let (from, to) = (start.offset(array), to.add(block));
+            if adjacent {
+                return copy_run(from, to, channels);
+            }
+            let mut tile = [[T::default(); SIDE]; SIDE];
+            for c in 0..channels {
+                let from = from.offset(c as isize * strides[2]);
+                (0..pixels).for_each(|x| tile[x][c] = *from.offset(x as isize * strides[1]));
+            }
+            for (x, tile) in tile.iter().enumerate().take(pixels) {
+                copy_run(tile.as_ptr(), to.add(x * shape.pixel()), channels);
+            }
+        }
     });
 }
 
@@ -306,27 +316,38 @@ fn unpack_row<T: Plain>(shape: &BlockShape, from: &[T], mut to: ArrayViewMut3<'_
     assert_row(shape, from.len(), to.dim());
     let (dim, strides) = (to.dim(), to.strides().to_vec());
     let (from, start) = (from.as_ptr(), to.as_mut_ptr());
-    for_each_run(shape, dim, &strides, |run| {
+    let adjacent = is_adjacent(&strides, shape.plane());
+    for_each_tile(shape, dim, &strides, |Tile { block, array, pixels, channels }| {
         // SAFETY: as in `pack_row`, with the sides exchanged.
         unsafe {
-            copy(from.add(run.block), run.block_step as isize, start.offset(run.array), run.array_step, run.count)
+            let (from, to) = (from.add(block), start.offset(array));
+            if adjacent {
+                return copy_run(from, to, channels);
+            }
+            let mut tile = [[T::default(); SIDE]; SIDE];
+            for (x, tile) in tile.iter_mut().enumerate().take(pixels) {
+                copy_run(from.add(x * shape.pixel()), tile.as_mut_ptr(), channels);
+            }
+            for c in 0..channels {
+                let to = to.offset(c as isize * strides[2]);
+                (0..pixels).for_each(|x| *to.offset(x as isize * strides[1]) = tile[x][c]);
+            }
         }
     });
 }
 
-/// Copies `count` elements that lie `from_step` and `to_step` apart.
+/// Copies `count` adjacent elements.
 ///
 /// # Safety
 /// They must be readable and writable, and not overlap.
 #[inline(always)]
-unsafe fn copy<T: Plain>(from: *const T, from_step: isize, to: *mut T, to_step: isize, count: usize) {
+unsafe fn copy_run<T: Plain>(from: *const T, to: *mut T, count: usize) {
     // SAFETY: the caller's promise. The usual counts are constants, which makes copies of a few vectors of them.
     unsafe {
-        match (from_step, to_step, count) {
-            (1, 1, 16) => to.copy_from_nonoverlapping(from, 16),
-            (1, 1, 32) => to.copy_from_nonoverlapping(from, 32),
-            (1, 1, _) => to.copy_from_nonoverlapping(from, count),
-            _ => (0..count as isize).for_each(|i| *to.offset(i * to_step) = *from.offset(i * from_step)),
+        match count {
+            16 => to.copy_from_nonoverlapping(from, 16),
+            32 => to.copy_from_nonoverlapping(from, 32),
+            _ => to.copy_from_nonoverlapping(from, count),
         }
     }
 }

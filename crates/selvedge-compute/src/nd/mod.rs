@@ -20,7 +20,21 @@
 //!   to choose how many threads there are, and to have denormals flushed. Results have the same bits for any number of them.
 //! - **Precision.** f32.
 //!
-//! Those who stay in the layout from one kernel to the next pack once with [`BlockTensor`] instead.
+//! Those who stay in the layout from one kernel to the next pack once with [`BlockTensor`] instead. What they save, for 64 images
+//! on one thread of an AMD EPYC with AVX-512 (`cargo bench -p selvedge-compute --bench nd`, 2026-11-28), in ms:
+//!
+//! | operation | kernels on blocks | on arrays |
+//! |---|---|---|
+//! | convolution 3x3, 28x28 pixels, 1 to 16 channels, forward | 0.22 | 1.07 |
+//! | 14x14 pixels, 16 to 32 channels, forward; backward | 0.58; 1.12 | 0.69; 1.38 |
+//! | 14x14 pixels, 64 to 64 channels, forward; backward | 3.76; 7.84 | 5.84; 11.6 |
+//! | 7x7 pixels, 256 to 256 channels, forward; backward | 13.0; 28.6 | 16.7; 38.6 |
+//! | max pooling 2x2, 14x14 pixels, 64 channels | 0.06 | 0.23 |
+//! | batch norm, 14x14 pixels, 64 channels | 0.13 | 0.50 |
+//! | ReLU, 14x14 pixels, 64 channels | 0.07 | 0.10 |
+//!
+//! Of a batch of 14x14 pixels and 64 channels in NHWC, packing takes 0.12 ms and unpacking 0.09 ms; the rest is memory that each
+//! call asks for anew, and weights that each call packs.
 
 pub mod activation;
 mod blocks;

@@ -99,11 +99,11 @@ fn pooling<E: Element>(criterion: &mut Criterion) {
 fn activations<E: Element>(criterion: &mut Criterion) {
     let (name, bytes) = (type_name::<E>(), SHAPE.len() * size_of::<E>());
     let (x, dy, mut y) = (numbers::<E>(SHAPE.len()), numbers::<E>(SHAPE.len()), numbers::<E>(SHAPE.len()));
-    for (kind, title) in [(Activation::Relu, "relu"), (Activation::Gelu, "gelu"), (Activation::Silu, "silu")] {
-        measure(criterion, &format!("activation/{title}_forward"), name, 2 * bytes, |cpu| {
+    for kind in Activation::ALL {
+        measure(criterion, &format!("activation/{}_forward", kind.name()), name, 2 * bytes, |cpu| {
             activation::forward(cpu, kind, &x, &mut y);
         });
-        measure(criterion, &format!("activation/{title}_backward"), name, 3 * bytes, |cpu| {
+        measure(criterion, &format!("activation/{}_backward", kind.name()), name, 3 * bytes, |cpu| {
             activation::backward(cpu, kind, &x, &dy, &mut y);
         });
     }

@@ -1,23 +1,76 @@
-//! Activation functions: ReLU, GELU, SiLU, forward and backward.
+//! Activation functions, forward and backward.
 //!
-//! All three map zero to zero, so the padded lanes of a tensor stay zero. Convolutions apply the same vector functions
-//! (`apply`, `derivative`) to their results before they store them.
+//! Each maps zero to zero, so the padded lanes of a tensor stay zero. Batch normalisation applies the same vector functions
+//! (`apply`, `backpropagate`) in its own passes.
+//!
+//! A new function is a variant of [`Activation`] with its name in [`Activation::ALL`] and an arm in each `match` of this file;
+//! recipes, summaries, costs and profiles take it from here.
 
 use std::marker::PhantomData;
 
 use crate::Cpu;
+use crate::simd::math::EXP_OPERATIONS;
 use crate::simd::{Element, Kernel, MAX_LANES, Simd, dispatch, math};
 
 /// An elementwise function with f(0) = 0.
+///
+/// | name | formula | source |
+/// |---|---|---|
+/// | `relu` | max(0, x) | Nair and Hinton, 2010 |
+/// | `gelu` | x·Φ(x), Φ the distribution function of the standard normal distribution | Hendrycks and Gimpel, 2016 |
+/// | `silu` | x / (1 + e⁻ˣ), also called swish | Elfwing, Uchibe and Doya, 2017 |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
-    /// max(0, x). Its derivative at 0 is 0.
+    /// max(0, x). The derivative at 0 is 0.
     Relu,
-    /// x·Φ(x) with Φ the distribution function of the standard normal distribution (Hendrycks and Gimpel, 2016): the
-    /// exact form with the error function, not the approximation by the hyperbolic tangent.
+    /// x·Φ(x) in its exact form with the error function, not the approximation with the hyperbolic tangent.
     Gelu,
     /// x / (1 + e⁻ˣ), also called swish.
     Silu,
+}
+
+impl Activation {
+    /// Every function, in the order of tables.
+    pub const ALL: [Self; 3] = [Self::Relu, Self::Gelu, Self::Silu];
+
+    /// The name in recipes, files and profiles.
+    ///
+    /// ```
+    /// use selvedge_compute::activation::Activation;
+    /// assert_eq!(Activation::Gelu.name(), "gelu");
+    /// assert_eq!(Activation::from_name("silu"), Some(Activation::Silu));
+    /// assert_eq!(Activation::from_name("SiLU"), None);
+    /// ```
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Relu => "relu",
+            Self::Gelu => "gelu",
+            Self::Silu => "silu",
+        }
+    }
+
+    /// The name in prose.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Relu => "ReLU",
+            Self::Gelu => "GELU",
+            Self::Silu => "SiLU",
+        }
+    }
+
+    /// The function of that [`name`](Self::name).
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// Operations for each element, forward and backward, as [`crate::cost`] counts them.
+    pub(crate) fn operations(self) -> [u64; 2] {
+        match self {
+            Self::Relu => [1, 1],
+            Self::Gelu => [EXP_OPERATIONS + 8, EXP_OPERATIONS + 14],
+            Self::Silu => [EXP_OPERATIONS + 3, EXP_OPERATIONS + 7],
+        }
+    }
 }
 
 /// f(v).
@@ -31,12 +84,11 @@ pub(crate) fn apply<S: Simd>(s: S, kind: Activation, v: S::V) -> S::V {
     }
 }
 
-/// f′(v).
+/// dy·f′(v).
 #[inline(always)]
-pub(crate) fn derivative<S: Simd>(s: S, kind: Activation, v: S::V) -> S::V {
-    let one = s.splat(1.0);
-    match kind {
-        Activation::Relu => s.select(s.gt(v, s.zero()), one, s.zero()),
+pub(crate) fn backpropagate<S: Simd>(s: S, kind: Activation, v: S::V, dy: S::V) -> S::V {
+    let derivative = match kind {
+        Activation::Relu => return s.select(s.gt(v, s.zero()), dy, s.zero()),
         Activation::Gelu => {
             // Φ + x·φ with the density φ(x) = e^(−x²/2) / √(2π).
             const DENSITY_AT_0: f32 = 0.398_942_3;
@@ -46,9 +98,30 @@ pub(crate) fn derivative<S: Simd>(s: S, kind: Activation, v: S::V) -> S::V {
         Activation::Silu => {
             // σ + x·σ·(1 − σ).
             let sigmoid = math::sigmoid(s, v);
-            s.mul_add(s.mul(v, sigmoid), s.sub(one, sigmoid), sigmoid)
+            s.mul_add(s.mul(v, sigmoid), s.sub(s.splat(1.0), sigmoid), sigmoid)
         }
-    }
+    };
+    s.mul(dy, derivative)
+}
+
+/// `$body` once for each function, with `$kind` a constant: a choice in the inner loop would cost more than ReLU.
+macro_rules! with_constant {
+    ($activation:expr, |$kind:ident| $body:expr) => {
+        match $activation {
+            Activation::Relu => {
+                let $kind = Activation::Relu;
+                $body
+            }
+            Activation::Gelu => {
+                let $kind = Activation::Gelu;
+                $body
+            }
+            Activation::Silu => {
+                let $kind = Activation::Silu;
+                $body
+            }
+        }
+    };
 }
 
 /// Φ(v) = (1 + erf(v/√2)) / 2.
@@ -150,11 +223,7 @@ impl<E: Element> Kernel for Forward<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        match self.kind {
-            Activation::Relu => self.each(s, Activation::Relu),
-            Activation::Gelu => self.each(s, Activation::Gelu),
-            Activation::Silu => self.each(s, Activation::Silu),
-        }
+        with_constant!(self.kind, |kind| self.each(s, kind));
     }
 }
 
@@ -181,11 +250,7 @@ impl<E: Element> Backward<'_, E> {
             // SAFETY: `new`'s promise; i + LANES ≤ len, because LANES divides len.
             unsafe {
                 let (x, dy) = (E::load(s, self.x.add(i)), E::load(s, self.dy.add(i)));
-                let dx = match kind {
-                    Activation::Relu => s.select(s.gt(x, s.zero()), dy, s.zero()),
-                    _ => s.mul(dy, derivative(s, kind, x)),
-                };
-                E::store(s, self.dx.add(i), dx);
+                E::store(s, self.dx.add(i), backpropagate(s, kind, x, dy));
             }
         }
     }
@@ -195,148 +260,9 @@ impl<E: Element> Kernel for Backward<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        match self.kind {
-            Activation::Relu => self.each(s, Activation::Relu),
-            Activation::Gelu => self.each(s, Activation::Gelu),
-            Activation::Silu => self.each(s, Activation::Silu),
-        }
+        with_constant!(self.kind, |kind| self.each(s, kind));
     }
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use half::bf16;
-
-    use super::*;
-    use crate::test_support::{Numbers, assert_close, central_difference, cpus, wide};
-
-    const KINDS: [Activation; 3] = [Activation::Relu, Activation::Gelu, Activation::Silu];
-
-    /// The functions in f64.
-    pub(crate) fn reference(kind: Activation, x: f64) -> f64 {
-        match kind {
-            Activation::Relu => x.max(0.0),
-            Activation::Gelu => x * 0.5 * (1.0 + erf(x / 2f64.sqrt())),
-            Activation::Silu => x / (1.0 + (-x).exp()),
-        }
-    }
-
-    /// The error function: its Taylor series near zero, the continued fraction of 1 − erf elsewhere.
-    fn erf(x: f64) -> f64 {
-        let root_pi = std::f64::consts::PI.sqrt();
-        if x.abs() < 2.5 {
-            let (mut term, mut sum) = (x, x);
-            for n in 1..100 {
-                term *= -x * x / n as f64;
-                sum += term / (2 * n + 1) as f64;
-            }
-            return sum * 2.0 / root_pi;
-        }
-        let mut tail = x.abs();
-        for n in (1..100).rev() {
-            tail = x.abs() + n as f64 / 2.0 / tail;
-        }
-        x.signum() * (1.0 - (-x * x).exp() / root_pi / tail)
-    }
-
-    fn values<E: Element>() -> Vec<E> {
-        let mut numbers = Numbers::new(1);
-        let mut x: Vec<E> = (0..1008).map(|_| E::from_f32(numbers.uniform(-6.0, 6.0))).collect();
-        let edges =
-            [0.0, -0.0, 1e-6, -1e-6, 30.0, -30.0, 100.0, -100.0, 3e4, -3e4, 1e-30, -1e-30, 0.5, -0.5, 1.0, -1.0];
-        x.extend(edges.map(E::from_f32));
-        x
-    }
-
-    fn matches_reference<E: Element>() {
-        let x = values::<E>();
-        let dy = Numbers::new(2).elements::<E>(x.len());
-        for (cpu, kind) in cpus().into_iter().flat_map(|cpu| KINDS.map(|kind| (cpu, kind))) {
-            let name = format!("{kind:?} on {}", cpu.isa());
-            let zero = E::from_f32(0.0);
-            let (mut y, mut dx) = (vec![zero; x.len()], vec![zero; x.len()]);
-            forward(cpu, kind, &x, &mut y);
-            let want: Vec<f64> = wide(&x).into_iter().map(|x| reference(kind, x)).collect();
-            assert_close(&name, &y, &want, 1e-6);
-            backward(cpu, kind, &x, &dy, &mut dx);
-            let want: Vec<f64> = (0..x.len())
-                .map(|i| {
-                    let x = f64::from(x[i].to_f32());
-                    // ReLU's derivative at its kink, and what the difference cannot resolve beside it, by definition.
-                    let slope = match kind {
-                        Activation::Relu => f64::from(u8::from(x > 0.0)),
-                        _ => central_difference(&mut [x], 0, |x| reference(kind, x[0])),
-                    };
-                    slope * f64::from(dy[i].to_f32())
-                })
-                .collect();
-            assert_close(&format!("derivative of {name}"), &dx, &want, 2e-6);
-
-            let (mut y_in_place, mut dx_in_place) = (x.clone(), dy.clone());
-            forward_in_place(cpu, kind, &mut y_in_place);
-            backward_in_place(cpu, kind, &x, &mut dx_in_place);
-            assert_eq!(wide(&y), wide(&y_in_place), "{name}");
-            assert_eq!(wide(&dx), wide(&dx_in_place), "{name}");
-        }
-    }
-
-    #[test]
-    fn f32_matches_reference() {
-        matches_reference::<f32>();
-    }
-
-    #[test]
-    fn bf16_matches_reference() {
-        matches_reference::<bf16>();
-    }
-
-    /// ```python
-    /// import torch, torch.nn.functional as F
-    /// torch.set_default_dtype(torch.float64)
-    /// x = torch.tensor([-3., -1.5, -.75, -.1, 0., .3, .9, 2.5], requires_grad=True)
-    /// y = F.gelu(x); y.sum().backward(); print(y.tolist(), x.grad.tolist())    # torch 2.15.0; F.silu likewise
-    /// ```
-    #[test]
-    fn matches_pytorch() {
-        let mut x = [0.0; 16];
-        x[..8].copy_from_slice(&[-3.0, -1.5, -0.75, -0.1, 0.0, 0.3, 0.9, 2.5]);
-        let expected = [
-            (
-                Activation::Gelu,
-                [-0.00404969, -0.10021080, -0.16997051, -0.04601722, 0.0, 0.18537343, 0.73434589, 2.48447584],
-                [-0.01194565, -0.12746919, 0.00077428, 0.42047691, 0.5, 0.73232777, 1.05541660, 1.03761109],
-            ),
-            (
-                Activation::Silu,
-                [-0.14227762, -0.27363829, -0.24061598, -0.04750208, 0.0, 0.17233276, 0.63985455, 2.31035455],
-                [-0.08810411, -0.04129415, 0.15740006, 0.45008321, 0.5, 0.64778001, 0.89589978, 1.09940111],
-            ),
-        ];
-        for cpu in cpus() {
-            for (kind, values, slopes) in expected {
-                let (mut y, mut dx) = ([0.0f32; 16], [0.0f32; 16]);
-                forward(cpu, kind, &x, &mut y);
-                backward(cpu, kind, &x, &[1.0; 16], &mut dx);
-                assert_close("value", &y[..8], &values, 5e-7);
-                assert_close("slope", &dx[..8], &slopes, 5e-7);
-            }
-        }
-    }
-
-    #[test]
-    fn nan_passes() {
-        for cpu in cpus() {
-            for kind in KINDS {
-                let mut x = [f32::NAN; 16];
-                forward_in_place(cpu, kind, &mut x);
-                assert!(x.iter().all(|x| x.is_nan()), "{kind:?} on {}", cpu.isa());
-            }
-        }
-    }
-
-    #[test]
-    #[should_panic(expected = "x has 16 elements and y 32")]
-    fn lengths_must_agree() {
-        forward(cpus()[0], Activation::Relu, &[0.0f32; 16], &mut [0.0; 32]);
-    }
-}
+pub(crate) mod tests;

@@ -4,7 +4,7 @@
 //! perfect cache: every operand is read or written once, in the layout that it is stored in, padded channels included.
 //! What a kernel moves beyond that, because it reads something twice, shows as a smaller share. A multiply-add is two
 //! operations; a comparison, a maximum or a conversion is one; an exponential, with the polynomial that computes it, is
-//! counted as [`EXPONENTIAL`].
+//! counted as [`EXP_OPERATIONS`].
 
 use std::iter::Sum;
 use std::ops::Add;
@@ -14,9 +14,7 @@ use crate::conv::Conv2dShape;
 use crate::conv::winograd::Winograd;
 use crate::layout::{BLOCK, BlockShape};
 use crate::pool::Pool2dShape;
-
-/// Operations that an exponential counts for.
-pub const EXPONENTIAL: u64 = 16;
+use crate::simd::math::EXP_OPERATIONS;
 
 /// Bytes of a pixel's number in a window of max pooling.
 const WINNER: u64 = 2;
@@ -158,11 +156,7 @@ pub fn average_pool(shape: &Pool2dShape, images: usize, element: usize) -> Passe
 
 /// An activation: forward a tensor is read and one written, backward two are read.
 pub fn activation(kind: Activation, shape: &BlockShape, images: usize, element: usize) -> Passes {
-    let (forward, backward) = match kind {
-        Activation::Relu => (1, 1),
-        Activation::Silu => (EXPONENTIAL + 3, EXPONENTIAL + 7),
-        Activation::Gelu => (EXPONENTIAL + 8, EXPONENTIAL + 14),
-    };
+    let [forward, backward] = kind.operations();
     each(shape, images, element, [forward, 2], [backward, 3])
 }
 
@@ -207,17 +201,7 @@ pub fn input(shape: &BlockShape, images: usize) -> Cost {
 /// Softmax cross-entropy and its gradient on `images` rows of `stride` f32 logits.
 pub fn cross_entropy(images: usize, stride: usize) -> Cost {
     let elements = (images * stride) as u64;
-    Cost::new(elements * (EXPONENTIAL + 6), 2 * F32 * elements)
-}
-
-/// SGD with momentum on that many parameters: value, gradient and momentum are read, value and momentum written.
-pub fn sgd(parameters: usize) -> Cost {
-    Cost::new(6 * parameters as u64, 5 * F32 * parameters as u64)
-}
-
-/// Adam on that many parameters: value, gradient and two moments are read, all but the gradient written.
-pub fn adam(parameters: usize) -> Cost {
-    Cost::new(14 * parameters as u64, 7 * F32 * parameters as u64)
+    Cost::new(elements * (EXP_OPERATIONS + 6), 2 * F32 * elements)
 }
 
 /// `[operations, elements moved]` for each element, forward and backward.
@@ -299,8 +283,6 @@ mod tests {
         assert_eq!(norm(&shape, 64, 2).backward.bytes, 10 * elements);
         assert_eq!(norm_and_add(&shape, 64, 2).forward, Cost::new(6 * elements, 8 * elements));
         assert_eq!(input(&BlockShape::input(28, 28, 1), 128), Cost::new(2 * 128 * 784, 5 * 128 * 784));
-        assert_eq!(sgd(1000).bytes, 20_000);
-        assert_eq!(adam(1000).bytes, 28_000);
         assert_eq!(cross_entropy(128, 16).bytes, 2 * 4 * 128 * 16);
     }
 

@@ -1,8 +1,8 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
-mod error;
 mod exec;
+mod formats;
 mod network;
 mod params;
 mod plan;
@@ -11,17 +11,21 @@ mod spec;
 #[cfg(test)]
 mod test_support;
 
-pub use error::{FileProblem, LayerProblem, ModelError};
 pub use exec::images::Images;
 pub use exec::pass::{BatchMetrics, Loss, Metrics, StepKey, Targets};
 pub use exec::timing::PassTimes;
 pub use network::{BuildOptions, Network};
-pub use params::layout::ParamLayout;
-pub use params::snapshot::Snapshot;
-pub use params::{ParamEntry, ParamKind, Params};
+pub use params::Params;
+pub use params::entry::ParamEntry;
+pub use params::snapshot::{NamedArray, Snapshot};
 pub use profile::isolated::{IsolatedOperation, Operands, Pass};
-pub use profile::operations::{Operation, OperationKind};
+pub use profile::operations::Operation;
+pub use selvedge_compute::activation::Activation;
 pub use selvedge_compute::{Precision, Threads};
+pub use spec::array::ParamKind;
+pub use spec::error::{FileProblem, LayerProblem, ModelError};
+pub use spec::layer::LayerSpec;
+pub use spec::layout::ParamLayout;
 pub use spec::options::{Kernel, Padding, Units};
 pub use spec::shape::Shape;
-pub use spec::{InputSpec, LayerSpec, ModelSpec};
+pub use spec::{InputSpec, ModelSpec};

@@ -1,23 +1,22 @@
 //! [`Network`]: a network that trains, evaluates and predicts.
 
 use std::ops::Range;
-use std::path::Path;
 
 use ndarray::Array2;
-use selvedge_compute::{BLOCK, Cpu, Precision, Threads, bf16, scratch};
+use selvedge_compute::{Cpu, Precision, Threads, bf16, scratch};
 
-use crate::error::ModelError;
 use crate::exec::engine::{Engine, Wanted};
 use crate::exec::images::Images;
 use crate::exec::memory::Capacity;
 use crate::exec::pass::{Batch, BatchMetrics, Loss, Metrics, StepKey, Targets};
 use crate::exec::timing::{PassTimes, Timing};
-use crate::params::snapshot::Snapshot;
+use crate::params::snapshot::{self, NamedArray, Snapshot};
 use crate::params::state::State;
-use crate::params::{Params, file, init, weights};
+use crate::params::{Params, init};
 use crate::plan::lower::lower;
 use crate::profile::operations::{self, Operation};
-use crate::spec::shape::NetworkShape;
+use crate::spec::error::ModelError;
+use crate::spec::inference::NetworkShape;
 use crate::spec::{InputSpec, ModelSpec};
 
 /// How a network is built.
@@ -27,7 +26,7 @@ pub struct BuildOptions {
     pub seed: u64,
     /// The most images of a training pass: memory is planned for them.
     pub max_batch: usize,
-    /// What activations and packed weights are stored and multiplied in.
+    /// The type that activations and packed weights are stored and multiplied in.
     pub precision: Precision,
     /// The threads that passes run on.
     pub threads: Threads,
@@ -61,7 +60,8 @@ impl Network {
         Ok(Self::assemble(cpu, spec.clone(), shape, &initial, options))
     }
 
-    fn assemble(
+    /// A network with the state of `snapshot`.
+    pub(crate) fn assemble(
         cpu: Cpu,
         spec: ModelSpec,
         shape: NetworkShape,
@@ -235,30 +235,11 @@ impl Network {
         &mut self.state.params
     }
 
-    /// Writes spec and weights to a safetensors file. The file is complete or absent, whatever interrupts.
-    ///
-    /// # Errors
-    /// [`ModelError::File`] if the file cannot be written.
-    pub fn save(&self, path: &Path) -> Result<(), ModelError> {
-        file::write(path, &weights::encode(&self.spec, &self.shape, &self.snapshot()))
-    }
-
-    /// Reads a network from a file that [`Network::save`] wrote.
-    ///
-    /// # Errors
-    /// [`ModelError::File`] if the file cannot be read or is not such a file.
-    pub fn load(path: &Path, threads: Threads) -> Result<Network, ModelError> {
-        let bytes = file::read(path, weights::MAX_FILE)?;
-        let (spec, shape, snapshot) = weights::decode(&bytes).map_err(|problem| file::failure(path, problem))?;
-        // Two blocks for each thread keep all of them busy; more would only take memory.
-        let max_batch = 2 * BLOCK * threads.count();
-        let options = BuildOptions { seed: 0, max_batch, precision: Precision::F32, threads };
-        Ok(Self::assemble(Cpu::detect()?, spec, shape, &snapshot, &options))
-    }
-
     /// Every parameter and running statistic in logical order, as little-endian f32: what a checksum is taken of.
     pub fn weights_bytes(&self) -> Vec<u8> {
-        weights::value_bytes(&self.shape, &self.snapshot())
+        let snapshot = self.snapshot();
+        let values = self.arrays(&snapshot).flat_map(|array| array.values);
+        values.flat_map(|value| value.to_le_bytes()).collect()
     }
 
     /// The operations of a pass over `images` images, in their order, with their costs.
@@ -291,6 +272,29 @@ impl Network {
     /// All that the network has learnt.
     pub fn snapshot(&self) -> Snapshot {
         self.state.snapshot(&self.shape)
+    }
+
+    /// The arrays of a snapshot of this network with their names and shapes: parameters, then running statistics. A format of
+    /// files writes these and [`Network::spec`].
+    ///
+    /// ```
+    /// # use selvedge_model::{BuildOptions, InputSpec, LayerSpec, ModelSpec, Network, Precision, Threads, Units};
+    /// # let input = InputSpec { height: 28, width: 28, channels: 1, mean: 0.286, std: 0.353 };
+    /// # let layers = vec![LayerSpec::Flatten, LayerSpec::Dense { units: Units::Classes, bias: true }];
+    /// # let spec = ModelSpec { input, classes: 10, layers };
+    /// # let threads = Threads::new(1)?;
+    /// # let options = BuildOptions { seed: 1, max_batch: 64, precision: Precision::F32, threads };
+    /// let network = Network::build(&spec, &options)?;
+    /// let snapshot = network.snapshot();
+    /// let arrays: Vec<_> = network.arrays(&snapshot).map(|array| (array.name, array.shape)).collect();
+    /// assert_eq!(arrays, [("1.dense.weight", &[784, 10][..]), ("1.dense.bias", &[10])]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Panics
+    /// If the snapshot is of a network of another shape.
+    pub fn arrays<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = NamedArray<'a>> + Clone {
+        snapshot::arrays(&self.shape, snapshot)
     }
 
     /// Goes back to a snapshot of the same network.

@@ -1,9 +1,13 @@
 //! Networks that several tests use: two real ones, and random ones, possible and impossible.
 
 use proptest::prelude::*;
+use selvedge_compute::activation::Activation;
 
+use crate::spec::layer::LayerSpec;
 use crate::spec::options::{Kernel, Padding, Units};
-use crate::spec::{InputSpec, LayerSpec, ModelSpec};
+use crate::spec::{InputSpec, ModelSpec};
+
+pub(crate) const RELU: LayerSpec = LayerSpec::Activation(Activation::Relu);
 
 /// Grey images of `height` by `width`, ten classes.
 pub(crate) fn grey(height: usize, width: usize, layers: Vec<LayerSpec>) -> ModelSpec {
@@ -32,27 +36,27 @@ pub(crate) fn norm() -> LayerSpec {
 
 /// A Keras classifier of Fashion-MNIST: three convolutions, two hidden dense layers.
 pub(crate) fn keras_classifier() -> ModelSpec {
-    use LayerSpec::{Dropout, Flatten, Relu};
+    use LayerSpec::{Dropout, Flatten};
     grey(
         28,
         28,
         vec![
             conv(16, true),
-            Relu,
+            RELU,
             max_pool(2),
             Dropout { rate: 0.3 },
             conv(32, true),
-            Relu,
+            RELU,
             max_pool(2),
             conv(64, true),
-            Relu,
+            RELU,
             max_pool(2),
             Dropout { rate: 0.5 },
             Flatten,
             dense(350),
-            Relu,
+            RELU,
             dense(150),
-            Relu,
+            RELU,
             Dropout { rate: 0.25 },
             classes(),
         ],
@@ -61,7 +65,7 @@ pub(crate) fn keras_classifier() -> ModelSpec {
 
 /// A residual network of nine layers with weights, 64 to 512 channels.
 pub(crate) fn resnet9() -> ModelSpec {
-    let block = |filters| [conv(filters, false), norm(), LayerSpec::Relu];
+    let block = |filters| [conv(filters, false), norm(), RELU];
     let pair = |filters| LayerSpec::Residual { layers: [block(filters), block(filters)].concat() };
     let mut layers = [block(64), block(128)].concat();
     layers.extend([max_pool(2), pair(128)]);
@@ -111,22 +115,24 @@ pub(crate) fn wild_spec() -> impl Strategy<Value = ModelSpec> {
 }
 
 fn simple_layer() -> impl Strategy<Value = LayerSpec> {
-    use LayerSpec::{Flatten, Gelu, GlobalAvgPool, GlobalMaxPool, Relu, Silu};
-    proptest::sample::select(vec![Flatten, Gelu, GlobalAvgPool, GlobalMaxPool, Relu, Silu])
+    use LayerSpec::{Flatten, GlobalAvgPool, GlobalMaxPool};
+    let activations = Activation::ALL.map(LayerSpec::Activation);
+    proptest::sample::select([&activations[..], &[Flatten, GlobalAvgPool, GlobalMaxPool]].concat())
 }
 
 /// Small specs that are networks.
 pub(crate) fn small_spec() -> impl Strategy<Value = ModelSpec> {
     let padding = prop_oneof![Just(Padding::Same), Just(Padding::Valid), Just(Padding::Pixels(1))];
-    let body = (1usize..20).prop_map(|filters| vec![conv(filters, true), norm(), LayerSpec::Gelu]);
+    let body =
+        (1usize..20).prop_map(|filters| vec![conv(filters, true), norm(), LayerSpec::Activation(Activation::Gelu)]);
     let image_layer = prop_oneof![
         (1usize..20, kernel(2usize..4), 1usize..3, padding, any::<bool>()).prop_map(
             |(filters, kernel, stride, padding, bias)| LayerSpec::Conv2d { filters, kernel, stride, padding, bias }
         ),
         (1usize..3, proptest::option::of(1usize..3)).prop_map(|(size, stride)| LayerSpec::MaxPool2d { size, stride }),
         any::<bool>().prop_map(|scale| LayerSpec::BatchNorm { momentum: 0.1, epsilon: 1e-5, scale }),
-        Just(LayerSpec::Relu),
-        Just(LayerSpec::Residual { layers: vec![norm(), LayerSpec::Silu] }),
+        Just(RELU),
+        Just(LayerSpec::Residual { layers: vec![norm(), LayerSpec::Activation(Activation::Silu)] }),
     ];
     let end = proptest::sample::select(vec![LayerSpec::Flatten, LayerSpec::GlobalAvgPool, LayerSpec::GlobalMaxPool]);
     let input = (12usize..17, 12usize..17, prop_oneof![Just(1usize), Just(3), Just(15), Just(17)])

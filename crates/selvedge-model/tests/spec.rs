@@ -1,6 +1,6 @@
 //! Specs as people write them in recipes, and what they are told when they write something else.
 
-use selvedge_model::{Kernel, LayerSpec, ModelSpec, Padding, Units};
+use selvedge_model::{Activation, Kernel, LayerSpec, ModelSpec, Padding, Units};
 
 fn layer(text: &str) -> Result<LayerSpec, toml::de::Error> {
     #[derive(serde::Deserialize)]
@@ -49,6 +49,26 @@ fn every_way_of_writing_a_value() {
     }
 }
 
+#[test]
+fn activations_are_read_and_written_by_their_names() {
+    for kind in Activation::ALL {
+        let expected = LayerSpec::Activation(kind);
+        assert_eq!(layer(&format!(r#"{{ layer = "{}" }}"#, kind.name())).unwrap(), expected);
+        assert_eq!(expected.kind(), kind.name());
+        let json = format!(r#"{{"layer":"{}"}}"#, kind.name());
+        assert_eq!(serde_json::to_string(&expected).unwrap(), json);
+        assert_eq!(serde_json::from_str::<LayerSpec>(&json).unwrap(), expected);
+    }
+}
+
+#[test]
+fn the_name_may_follow_the_options() {
+    let conv = layer(r#"{ kernel = 3, filters = 16, layer = "conv2d" }"#).unwrap();
+    assert_eq!(conv, layer(r#"{ layer = "conv2d", filters = 16, kernel = 3 }"#).unwrap());
+    let json = r#"{"rate":0.5,"layer":"dropout"}"#;
+    assert_eq!(serde_json::from_str::<LayerSpec>(json).unwrap(), LayerSpec::Dropout { rate: 0.5 });
+}
+
 #[track_caller]
 fn assert_refused(text: &str, parts: &[&str]) {
     let message = layer(text).unwrap_err().to_string();
@@ -59,10 +79,14 @@ fn assert_refused(text: &str, parts: &[&str]) {
 
 #[test]
 fn mistakes_are_named_with_what_is_allowed() {
-    assert_refused(r#"{ layer = "conv3d" }"#, &["conv3d", "`conv2d`", "`residual`"]);
+    assert_refused(r#"{ layer = "conv3d" }"#, &["conv3d", "`conv2d`", "`residual`", "`gelu`"]);
+    assert_refused(r#"{ layer = "activation" }"#, &["unknown layer `activation`", "`relu`"]);
+    assert_refused(r#"{ filters = 1 }"#, &["missing field `layer`"]);
+    assert_refused(r#"{ layer = 3 }"#, &["integer `3`", "string"]);
     assert_refused(r#"{ layer = "conv2d", filters = 1, kernel = 3, strides = 2 }"#, &["strides", "`stride`"]);
     assert_refused(r#"{ layer = "conv2d", kernel = 3 }"#, &["missing field `filters`"]);
-    assert_refused(r#"{ layer = "relu", slope = 0.1 }"#, &["slope"]);
+    assert_refused(r#"{ layer = "relu", slope = 0.1 }"#, &["unknown field `slope`"]);
+    assert_refused(r#"{ alpha = 0.1, layer = "relu" }"#, &["unknown field `alpha`"]);
     assert_refused(r#"{ layer = "max_pool2d", padding = 1 }"#, &["padding", "`size` or `stride`"]);
     for kernel in ["\"3\"", "[3]", "[3, 3, 3]", "-1", "1.5", "[3, -1]"] {
         let text = format!(r#"{{ layer = "conv2d", filters = 1, kernel = {kernel} }}"#);

@@ -178,10 +178,7 @@ impl Normalisation<'_> {
         // SAFETY: the caller's promise.
         let (a, b) = unsafe { (s.load(self.factor.as_ptr().add(c)), s.load(self.offset.as_ptr().add(c))) };
         let z = s.mul_add(x, a, b);
-        match kind {
-            Activation::Relu => s.select(s.gt(z, s.zero()), dy, s.zero()),
-            _ => s.mul(dy, activation::derivative(s, kind, z)),
-        }
+        activation::backpropagate(s, kind, z, dy)
     }
 }
 

@@ -117,7 +117,7 @@ fn batch<E: Element>(shape: &BlockShape, images: usize, seed: u64) -> Vec<Vec<E>
 }
 
 fn matches_reference<E: Element>() {
-    let kinds = [None, Some(Activation::Relu), Some(Activation::Gelu), Some(Activation::Silu)];
+    let kinds: Vec<Option<Activation>> = [None].into_iter().chain(Activation::ALL.map(Some)).collect();
     let small = [(1, 1, 1, 2), (3, 2, 5, 33), (2, 3, 16, 31), (4, 5, 35, 7), (1, 2, 64, 70), (2, 1, 100, 5)];
     // The last two: more channels than are summed at a time, in planes of 16 and of 32.
     let sizes = [&small[..], &[(1, 2, 1100, 3), (2, 1, 1056, 33)]].concat();
@@ -131,7 +131,7 @@ fn matches_reference<E: Element>() {
         let [mut gamma, mut beta] = [(); 2].map(|()| numbers.elements::<f32>(shape.channel_stride));
         gamma[channels..].fill(0.0);
         beta[channels..].fill(0.0);
-        for (cpu, activation) in cpus().into_iter().flat_map(|cpu| kinds.map(|kind| (cpu, kind))) {
+        for (cpu, activation) in cpus().into_iter().flat_map(|cpu| kinds.iter().map(move |&kind| (cpu, kind))) {
             let name = format!("{shape:?}, {images} images, {activation:?} on {}", cpu.isa());
             let got = train_step(cpu, &shape, images, activation, [&gamma, &beta], &x, &dy);
             assert_eq!(got.count, images * height * width);

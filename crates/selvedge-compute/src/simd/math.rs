@@ -2,6 +2,9 @@
 
 use super::Simd;
 
+/// Floating-point operations that costs count for [`exp`], polynomial and scaling together.
+pub const EXP_OPERATIONS: u64 = 16;
+
 /// eˣ with a relative error below 2e-7, for any x; 0 below −87, the value at 88 above 88, NaN for NaN.
 ///
 /// Cody and Waite's reduction x = n·ln 2 + r with |r| ≤ ln 2 / 2, a polynomial of degree 6 in r (the Taylor series with

@@ -102,7 +102,7 @@ mod tests {
 
     use crate::plan::Op;
     use crate::plan::lower::lower;
-    use crate::spec::shape::NetworkShape;
+    use crate::spec::inference::NetworkShape;
     use crate::test_support::resnet9;
 
     /// Chunks of forward and backward_data of all convolutions but the first, for a batch of 128 on 16 threads.

@@ -7,7 +7,7 @@ use std::ops::Range;
 use selvedge_compute::conv::{Accumulate, ConvPlan, WeightGradient, WeightSums};
 
 use crate::exec::chunks::{self, Chunk};
-use crate::params::ParamEntry;
+use crate::params::entry::ParamEntry;
 use crate::plan::{Op, Plan};
 
 /// Where the gradients lie that each group of blocks sums on its own.

@@ -56,7 +56,7 @@ impl From<Step> for Account {
     }
 }
 
-/// Accounts that are no operation's.
+/// Accounts besides those of operations.
 const OTHERS: usize = 4;
 
 /// Nanoseconds on each account, added to by all threads.

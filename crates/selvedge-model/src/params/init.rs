@@ -4,16 +4,15 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Uniform};
 
-use crate::params::ParamKind;
-use crate::params::array::ParamShape;
 use crate::params::snapshot::Snapshot;
-use crate::spec::shape::NetworkShape;
+use crate::spec::array::{ParamKind, ParamShape};
+use crate::spec::inference::NetworkShape;
 
-/// Sets these random numbers apart from everything else that is drawn from the same seed.
+/// Part of the key, so that nothing else drawn from the same seed has these random numbers.
 const PURPOSE: &[u8; 24] = b"selvedge initial weights";
 
 /// The initial state of a network: weights uniform in ±√(6 / (fan in + fan out)) (Glorot and Bengio, 2010), biases and
-/// shifts 0, scales 1, running means 0 and variances 1.
+/// betas 0, gammas 1, running means 0 and variances 1.
 ///
 /// Tensor number i is drawn from stream i of ChaCha8 keyed by the seed, so it does not depend on the tensors before it.
 pub(crate) fn initial(shape: &NetworkShape, seed: u64) -> Snapshot {

@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use selvedge_compute::AlignedVec;
 
-use crate::params::array::ArrayShape;
-use crate::params::snapshot::Snapshot;
+use crate::params::snapshot::{self, Snapshot};
 use crate::params::{Params, ranges};
-use crate::spec::shape::NetworkShape;
+use crate::spec::array::ArrayShape;
+use crate::spec::inference::NetworkShape;
 
 /// Parameters, gradients and running statistics of a network.
 pub(crate) struct State {
@@ -41,9 +41,7 @@ impl State {
     /// # Panics
     /// If the snapshot is not of a network of `shape`, before anything is changed.
     pub(crate) fn restore(&mut self, shape: &NetworkShape, snapshot: &Snapshot) {
-        let (params, buffers) = (shape.param_count(), shape.buffer_count());
-        assert_eq!(snapshot.params.len(), params, "the snapshot's parameters and the network's");
-        assert_eq!(snapshot.buffers.len(), buffers, "the snapshot's running statistics and the network's");
+        snapshot::check(shape, snapshot);
         let Params { values, entries, .. } = &mut self.params;
         store_all(shape.param_arrays(), entries.iter().map(|entry| &entry.range), &snapshot.params, values);
         store_all(shape.buffers.iter(), self.buffer_ranges.iter(), &snapshot.buffers, &mut self.buffers);

@@ -1,12 +1,12 @@
 //! Where the tensors of a block lie: [`Plan::place`].
 //!
-//! Each is needed from one time of a pass to another: forward operation i runs at time i + 1, its backward pass at time
-//! 2n + 1 − i, the loss between them, and gradients that are summed by panels at the end. Two share a place if they are never
-//! needed at the same time ([`crate::plan::memory`]).
+//! Each tensor has a lifetime, from its first use in a pass to its last: forward operation i runs at time i + 1, its backward pass at time
+//! 2n + 1 − i, the loss between them, and gradients that are summed by panels at the end. Two share memory if
+//! their lifetimes do not overlap ([`crate::plan::memory`]).
 //!
-//! What is needed beyond a phase of the pass ([`crate::plan::phases`]) lies in the block's own arena. What is needed within one phase
-//! alone lies in the arena of the worker that takes the block through it: the next block's lies there, too, and finds it
-//! in the cache. A network without batch normalisation has one phase, and nearly all of it lies there.
+//! A tensor that outlives a phase of the pass ([`crate::plan::phases`]) lies in the arena of its block. All others lie in the arena of
+//! the worker that takes the block through the phase, where those of the next block find the memory in the cache. A network without
+//! batch normalisation has one phase, and nearly all of its tensors lie there.
 
 use selvedge_compute::aligned::ALIGNMENT;
 use selvedge_compute::conv::first_layer::batch_norm::PATCH_SUMS;
@@ -107,19 +107,14 @@ impl Plan {
             let (f, b) = (i + 1, 2 * n + 1 - i);
             let (x, y) = op.ends();
             let Spans { data, grads, extras } = &mut spans;
-            data[root(x)].include(f);
-            data[root(y)].include(f);
-            grads[x].include(b);
-            grads[y].include(b);
+            [Some(x), Some(y), op.second_input()].into_iter().flatten().for_each(|id| data[root(id)].include(f));
+            op.backward_reads().into_iter().flatten().for_each(|id| data[root(id)].include(b));
+            op.gradients().into_iter().flatten().for_each(|id| grads[id].include(b));
             let mut keep =
                 |kind, bytes, first, last| extras.push(Extra { op: Some(i), kind, bytes, span: Span { first, last } });
             match op {
                 Op::Conv(conv) => {
                     let plan = &conv.plan;
-                    data[root(x)].include(b);
-                    if !plan.takes_fused_gradient() {
-                        grads[conv.result()].include(b);
-                    }
                     if plan.keeps_operands() {
                         data[root(x)].include(end);
                         grads[conv.result()].include(end);
@@ -127,27 +122,14 @@ impl Plan {
                     for (i, bytes) in plan.repacked_bytes().into_iter().enumerate().filter(|(_, bytes)| *bytes > 0) {
                         keep(ExtraKind::Repacked(i), bytes, b, end);
                     }
-                    match &conv.pool {
-                        Some(_) => keep(ExtraKind::Indices, plan.output().shape.len() * size_of::<u16>(), f, b),
-                        None if plan.fusion().relu => data[root(y)].include(b),
-                        None => {}
+                    if conv.pool.is_some() {
+                        keep(ExtraKind::Indices, plan.output().shape.len() * size_of::<u16>(), f, b);
                     }
                 }
-                Op::ConvNorm(layer) => {
-                    data[root(x)].include(b);
-                    if self.norms[layer.norm].activation.is_some() {
-                        data[root(y)].include(b);
-                    }
-                    // Written in the phase before.
-                    keep(ExtraKind::Partial, PATCH_SUMS * size_of::<f64>(), f - 1, f);
-                }
-                Op::Activate { .. } => data[root(x)].include(b),
+                // Written in the phase before.
+                Op::ConvNorm(_) => keep(ExtraKind::Partial, PATCH_SUMS * size_of::<f64>(), f - 1, f),
                 Op::MaxPool { shape, .. } => keep(ExtraKind::Indices, shape.output().len() * size_of::<u16>(), f, b),
-                Op::Norm(BatchNorm { norm, pool, shortcut, .. }) => {
-                    data[root(x)].include(b);
-                    if let Some(shortcut) = shortcut {
-                        data[root(*shortcut)].include(f);
-                    }
+                Op::Norm(BatchNorm { norm, pool, .. }) => {
                     if let Some(pool) = pool {
                         let len = pool.shape.output().len();
                         keep(ExtraKind::Indices, len * size_of::<u16>(), f, b);
@@ -155,10 +137,7 @@ impl Plan {
                     }
                     keep(ExtraKind::Partial, 2 * self.norms[*norm].shape.channel_stride * size_of::<f64>(), f, b);
                 }
-                // The sum's gradient is the shortcut's, which the fork adds to the body's.
-                Op::Fork { sum, .. } => grads[*sum].include(b),
-                Op::Add { shortcut, .. } => data[root(*shortcut)].include(f),
-                Op::AvgPool { .. } | Op::Dropout { .. } | Op::Round { .. } | Op::Widen { .. } => {}
+                _ => {}
             }
         }
         spans.grads[self.input] = Span::NEVER;
@@ -194,13 +173,13 @@ enum ExtraKind {
 mod tests {
     use std::ops::Range;
 
-    use selvedge_compute::Precision;
-
     use super::*;
     use crate::plan::lower::lower;
-    use crate::spec::shape::NetworkShape;
-    use crate::spec::{LayerSpec, ModelSpec};
-    use crate::test_support::{classes, conv, grey, keras_classifier, norm};
+    use crate::spec::ModelSpec;
+    use crate::spec::inference::NetworkShape;
+    use crate::spec::layer::LayerSpec;
+    use crate::test_support::{RELU, classes, conv, grey, keras_classifier, norm};
+    use selvedge_compute::Precision;
 
     fn plan(spec: &ModelSpec) -> Plan {
         lower(spec, &NetworkShape::infer(spec).unwrap(), Precision::F32)
@@ -223,8 +202,8 @@ mod tests {
     }
 
     #[test]
-    fn a_normalisation_has_blocks_keep_its_input_and_the_gradient_behind_it() {
-        let layers = vec![conv(16, true), LayerSpec::Relu, conv(16, false), norm(), LayerSpec::Flatten, classes()];
+    fn blocks_keep_the_input_of_a_normalisation_and_the_gradient_of_its_output() {
+        let layers = vec![conv(16, true), RELU, conv(16, false), norm(), LayerSpec::Flatten, classes()];
         let plan = plan(&grey(8, 8, layers));
         let of_norm = |op: &Op| match *op {
             Op::Norm(BatchNorm { x, y, .. }) => Some((x, y)),

@@ -1,10 +1,10 @@
 //! From layers to operations: [`lower`] turns a specification into a [`Plan`].
 //!
-//! A convolution or dense layer takes the ReLU behind it into its own pass, a max pooling behind that, if its windows do
-//! not overlap, and a dropout behind that; a batch normalisation takes the activation behind it, and a max pooling of this
-//! kind behind ReLU or nothing, or the sum at the end of a residual block. A normalisation that takes no pooling goes into the layer next to the input before it, if that
-//! sees patches of 3x3 pixels ([`selvedge_compute::conv::first_layer::batch_norm`]). `Flatten` is no operation: a dense layer behind it is the convolution whose kernel is the
-//! whole image.
+//! Fusion: a convolution or dense layer takes the ReLU after it, then a max pooling whose windows do not overlap, then a dropout. A
+//! batch normalisation takes the activation after it, and then a max pooling of this kind (after ReLU or no activation) or the sum
+//! at the end of a residual block. A normalisation without pooling is folded into the first convolution before it, if that reads
+//! patches of 3x3 pixels ([`selvedge_compute::conv::first_layer::batch_norm`]). `Flatten` is not an operation: a dense layer after
+//! it is the convolution whose kernel is the whole image.
 
 use selvedge_compute::activation::Activation;
 use selvedge_compute::aligned::ALIGNMENT;
@@ -13,8 +13,9 @@ use selvedge_compute::pool::Pool2dShape;
 use selvedge_compute::{BlockShape, Precision};
 
 use crate::plan::{BatchNorm, Conv, ConvNorm, Dropout, FusedPool, Norm, NormPool, Op, Plan, Value, ValueId};
-use crate::spec::shape::{LayerShape, NetworkShape};
-use crate::spec::{LayerSpec, ModelSpec};
+use crate::spec::ModelSpec;
+use crate::spec::inference::{LayerShape, NetworkShape};
+use crate::spec::layer::LayerSpec;
 
 /// The plan of a specification and its shapes.
 pub(crate) fn lower(spec: &ModelSpec, shape: &NetworkShape, precision: Precision) -> Plan {
@@ -83,13 +84,13 @@ impl Lowering {
         while index < layers.len() {
             let first = index;
             let (input, params) = (shapes[index].input.block, shapes[index].params.clone());
-            let behind = &layers[index + 1..];
+            let after = &layers[index + 1..];
             match &layers[index] {
                 LayerSpec::Conv2d { bias, .. } | LayerSpec::Dense { bias, .. } => {
                     let shape =
                         shapes[index].conv.expect("shape inference gives a convolution or dense layer its shape");
                     if x == self.plan.input
-                        && let Some(activation) = folded_norm(&shape, behind)
+                        && let Some(activation) = folded_norm(&shape, after)
                     {
                         let norm = self.norm(&layers[index + 1], &shapes[index + 1], activation);
                         let bias = bias.then_some(params.start + 1);
@@ -99,15 +100,14 @@ impl Lowering {
                         index += 1;
                         continue;
                     }
-                    let fused = Fused::of(behind, &shape.output);
+                    let fused = Fused::of(after, &shape.output);
                     x = self.conv(shape, params.start, bias.then_some(params.start + 1), fused, x);
                     index += fused.layers();
                 }
                 LayerSpec::Flatten => {}
-                LayerSpec::Relu | LayerSpec::Gelu | LayerSpec::Silu => {
-                    let kind = activation(&layers[index]).expect("one of the three");
+                LayerSpec::Activation(kind) => {
                     let y = self.value(input, None);
-                    self.plan.ops.push(Op::Activate { kind, x, y });
+                    self.plan.ops.push(Op::Activate { kind: *kind, x, y });
                     x = y;
                 }
                 LayerSpec::MaxPool2d { size, stride } => x = self.max_pool(window(input, *size, *stride), x),
@@ -121,7 +121,7 @@ impl Lowering {
                     x = y;
                 }
                 LayerSpec::BatchNorm { .. } => {
-                    let activation = behind.first().and_then(activation);
+                    let activation = after.first().and_then(activation);
                     let norm = self.norm(&layers[index], &shapes[index], activation);
                     index += usize::from(activation.is_some());
                     let pool = match (activation, layers.get(index + 1)) {
@@ -146,7 +146,9 @@ impl Lowering {
 
     /// The number of the normalisation that a layer is.
     fn norm(&mut self, layer: &LayerSpec, shape: &LayerShape, activation: Option<Activation>) -> usize {
-        let LayerSpec::BatchNorm { momentum, epsilon, scale } = *layer else { unreachable!("{layer:?} is no norm") };
+        let LayerSpec::BatchNorm { momentum, epsilon, scale } = *layer else {
+            unreachable!("{layer:?} is not a batch norm")
+        };
         self.plan.norms.push(Norm {
             shape: shape.input.block,
             momentum,
@@ -248,25 +250,25 @@ impl Lowering {
 fn name_of(layers: &[LayerShape]) -> String {
     let kind = |layer: &LayerShape| layer.name.rsplit('.').next().unwrap_or_default().to_owned();
     let first = layers.first().map(|layer| layer.name.clone());
-    let behind = layers.iter().skip(1).map(kind);
-    first.into_iter().chain(behind).collect::<Vec<_>>().join(" + ")
+    let after = layers.iter().skip(1).map(kind);
+    first.into_iter().chain(after).collect::<Vec<_>>().join(" + ")
 }
 
-/// The layers behind a convolution that run in its pass.
+/// The layers after a convolution that are fused into it.
 #[derive(Clone, Copy)]
 struct Fused {
     relu: bool,
     /// Height and width of the pooling window.
     window: Option<[usize; 2]>,
-    /// The rate of a dropout behind the pooling.
+    /// The rate of a dropout after the pooling.
     dropout: Option<f32>,
 }
 
 impl Fused {
-    fn of(behind: &[LayerSpec], result: &BlockShape) -> Self {
-        let relu = matches!(behind.first(), Some(LayerSpec::Relu));
-        let window = behind.get(1).filter(|_| relu).and_then(|layer| apart(layer, result));
-        let dropout = match behind.get(2) {
+    fn of(after: &[LayerSpec], result: &BlockShape) -> Self {
+        let relu = after.first().and_then(activation) == Some(Activation::Relu);
+        let window = after.get(1).filter(|_| relu).and_then(|layer| apart(layer, result));
+        let dropout = match after.get(2) {
             Some(LayerSpec::Dropout { rate }) if window.is_some() => Some(*rate),
             _ => None,
         };
@@ -286,10 +288,10 @@ impl Fused {
 
 /// The activation, or none, after a batch norm that is folded into the layer next to the input: if there is such a batch norm, and
 /// no pooling that it takes into its own pass.
-fn folded_norm(shape: &Conv2dShape, behind: &[LayerSpec]) -> Option<Option<Activation>> {
-    let [LayerSpec::BatchNorm { .. }, behind @ ..] = behind else { return None };
-    let activation = behind.first().and_then(activation);
-    let next = behind.get(usize::from(activation.is_some()));
+fn folded_norm(shape: &Conv2dShape, after: &[LayerSpec]) -> Option<Option<Activation>> {
+    let [LayerSpec::BatchNorm { .. }, after @ ..] = after else { return None };
+    let activation = after.first().and_then(activation);
+    let next = after.get(usize::from(activation.is_some()));
     let pooled = next.is_some_and(|next| apart(next, &shape.output).is_some());
     let relu_or_none = matches!(activation, None | Some(Activation::Relu));
     (ConvPlan::folds_batch_norm(shape, Source::Network) && relu_or_none && !pooled).then_some(activation)
@@ -312,9 +314,7 @@ fn apart(layer: &LayerSpec, result: &BlockShape) -> Option<[usize; 2]> {
 
 fn activation(layer: &LayerSpec) -> Option<Activation> {
     match layer {
-        LayerSpec::Relu => Some(Activation::Relu),
-        LayerSpec::Gelu => Some(Activation::Gelu),
-        LayerSpec::Silu => Some(Activation::Silu),
+        LayerSpec::Activation(kind) => Some(*kind),
         _ => None,
     }
 }

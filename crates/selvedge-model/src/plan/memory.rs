@@ -1,8 +1,8 @@
-//! The plan of an arena: tensors that are never needed at the same time share a place.
+//! The plan of an arena: tensors whose lifetimes do not overlap share memory.
 //!
-//! Every tensor is announced with the first and the last time at which it is needed; [`layout`] then gives each the
-//! lowest place that is free during that span (first fit, the largest first). Small arenas are fast arenas: a block of
-//! the `seed` network trains inside of one core's second cache.
+//! A lifetime is the first and the last time at which a tensor is needed. [`layout`] gives each tensor the lowest place that
+//! is free during its lifetime (first fit, the largest first). Small arenas are fast: a block of the `seed` network trains
+//! inside one core's L2.
 
 use std::ops::Range;
 

@@ -2,16 +2,18 @@
 
 use std::fmt::Write;
 
-use crate::error::ModelError;
-use crate::spec::shape::{LayerShape, NetworkShape, Shape};
-use crate::spec::{LayerSpec, ModelSpec};
+use crate::spec::ModelSpec;
+use crate::spec::error::ModelError;
+use crate::spec::inference::{LayerShape, NetworkShape};
+use crate::spec::layer::LayerSpec;
+use crate::spec::shape::Shape;
 
 impl ModelSpec {
     /// The network as a table: each layer with its output shape, parameters and multiply-adds of one image's forward
     /// pass, and the totals. Running statistics of batch norms count as parameters that are not trained, as in Keras.
     ///
     /// # Errors
-    /// If the layers do not fit together ([`ModelError::Layer`] and its neighbours).
+    /// If the layers do not fit together (as [`ModelError::Layer`]).
     pub fn summary(&self) -> Result<String, ModelError> {
         let shape = NetworkShape::infer(self)?;
         let mut rows = vec![["Layer (type)", "Output Shape", "Param #", "Multiply-Adds"].map(str::to_owned)];
@@ -32,10 +34,10 @@ impl ModelSpec {
             ))
     }
 
-    /// Trained parameters: weights, biases, scales and shifts.
+    /// The number of trained parameters: weights, biases, gammas and betas.
     ///
     /// # Errors
-    /// If the layers do not fit together ([`ModelError::Layer`] and its neighbours).
+    /// If the layers do not fit together (as [`ModelError::Layer`]).
     pub fn parameters(&self) -> Result<usize, ModelError> {
         NetworkShape::infer(self).map(|shape| shape.param_count())
     }
@@ -44,7 +46,7 @@ impl ModelSpec {
     /// three times as many.
     ///
     /// # Errors
-    /// If the layers do not fit together ([`ModelError::Layer`] and its neighbours).
+    /// If the layers do not fit together (as [`ModelError::Layer`]).
     pub fn multiply_adds(&self) -> Result<usize, ModelError> {
         NetworkShape::infer(self).map(|shape| shape.multiply_adds())
     }
@@ -54,7 +56,7 @@ type Row = [String; 4];
 
 fn add_rows(rows: &mut Vec<Row>, specs: &[LayerSpec], layers: &[LayerShape], shape: &NetworkShape, depth: usize) {
     for (spec, layer) in specs.iter().zip(layers) {
-        let name = format!("{:indent$}{} ({})", "", layer.name, description(spec), indent = 2 * depth);
+        let name = format!("{:indent$}{} ({})", "", layer.name, spec.title(), indent = 2 * depth);
         // A block's own row has no numbers, because its layers follow with theirs: the column adds up to the total.
         let (params, work) = match spec {
             LayerSpec::Residual { .. } => (String::new(), String::new()),
@@ -68,25 +70,6 @@ fn add_rows(rows: &mut Vec<Row>, specs: &[LayerSpec], layers: &[LayerShape], sha
         if let LayerSpec::Residual { layers } = spec {
             add_rows(rows, layers, &layer.body, shape, depth + 1);
         }
-    }
-}
-
-fn description(layer: &LayerSpec) -> String {
-    match layer {
-        LayerSpec::Conv2d { kernel, stride: 1, .. } => format!("Conv2D {kernel}"),
-        LayerSpec::Conv2d { kernel, stride, .. } => format!("Conv2D {kernel}, stride {stride}"),
-        LayerSpec::Dense { .. } => "Dense".to_owned(),
-        LayerSpec::MaxPool2d { size, .. } => format!("MaxPooling2D {size}x{size}"),
-        LayerSpec::AvgPool2d { size, .. } => format!("AveragePooling2D {size}x{size}"),
-        LayerSpec::GlobalAvgPool => "GlobalAveragePooling2D".to_owned(),
-        LayerSpec::GlobalMaxPool => "GlobalMaxPooling2D".to_owned(),
-        LayerSpec::Flatten => "Flatten".to_owned(),
-        LayerSpec::Relu => "ReLU".to_owned(),
-        LayerSpec::Gelu => "GELU".to_owned(),
-        LayerSpec::Silu => "SiLU".to_owned(),
-        LayerSpec::Dropout { rate } => format!("Dropout {rate}"),
-        LayerSpec::BatchNorm { .. } => "BatchNormalization".to_owned(),
-        LayerSpec::Residual { .. } => "Add of input and body".to_owned(),
     }
 }
 

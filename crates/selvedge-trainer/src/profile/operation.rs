@@ -24,15 +24,16 @@ const CONVOLUTIONS: &[&str] =
 const DENSE_LAYERS: &[&str] = &["3x3x64-350", "1x1x350-150", "1x1x150-10"];
 const IMAGES: &[&str] = &["14x14x64"];
 
-/// The operations of networks, in the order of the table. Optimizers follow, from their own list.
-const LAYERS: [ProfiledOperation; 13] = [
+/// Products and pooling. Activations follow, from their own list.
+const PRODUCTS: [ProfiledOperation; 4] = [
     layer("conv", ShapeForm::Convolution, CONVOLUTIONS, |s| IsolatedOperation::Conv(s.conv())),
     layer("dense", ShapeForm::Dense, DENSE_LAYERS, |s| IsolatedOperation::Conv(s.conv())),
     layer("pool", ShapeForm::Pooled, IMAGES, |s| IsolatedOperation::MaxPool(s.pool())),
     layer("average_pool", ShapeForm::Pooled, IMAGES, |s| IsolatedOperation::AveragePool(s.pool())),
-    layer("relu", ShapeForm::Image, IMAGES, |s| IsolatedOperation::Activation(Activation::Relu, s.block())),
-    layer("gelu", ShapeForm::Image, IMAGES, |s| IsolatedOperation::Activation(Activation::Gelu, s.block())),
-    layer("silu", ShapeForm::Image, IMAGES, |s| IsolatedOperation::Activation(Activation::Silu, s.block())),
+];
+
+/// The other operations of networks. Optimizers follow, from their own list.
+const OTHERS: [ProfiledOperation; 6] = [
     layer("norm", ShapeForm::Image, IMAGES, |s| IsolatedOperation::Norm(s.block())),
     layer("norm_pool", ShapeForm::Pooled, IMAGES, |s| IsolatedOperation::NormMaxPool(s.pool())),
     layer("dropout", ShapeForm::Image, IMAGES, |s| IsolatedOperation::Dropout(s.block())),
@@ -53,6 +54,7 @@ pub struct ProfiledOperation {
 #[derive(Clone, Copy, Debug)]
 enum Subject {
     Layer(fn(&OperationShape) -> IsolatedOperation),
+    Activation(Activation),
     Optimizer(OptimizerSpec),
 }
 
@@ -74,7 +76,14 @@ impl ProfiledOperation {
             usual_shapes: &["279406"],
             subject: Subject::Optimizer(spec),
         };
-        LAYERS.into_iter().chain(OptimizerSpec::ALL.map(optimizer))
+        let activation = |kind: Activation| Self {
+            name: kind.name(),
+            form: ShapeForm::Image,
+            usual_shapes: IMAGES,
+            subject: Subject::Activation(kind),
+        };
+        let layers = PRODUCTS.into_iter().chain(Activation::ALL.map(activation)).chain(OTHERS);
+        layers.chain(OptimizerSpec::ALL.map(optimizer))
     }
 
     /// The names of all of them.
@@ -220,22 +229,22 @@ fn passes<'a>(
     options: &OperationOptions,
 ) -> Box<dyn Iterator<Item = TimedPass> + 'a> {
     let Machine { cpu, threads, .. } = machine;
-    match operation.subject {
-        Subject::Layer(make) => {
-            let passes = make(shape).passes(cpu, precision, options.operands, options.batch, threads.count());
-            Box::new(passes.map(|mut pass| TimedPass {
-                name: pass.name,
-                path: pass.path.clone(),
-                precision: pass.precision,
-                cost: pass.cost,
-                resident: pass.resident,
-                run: Box::new(move || pass.run()),
-            }))
-        }
+    let isolated = match operation.subject {
+        Subject::Layer(make) => make(shape),
+        Subject::Activation(kind) => IsolatedOperation::Activation(kind, shape.block()),
         // Parameters and their gradients are f32 in either precision.
-        Subject::Optimizer(_) if precision == Precision::Bf16 => Box::new(std::iter::empty()),
-        Subject::Optimizer(spec) => Box::new(std::iter::once(update(spec, shape.count(), machine))),
-    }
+        Subject::Optimizer(_) if precision == Precision::Bf16 => return Box::new(std::iter::empty()),
+        Subject::Optimizer(spec) => return Box::new(std::iter::once(update(spec, shape.count(), machine))),
+    };
+    let passes = isolated.passes(cpu, precision, options.operands, options.batch, threads.count());
+    Box::new(passes.map(|mut pass| TimedPass {
+        name: pass.name,
+        path: pass.path.clone(),
+        precision: pass.precision,
+        cost: pass.cost,
+        resident: pass.resident,
+        run: Box::new(move || pass.run()),
+    }))
 }
 
 /// An optimizer's step on one weight with so many numbers.

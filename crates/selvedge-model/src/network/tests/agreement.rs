@@ -1,22 +1,24 @@
 //! Instruction sets against each other: kernels add up in different orders, so their bits differ and no more.
 
+use selvedge_compute::activation::Activation::{Gelu, Silu};
+
 use super::*;
 use crate::LayerSpec;
-use crate::test_support::{classes, conv, dense, grey, max_pool, norm};
+use crate::test_support::{RELU, classes, conv, dense, grey, max_pool, norm};
 
 /// Every kind of layer that has a state or draws random numbers, with channels that fill no vector.
 fn network() -> ModelSpec {
-    use LayerSpec::{Dropout, Flatten, Gelu, Relu, Residual, Silu};
+    use LayerSpec::{Activation, Dropout, Flatten, Residual};
     let layers = vec![
         conv(6, true),
-        Relu,
+        RELU,
         max_pool(2),
         Dropout { rate: 0.25 },
-        Residual { layers: vec![conv(6, false), norm(), Silu] },
+        Residual { layers: vec![conv(6, false), norm(), Activation(Silu)] },
         LayerSpec::AvgPool2d { size: 2, stride: None },
         Flatten,
         dense(40),
-        Gelu,
+        Activation(Gelu),
         Dropout { rate: 0.5 },
         classes(),
     ];

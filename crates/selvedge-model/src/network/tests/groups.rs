@@ -1,8 +1,8 @@
 //! Groups of several blocks: the first block overwrites the group's sums of gradients, the others add to them.
 
 use super::*;
-use crate::LayerSpec::{Flatten, Relu};
-use crate::test_support::{classes, conv, grey, max_pool};
+use crate::LayerSpec::Flatten;
+use crate::test_support::{RELU, classes, conv, grey, max_pool};
 
 #[test]
 fn a_batch_of_copies_has_the_gradients_of_one() {
@@ -12,9 +12,9 @@ fn a_batch_of_copies_has_the_gradients_of_one() {
     let images: Vec<u8> = (0..COUNT * 64).map(|i| (i * i / 7 + i * 11) as u8).collect();
     let labels: Vec<u8> = (0..COUNT).map(|i| (i * 3 % 10) as u8).collect();
     // The layer next to the input with pooling in its pass, and without.
-    for first in [vec![conv(6, true), Relu, max_pool(2)], vec![conv(6, true), Relu]] {
-        let rest = [conv(16, true), Relu, max_pool(2), conv(16, false), Flatten, classes()];
-        let spec = grey(8, 8, first.into_iter().chain(rest).collect());
+    for first in [vec![conv(6, true), RELU, max_pool(2)], vec![conv(6, true), RELU]] {
+        let behind = [conv(16, true), RELU, max_pool(2), conv(16, false), Flatten, classes()];
+        let spec = grey(8, 8, first.into_iter().chain(behind).collect());
         for cpu in Cpu::all() {
             for precision in [Precision::F32, Precision::Bf16] {
                 if cpu.check(precision).is_err() {

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::LayerSpec;
-use crate::LayerSpec::{Flatten, Relu};
-use crate::test_support::{classes, conv, grey, max_pool, norm};
+use crate::LayerSpec::Flatten;
+use crate::test_support::{RELU, classes, conv, grey, max_pool, norm};
 
 const COUNT: usize = 70;
 
@@ -11,9 +11,9 @@ const COUNT: usize = 70;
 /// a normalisation.
 fn networks() -> Vec<ModelSpec> {
     let firsts = [
-        vec![conv(6, true), Relu, max_pool(2)],
-        vec![conv(6, false), norm(), Relu],
-        vec![conv(6, true), Relu],
+        vec![conv(6, true), RELU, max_pool(2)],
+        vec![conv(6, false), norm(), RELU],
+        vec![conv(6, true), RELU],
         vec![max_pool(2), conv(6, true)],
     ];
     let network = |first: Vec<LayerSpec>| grey(8, 10, first.into_iter().chain([Flatten, classes()]).collect());
@@ -72,7 +72,7 @@ fn bytes_and_the_same_numbers_as_floats_are_the_same_images() {
 fn a_batch_has_the_bits_that_it_has_where_memory_is_planned_for_more() {
     // 17 blocks are groups of two, 16 blocks are groups of one: more groups.
     let [smaller, larger] = [16, 17].map(|blocks| blocks * selvedge_compute::BLOCK);
-    let spec = grey(8, 8, vec![conv(6, true), Relu, max_pool(2), conv(16, true), Flatten, classes()]);
+    let spec = grey(8, 8, vec![conv(6, true), RELU, max_pool(2), conv(16, true), Flatten, classes()]);
     let images: Vec<u8> = (0..smaller * 64).map(|i| (i * i / 7 + i * 11) as u8).collect();
     let labels: Vec<u8> = (0..smaller).map(|i| (i * 3 % 10) as u8).collect();
     let gradients = |max_batch: usize| {

@@ -9,7 +9,8 @@ use selvedge_compute::pool::Pool2dShape;
 use selvedge_compute::simd::Element;
 use selvedge_compute::{BLOCK, BlockShape};
 
-use super::{Make, by_block, numbers};
+use super::blocks::by_block;
+use super::{Make, numbers};
 
 const ACTIVATION: Option<Activation> = Some(Activation::Relu);
 

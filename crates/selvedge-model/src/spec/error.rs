@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use safetensors::{Dtype, SafeTensorError};
 use selvedge_compute::CpuError;
 
+use crate::spec::limits::{MAX_ACTIVATIONS, MAX_DEPTH, MAX_PARAMETERS};
 use crate::spec::options::Kernel;
-use crate::spec::shape::{MAX_ACTIVATIONS, MAX_DEPTH, MAX_PARAMETERS, Shape};
+use crate::spec::shape::Shape;
 
 /// Why a network cannot be built, saved or loaded.
 ///
@@ -14,7 +15,7 @@ use crate::spec::shape::{MAX_ACTIVATIONS, MAX_DEPTH, MAX_PARAMETERS, Shape};
 /// layer of the body of the fourth. Layers are counted from 0.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// The processor cannot do what is asked for.
+    /// The processor lacks the instruction set or precision.
     #[error(transparent)]
     Cpu(#[from] CpuError),
     /// An option of the input is not allowed.
@@ -27,21 +28,21 @@ pub enum ModelError {
         /// What is allowed.
         allowed: &'static str,
     },
-    /// Labels are bytes, and one class is nothing to tell apart.
+    /// The number of classes is out of its range: labels are bytes, and there is nothing to classify with fewer than two.
     #[error("classes = {found} is not allowed: from 2 to 256")]
     Classes {
         /// The number of classes.
         found: usize,
     },
-    /// There is nothing between input and output.
+    /// The spec has no layers.
     #[error("the network has no layers: its last one must give one score for each class")]
     NoLayers,
-    /// A layer cannot take what it gets, or an option of it is not allowed.
+    /// A layer cannot take its input, or one of its options is not allowed.
     #[error("layer {layer} (counted from 0) gets {input}: {problem}")]
     Layer {
         /// The layer.
         layer: String,
-        /// What it gets.
+        /// Its input.
         input: Shape,
         /// Why it is refused.
         problem: LayerProblem,
@@ -54,7 +55,7 @@ pub enum ModelError {
     Output {
         /// The last layer.
         layer: String,
-        /// What it gives.
+        /// Its output.
         output: Shape,
         /// The number of classes.
         classes: usize,
@@ -118,13 +119,13 @@ pub enum LayerProblem {
         /// Height and width of the window.
         size: usize,
     },
-    /// A layer over images after the image is gone.
+    /// A layer that takes an image, after the image has become features.
     #[error("it takes an image: put it before flatten, dense and global pooling")]
     NeedsImage,
     /// A dense layer on an image.
     #[error("it takes features: put {{ layer = \"flatten\" }} or a global pooling before it")]
     NeedsFeatures,
-    /// The layer would need the image that `flatten` hides.
+    /// A layer that works on channels, right after `flatten`.
     #[error("it cannot follow flatten directly: put it before flatten, or a dense layer between")]
     FlattenedImage,
     /// A residual block without layers.
@@ -133,13 +134,13 @@ pub enum LayerProblem {
     /// A body that changes the shape.
     #[error("the body gives {output}, but it is added to what the block gets: make the two equal")]
     Body {
-        /// What the body gives.
+        /// The output of the body.
         output: Shape,
     },
-    /// Blocks in blocks without end.
+    /// Residual blocks are nested too deep.
     #[error("residual blocks are nested more than {MAX_DEPTH} deep")]
     Depth,
-    /// Sizes that no machine this is for can hold.
+    /// Sizes beyond the limits.
     #[error(
         "with it the tensors of one image have more than {MAX_ACTIVATIONS} numbers, or the weights more than \
          {MAX_PARAMETERS} numbers, with padding: make the layers smaller"
@@ -150,7 +151,7 @@ pub enum LayerProblem {
 /// What is wrong with a file of weights.
 #[derive(Debug, thiserror::Error)]
 pub enum FileProblem {
-    /// The system refused.
+    /// The operating system refused.
     #[error("cannot {action}: {source}")]
     Io {
         /// What was tried.
@@ -163,7 +164,7 @@ pub enum FileProblem {
     Truncated {
         /// Bytes of the file.
         found: u64,
-        /// Bytes that it must have.
+        /// Bytes that it should have.
         expected: u64,
     },
     /// A header that is too large to be one of a network's.
@@ -184,10 +185,10 @@ pub enum FileProblem {
         /// The limit.
         max: u64,
     },
-    /// A container that is no safetensors file.
+    /// The bytes are not a safetensors file.
     #[error("not a valid safetensors file: {0}")]
     Format(SafeTensorError),
-    /// A safetensors file of something else.
+    /// A safetensors file that holds no network.
     #[error("the metadata has no entry {key:?}: the file was not saved by selvedge")]
     NoSpec {
         /// The missing key.
@@ -201,7 +202,7 @@ pub enum FileProblem {
         /// Where and why.
         source: serde_json::Error,
     },
-    /// A spec that can be read but makes no network.
+    /// A spec that can be read but whose layers do not fit together.
     #[error("the metadata entry {key:?} is not a network: {source}")]
     ImpossibleSpec {
         /// The key.

@@ -1,72 +1,89 @@
-//! The file format: safetensors with the network's spec in the metadata.
+//! Safetensors with the network's spec in the metadata: the format of [`Network::save`] and [`Network::load`].
 //!
-//! Tensors are the logical arrays in f32, in the order of the layers, so other tools read them without knowing this
-//! project: `0.conv2d.weight` is `[kernel height, kernel width, in, out]`, `9.dense.weight` is `[in, out]` with the
-//! features of a flattened image in the order rows, columns, channels: both as in Keras. Equal networks give equal
+//! Tensors are the logical arrays in f32, in the order of the layers, so other tools can read them: `0.conv2d.weight` is `[kernel height, kernel width, in, out]`, `9.dense.weight` is `[in, out]` with the
+//! features of a flattened image in the order rows, columns, channels; both as in Keras. Equal networks give equal
 //! bytes, because tensors and metadata are written in a fixed order.
 
-use safetensors::tensor::TensorInfo;
-use safetensors::{Dtype, SafeTensors};
+use std::path::Path;
+
+use ::safetensors::tensor::TensorInfo;
+use ::safetensors::{Dtype, SafeTensors};
+use selvedge_compute::{BLOCK, Cpu, Precision, Threads};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-use crate::error::FileProblem;
-use crate::params::array::ArrayShape;
-use crate::params::snapshot::Snapshot;
+use super::file;
+use crate::network::{BuildOptions, Network};
+use crate::params::snapshot::{NamedArray, Snapshot};
 use crate::spec::ModelSpec;
-use crate::spec::shape::{MAX_PARAMETERS, NetworkShape};
+use crate::spec::array::ArrayShape;
+use crate::spec::error::{FileProblem, ModelError};
+use crate::spec::inference::NetworkShape;
+use crate::spec::limits::MAX_PARAMETERS;
 
 /// The metadata entry that holds the [`ModelSpec`] as JSON.
 const SPEC_KEY: &str = "selvedge_spec";
 /// The metadata entry that holds the version that wrote the file.
 const VERSION_KEY: &str = "selvedge_version";
 
-/// The length of the header, before the header.
+/// Bytes that hold the header's length, at the beginning of the file.
 const LENGTH_BYTES: usize = 8;
 /// The longest header that is read: thousands of layers.
 const MAX_HEADER: u64 = 4 << 20;
 /// The largest file that is read. Running statistics are few beside parameters; twice the limit holds both.
-pub(crate) const MAX_FILE: u64 = LENGTH_BYTES as u64 + MAX_HEADER + 2 * 4 * MAX_PARAMETERS as u64;
+const MAX_FILE: u64 = LENGTH_BYTES as u64 + MAX_HEADER + 2 * 4 * MAX_PARAMETERS as u64;
 
-/// The bytes of a file that holds `spec` and `snapshot`.
-///
-/// # Panics
-/// If the snapshot is not of a network of `shape`.
-pub(crate) fn encode(spec: &ModelSpec, shape: &NetworkShape, snapshot: &Snapshot) -> Vec<u8> {
+impl Network {
+    /// Writes spec and weights to a safetensors file. The file is whole or not there, whatever interrupts.
+    ///
+    /// # Errors
+    /// [`ModelError::File`] if the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<(), ModelError> {
+        let snapshot = self.snapshot();
+        file::write(path, &encode(self.spec(), self.arrays(&snapshot)))
+    }
+
+    /// Reads a network from a file that [`Network::save`] wrote.
+    ///
+    /// # Errors
+    /// [`ModelError::File`] if the file cannot be read or is not such a file.
+    pub fn load(path: &Path, threads: Threads) -> Result<Network, ModelError> {
+        let bytes = file::read(path, MAX_FILE)?;
+        let (spec, shape, snapshot) = decode(&bytes).map_err(|problem| file::failure(path, problem))?;
+        // Two blocks for each thread keep all of them busy; more would only take memory.
+        let max_batch = 2 * BLOCK * threads.count();
+        let options = BuildOptions { seed: 0, max_batch, precision: Precision::F32, threads };
+        Ok(Network::assemble(Cpu::detect()?, spec, shape, &snapshot, &options))
+    }
+}
+
+/// The bytes of a file that holds a network.
+fn encode<'a>(spec: &ModelSpec, arrays: impl Iterator<Item = NamedArray<'a>> + Clone) -> Vec<u8> {
     let spec = serde_json::to_string(spec).expect("a spec has no value that JSON cannot hold");
-    let mut header = serde_json::to_vec(&Header { spec: &spec, shape }).expect("names and numbers are JSON");
+    let header = Header { spec: &spec, arrays: arrays.clone() };
+    let mut header = serde_json::to_vec(&header).expect("names and numbers are JSON");
     header.resize(header.len().next_multiple_of(LENGTH_BYTES), b' ');
-    let values = value_bytes(shape, snapshot);
-    let mut bytes = Vec::with_capacity(LENGTH_BYTES + header.len() + values.len());
+    let numbers: usize = arrays.clone().map(|array| array.values.len()).sum();
+    let mut bytes = Vec::with_capacity(LENGTH_BYTES + header.len() + numbers * size_of::<f32>());
     bytes.extend((header.len() as u64).to_le_bytes());
     bytes.extend(header);
-    bytes.extend(values);
+    bytes.extend(arrays.flat_map(|array| array.values).flat_map(|value| value.to_le_bytes()));
     bytes
 }
 
-/// Every number of a snapshot, little-endian, in the order of the file.
-///
-/// # Panics
-/// If the snapshot is not of a network of `shape`.
-pub(crate) fn value_bytes(shape: &NetworkShape, snapshot: &Snapshot) -> Vec<u8> {
-    assert_eq!(snapshot.params.len(), shape.param_count(), "the snapshot's parameters and the network's");
-    assert_eq!(snapshot.buffers.len(), shape.buffer_count(), "the snapshot's running statistics and the network's");
-    snapshot.params.iter().chain(&snapshot.buffers).flat_map(|value| value.to_le_bytes()).collect()
-}
-
-struct Header<'a> {
+struct Header<'a, I> {
     spec: &'a str,
-    shape: &'a NetworkShape,
+    arrays: I,
 }
 
-impl Serialize for Header<'_> {
+impl<'a, I: Iterator<Item = NamedArray<'a>> + Clone> Serialize for Header<'_, I> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("__metadata__", &Metadata { spec: self.spec })?;
         let mut start = 0;
-        for array in arrays(self.shape) {
-            let end = start + array.len() * size_of::<f32>();
-            let info = TensorInfo { dtype: Dtype::F32, shape: array.shape.clone(), data_offsets: (start, end) };
-            map.serialize_entry(&array.name, &info)?;
+        for NamedArray { name, shape, values } in self.arrays.clone() {
+            let end = start + size_of_val(values);
+            let info = TensorInfo { dtype: Dtype::F32, shape: shape.to_vec(), data_offsets: (start, end) };
+            map.serialize_entry(name, &info)?;
             start = end;
         }
         map.end()
@@ -87,7 +104,7 @@ impl Serialize for Metadata<'_> {
 }
 
 /// Reads what [`encode`] wrote. Nothing about the bytes is trusted.
-pub(crate) fn decode(bytes: &[u8]) -> Result<(ModelSpec, NetworkShape, Snapshot), FileProblem> {
+fn decode(bytes: &[u8]) -> Result<(ModelSpec, NetworkShape, Snapshot), FileProblem> {
     check_length(bytes)?;
     let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(FileProblem::Format)?;
     let spec = metadata.metadata().as_ref().and_then(|entries| entries.get(SPEC_KEY));

@@ -2,8 +2,7 @@
 
 use selvedge_compute::conv::Conv2dShape;
 
-use crate::params::ParamKind;
-use crate::params::layout::ParamLayout;
+use crate::spec::layout::ParamLayout;
 
 /// A parameter or running statistic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +19,19 @@ pub(crate) struct ArrayShape {
 pub(crate) struct ParamShape {
     pub(crate) array: ArrayShape,
     pub(crate) kind: ParamKind,
+}
+
+/// What a parameter does in its layer: optimizers treat kinds differently, weight decay for example.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ParamKind {
+    /// The weights of a convolution or a dense layer.
+    Weight,
+    /// The bias of a convolution or a dense layer.
+    Bias,
+    /// The factor after a normalisation.
+    Gamma,
+    /// The summand after a normalisation.
+    Beta,
 }
 
 impl ArrayShape {

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::spec::options::Units;
 use crate::test_support::{
-    classes, conv, dense, grey, keras_classifier, max_pool, norm, resnet9, small_spec, wild_spec,
+    RELU, classes, conv, dense, grey, keras_classifier, max_pool, norm, resnet9, small_spec, wild_spec,
 };
 
 fn refusal(spec: &ModelSpec) -> String {
@@ -75,7 +75,7 @@ fn the_input_is_unpadded_only_for_layers_that_read_it_so() {
     assert_eq!(stride(LayerSpec::Flatten, 3), 3);
     assert_eq!(stride(conv(4, true), 15), 15);
     assert_eq!(stride(conv(4, true), 17), 32);
-    assert_eq!(stride(LayerSpec::Relu, 3), 16);
+    assert_eq!(stride(RELU, 3), 16);
     assert_eq!(stride(max_pool(2), 1), 16);
 }
 
@@ -138,7 +138,7 @@ fn layers_that_do_not_fit_together_are_refused() {
 
 #[test]
 fn deep_nesting_and_enormous_sizes_are_refused() {
-    let nested = |depth| (0..depth).fold(LayerSpec::Relu, |inner, _| LayerSpec::Residual { layers: vec![inner] });
+    let nested = |depth| (0..depth).fold(RELU, |inner, _| LayerSpec::Residual { layers: vec![inner] });
     let network = |depth| grey(4, 4, vec![nested(depth), LayerSpec::Flatten, classes()]);
     assert!(NetworkShape::infer(&network(MAX_DEPTH)).is_ok());
     assert!(refusal(&network(MAX_DEPTH + 1)).contains("nested more than 16 deep"));
@@ -150,7 +150,7 @@ fn deep_nesting_and_enormous_sizes_are_refused() {
     // Each layer is possible, all of them together are not: weights first, then tensors.
     let small = [max_pool(14), conv(4096, true), conv(4096, true), conv(4096, true)];
     assert_refused(small.into(), &["layer 3.conv2d", "more than"]);
-    assert_refused(vec![LayerSpec::Relu; 6000], &["layer 5349.relu", "more than"]);
+    assert_refused(vec![RELU; 6000], &["layer 5349.relu", "more than"]);
     let mut spec = keras_classifier();
     spec.input.height = usize::MAX;
     assert!(refusal(&spec).contains("at most 67,108,864 numbers"));

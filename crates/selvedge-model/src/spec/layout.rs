@@ -3,7 +3,7 @@
 use selvedge_compute::conv::{Conv2dShape, pack};
 use selvedge_compute::padded_channels;
 
-/// How an array is stored for the kernels.
+/// How an array is stored for the kernels. Numbers beyond the logical array are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParamLayout {
     /// The weights of this convolution, in panels. Those of a dense layer are the weights of a convolution whose kernel
@@ -30,6 +30,7 @@ impl ParamLayout {
         match self {
             Self::Panels(conv) => pack::to_panels(conv, logical, stored),
             Self::Channels(channels) => {
+                self.check(stored.len());
                 let (data, padding) = stored.split_at_mut(*channels);
                 data.copy_from_slice(logical);
                 padding.fill(0.0);
@@ -44,7 +45,15 @@ impl ParamLayout {
     pub fn unpack(&self, stored: &[f32], logical: &mut [f32]) {
         match self {
             Self::Panels(conv) => pack::from_panels(conv, stored, logical),
-            Self::Channels(channels) => logical.copy_from_slice(&stored[..*channels]),
+            Self::Channels(channels) => {
+                self.check(stored.len());
+                logical.copy_from_slice(&stored[..*channels]);
+            }
         }
+    }
+
+    #[track_caller]
+    fn check(&self, stored: usize) {
+        assert_eq!(stored, self.stored_len(), "the length of the stored array and that of {self:?}");
     }
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use crate::error::{FileProblem, ModelError};
+use crate::spec::error::{FileProblem, ModelError};
 
 /// Puts `bytes` at `path`, or leaves what was there.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {

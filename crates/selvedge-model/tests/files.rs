@@ -86,5 +86,5 @@ fn files_that_are_no_networks_are_refused_by_name() {
 #[test]
 fn a_folder_that_is_not_there_is_an_error_with_the_path() {
     let error = network(1).save(Path::new("absent/folder/model.safetensors")).unwrap_err();
-    assert!(error.to_string().contains("absent/folder/model.safetensors: cannot write"), "{error}");
+    assert!(error.to_string().contains("absent/folder/model.safetensors: cannot create the file"), "{error}");
 }

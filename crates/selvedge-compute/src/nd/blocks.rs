@@ -301,10 +301,10 @@ fn pack_row<T: Plain>(shape: &BlockShape, from: ArrayView3<'_, T>, to: &mut [T])
                 return copy_run(from, to, channels);
             }
             let mut tile = [[T::default(); SIDE]; SIDE];
-            for c in 0..channels {
+            (0..channels).for_each(|c| {
                 let from = from.offset(c as isize * strides[2]);
                 (0..pixels).for_each(|x| tile[x][c] = *from.offset(x as isize * strides[1]));
-            }
+            });
             for (x, tile) in tile.iter().enumerate().take(pixels) {
                 copy_run(tile.as_ptr(), to.add(x * shape.pixel()), channels);
             }
@@ -328,10 +328,10 @@ fn unpack_row<T: Plain>(shape: &BlockShape, from: &[T], mut to: ArrayViewMut3<'_
             for (x, tile) in tile.iter_mut().enumerate().take(pixels) {
                 copy_run(from.add(x * shape.pixel()), tile.as_mut_ptr(), channels);
             }
-            for c in 0..channels {
+            (0..channels).for_each(|c| {
                 let to = to.offset(c as isize * strides[2]);
                 (0..pixels).for_each(|x| *to.offset(x as isize * strides[1]) = tile[x][c]);
-            }
+            });
         }
     });
 }

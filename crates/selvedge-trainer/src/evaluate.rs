@@ -1,4 +1,4 @@
-//! How well a network classifies: [`HeldOut`] images during training, and an [`Evaluation`] class by class afterwards.
+//! How well a network classifies: `HeldOut` images during training, and an [`Evaluation`] class by class afterwards.
 
 use std::fmt;
 

@@ -1,11 +1,11 @@
 //! [`Optimizer`]: turns the gradients of a step into changes of the weights.
 //!
 //! [`OptimizerSpec`] is the one list of optimizers: the table `[optimizer]` of a recipe and the optimizers that the
-//! profile measures. To add one, write a file beside `sgd.rs` with its keys, their checks and its [`rule::Rule`], and name
+//! profile measures. To add one, write a file beside `sgd.rs` with its keys, their checks and its `Rule`, and name
 //! it in that list; a vectorised kernel belongs in [`selvedge_compute::optim`].
 //!
 //! A rule updates the whole arena of parameters. One whose arithmetic is elementwise hands a closure to
-//! [`rule::Update::elementwise`], which runs it in parallel. One that works on whole weights walks
+//! `Update::elementwise`, which runs it in parallel. One that works on whole weights walks
 //! [`Params::entries`], which have each weight's shape as a matrix ([`ParamEntry::matrix_shape`]) and the way between that
 //! matrix and the layout of the kernels ([`selvedge_model::ParamLayout`]).
 //!

@@ -1,20 +1,21 @@
 //! Converts images, of bytes or of floats, to a block of the network's input.
 //!
 //! Images arrive one after another, `[image][height][width][channel]`; a block has the 32 images of a pixel side by
-//! side. For one channel of bytes this is the transposition of a matrix of bytes. It transposes squares of 8 by 8 bytes in eight
-//! 64-bit words: three rounds exchange the off-diagonal quarters of 2x2, 4x4 and 8x8 squares (Warren, Hacker's Delight,
-//! 7-3, with bytes in place of bits). Eight squares lie side by side in the lanes of a vector, so 64 pixels of 8 images
-//! are transposed together.
+//! side. For one channel of bytes this is the transposition of a matrix of bytes. It transposes squares of 8 by 8 bytes
+//! in eight 64-bit words: three rounds exchange the off-diagonal quarters of 2x2, 4x4 and 8x8 squares (Warren, Hacker's
+//! Delight, 7-3, with bytes in place of bits). Eight squares lie side by side in the lanes of a vector, so 64 pixels of
+//! 8 images are transposed together.
 
 use crate::Cpu;
 use crate::layout::{BLOCK, BlockShape};
 use crate::simd::{Element, Kernel, Simd, dispatch};
 
-/// Pixels transposed at a time.
+/// Pixels of bytes transposed at a time.
 const STRIP: usize = 64;
-/// Images transposed at a time, as many as a word has bytes.
-const GROUP: usize = 8;
+/// Pixels of floats transposed at a time.
 const STRIP_F32: usize = 16;
+/// Images of bytes transposed at a time, as many as a word has bytes.
+const GROUP: usize = 8;
 
 /// Images for a block, and how their numbers become elements: element = number·`scale` + `shift`.
 ///
@@ -57,8 +58,8 @@ pub fn fill_block<E: Element>(cpu: Cpu, shape: BlockShape, images: BlockImages<'
 
 /// [`fill_block`] from images of floats.
 ///
-/// With numbers between 0 and 1, and a mean and a standard deviation in the same units, `scale` is 1/deviation and `shift`
-/// −mean/deviation.
+/// With numbers between 0 and 1, and a mean and a standard deviation in the same units, `scale` is 1/deviation and
+/// `shift` −mean/deviation.
 ///
 /// # Panics
 /// As [`fill_block`].
@@ -190,7 +191,7 @@ impl<E: Element> Kernel for FillBlock<'_, f32, E> {
 }
 
 impl<E: Element> FillBlock<'_, f32, E> {
-    /// Strips of pixels of one channel; the last strip overlaps the one before it.
+    /// One channel, in strips of 16 pixels; the last strip overlaps the one before it.
     #[inline(always)]
     fn transpose_strips<S: Simd>(&mut self, s: S) {
         let (scale, shift) = (s.splat(self.images.scale), s.splat(self.images.shift));

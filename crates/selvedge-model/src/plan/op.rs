@@ -159,7 +159,15 @@ impl Op {
         match *self {
             Op::Norm(BatchNorm { shortcut, .. }) => shortcut,
             Op::Add { shortcut, .. } => Some(shortcut),
-            _ => None,
+            Op::Conv(_)
+            | Op::ConvNorm(_)
+            | Op::Round { .. }
+            | Op::Widen { .. }
+            | Op::Activate { .. }
+            | Op::MaxPool { .. }
+            | Op::AvgPool { .. }
+            | Op::Dropout { .. }
+            | Op::Fork { .. } => None,
         }
     }
 
@@ -187,7 +195,15 @@ impl Op {
             Op::Conv(conv) => (!conv.plan.takes_fused_gradient()).then(|| conv.result()),
             // The sum's gradient is the shortcut's, which the fork adds to the body's.
             Op::Fork { sum, .. } => Some(*sum),
-            _ => None,
+            Op::ConvNorm(_)
+            | Op::Round { .. }
+            | Op::Widen { .. }
+            | Op::Activate { .. }
+            | Op::MaxPool { .. }
+            | Op::AvgPool { .. }
+            | Op::Norm(_)
+            | Op::Dropout { .. }
+            | Op::Add { .. } => None,
         };
         [Some(x), Some(y), third]
     }

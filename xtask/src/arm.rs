@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::ci::{Outcome, Work, execute};
+use crate::step::{Outcome, Work, execute};
 use crate::workspace::{cargo, root, say};
 
 const TARGET: &str = "aarch64-unknown-linux-gnu";

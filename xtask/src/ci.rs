@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::arm;
+use crate::step::{Outcome, Tool, Work, execute, succeeds};
 use crate::workspace::{USAGE, cargo, complain, root, say};
 
 const HELP: &str = "\
@@ -31,29 +32,11 @@ each step. The exit code is 1 if a step failed. A step whose tool is not install
 so are the kernels of instruction sets that the CPU lacks.
 ";
 
-/// What became of a step.
-pub(crate) enum Outcome {
-    Passed,
-    Failed,
-    Skipped(String),
-}
-
-/// What a step does.
-pub(crate) type Work = Box<dyn FnOnce() -> Outcome>;
-
 struct Step {
     name: &'static str,
     command: Command,
     /// What the step needs and not every machine has.
     needs: Option<Tool>,
-}
-
-/// A program that may be missing.
-pub(crate) struct Tool {
-    /// Succeeds where the tool is installed.
-    probe: Command,
-    /// What is missing, and how to install it.
-    missing: String,
 }
 
 pub(crate) fn run(args: &[OsString]) -> ExitCode {
@@ -177,36 +160,6 @@ fn subcommand(name: &str, missing: String) -> Tool {
     let mut probe = Command::new(cargo(name).get_program());
     probe.args([name, "--version"]);
     Tool { probe, missing }
-}
-
-fn succeeds(command: &mut Command) -> bool {
-    command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
-}
-
-pub(crate) fn execute(mut command: Command, needs: Option<Tool>) -> Outcome {
-    if let Some(mut tool) = needs
-        && !succeeds(&mut tool.probe)
-    {
-        return Outcome::Skipped(tool.missing);
-    }
-    match command.status() {
-        Ok(status) if status.success() => Outcome::Passed,
-        Ok(_) => Outcome::Failed,
-        Err(error) => {
-            complain(&format!("error: cannot start {}: {error}\n", command.get_program().display()));
-            Outcome::Failed
-        }
-    }
-}
-
-impl Outcome {
-    fn word(&self) -> &'static str {
-        match self {
-            Self::Passed => "passed",
-            Self::Failed => "FAILED",
-            Self::Skipped(_) => "SKIPPED",
-        }
-    }
 }
 
 /// Prints what became of each step. `tests`: also which kernels no test on this machine can run.

@@ -8,6 +8,7 @@ mod arm;
 mod bench;
 mod ci;
 mod selvedge;
+mod step;
 mod workspace;
 
 use std::env;

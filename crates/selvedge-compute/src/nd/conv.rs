@@ -10,6 +10,8 @@ use crate::Cpu;
 use crate::conv::Conv2dShape;
 use crate::layout::{BlockShape, padded_channels};
 
+pub use super::passes::WeightGradients;
+
 /// How the kernel moves over the image.
 ///
 /// ```
@@ -76,15 +78,6 @@ impl Options {
 pub struct Gradients {
     /// By the input.
     pub dx: Array4<f32>,
-    /// By the weights, `[kh, kw, in, out]`.
-    pub dweights: Array4<f32>,
-    /// By the bias.
-    pub dbias: Array1<f32>,
-}
-
-/// The gradients of a convolution's weights and bias.
-#[derive(Clone, Debug, PartialEq)]
-pub struct WeightGradients {
     /// By the weights, `[kh, kw, in, out]`.
     pub dweights: Array4<f32>,
     /// By the bias.

@@ -8,7 +8,6 @@ use ndarray::{Array1, Array4, ArrayView4};
 use rayon::prelude::*;
 
 use super::blocks::BlockTensor;
-use super::conv::WeightGradients;
 use crate::aligned::{bytes, bytes_mut};
 use crate::conv::{
     Accumulate, Blocks, Conv2dShape, ConvPlan, ForwardArgs, Fusion, PANEL, PackChunk, Source, WeightGradient,
@@ -16,6 +15,15 @@ use crate::conv::{
 };
 use crate::layout::BLOCK;
 use crate::{AlignedVec, Cpu, Precision, sum};
+
+/// The gradients of a convolution's weights and bias.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WeightGradients {
+    /// By the weights, `[kh, kw, in, out]`.
+    pub dweights: Array4<f32>,
+    /// By the bias.
+    pub dbias: Array1<f32>,
+}
 
 /// The most groups of blocks that a gradient is summed by.
 const MAX_GROUPS: usize = 16;

@@ -37,7 +37,7 @@ fn rust_files(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
 fn parse(text: &str) -> Option<Subcommand> {
     let name = text.strip_prefix("//! The subcommand `")?.split('`').next()?;
     let lines: Vec<&str> = text.lines().collect();
-    let args = lines.iter().position(|line| line.contains("struct ") && line.ends_with("Args {"))?;
+    let args = lines.iter().position(|line| line.contains("struct ") && line.contains("Args {"))?;
     // The documentation ends at the first attribute of the struct.
     let documented = lines[..args].iter().rposition(|line| line.starts_with("///"))?;
     let before = lines[..documented].iter().rposition(|line| !line.starts_with("///"))?;

@@ -1,4 +1,4 @@
-//! Dropout in whole networks: which values are dropped, seen through the gradient of the dense layer behind it.
+//! Dropout in whole networks: which values are dropped, seen through the gradient of the dense layer after it.
 
 mod common;
 
@@ -8,7 +8,7 @@ use selvedge_model::{Loss, Network, Snapshot, StepKey, Targets};
 /// Values of an image.
 const VALUES: usize = SIZE * SIZE;
 
-/// A dense layer behind these layers, its weights zero, so that every class gets the same probability.
+/// A dense layer after these layers, its weights zero, so that every class gets the same probability.
 fn probe(layers: &str) -> Network {
     let layers = format!(r#"{{ layer = "flatten" }}, {layers} {{ layer = "dense", units = "classes", bias = false }}"#);
     let mut spec = spec(&layers);

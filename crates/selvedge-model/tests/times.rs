@@ -64,7 +64,7 @@ fn costs_follow_the_shapes() {
         let doubled = network.operations(128);
         assert_eq!(doubled[3].backward.bytes, 2 * operations[3].backward.bytes);
         assert_eq!(operations[3].forward.bytes, 0, "the fork does nothing");
-        // The sum behind the normalisation reads another tensor in the same pass.
+        // The sum after the normalisation reads another tensor in the same pass.
         assert_eq!(operations[5].forward.bytes, 64 * 4 * 36 * 16 * element, "{precision}");
     }
 }

@@ -232,7 +232,7 @@ fn pooling_in_the_pass_of_a_normalisation_changes_nothing() {
         assert_eq!(fused.3[1], "1.batch_norm + relu + max_pool2d");
         assert_eq!((fused.3.len(), apart.3.len()), (7, 13));
         assert!(fused.0 == apart.0 && fused.2 == apart.2, "the loss and probabilities in {precision}");
-        // A sum that rounds to another bf16 number moves what comes behind it by as much.
+        // A sum that rounds to another bf16 number moves what comes after it by as much.
         let tolerance = if precision == Precision::F32 { 1e-5 } else { 1e-3 };
         let largest = fused.1.iter().fold(0.0f32, |largest, gradient| largest.max(gradient.abs()));
         for (a, b) in fused.1.iter().zip(&apart.1) {
@@ -382,7 +382,7 @@ fn overfit(precision: Precision, spec: &ModelSpec, images: &[u8], labels: &[u8],
 
 #[test]
 fn networks_learn_64_real_images_by_heart() {
-    // The first 64 images of the test set, one byte a pixel, and behind them their labels.
+    // The first 64 images of the test set, one byte a pixel, followed by their labels.
     let (images, labels) = include_bytes!("fixtures/fashion-mnist-64.bin").split_at(64 * 28 * 28);
     let plain = r#"
         { layer = "conv2d", filters = 8, kernel = 3 }, { layer = "relu" }, { layer = "max_pool2d" },

@@ -72,7 +72,7 @@ pub trait Simd: Copy + Send + Sync {
     /// # Safety
     /// They must be readable.
     unsafe fn load_bf16(self, from: *const bf16) -> Self::V;
-    /// Has the second cache fetch the line of `from`, which may be any address: nothing is read.
+    /// Prefetches the line of `from` into L2. `from` may be any address: nothing is read.
     fn prefetch<T>(self, from: *const T);
     /// Writes `LANES` bf16 numbers from `to` on, rounded to nearest even.
     ///

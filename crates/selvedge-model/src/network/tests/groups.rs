@@ -13,8 +13,8 @@ fn a_batch_of_copies_has_the_gradients_of_one() {
     let labels: Vec<u8> = (0..COUNT).map(|i| (i * 3 % 10) as u8).collect();
     // The layer next to the input with pooling in its pass, and without.
     for first in [vec![conv(6, true), RELU, max_pool(2)], vec![conv(6, true), RELU]] {
-        let behind = [conv(16, true), RELU, max_pool(2), conv(16, false), Flatten, classes()];
-        let spec = grey(8, 8, first.into_iter().chain(behind).collect());
+        let rest = [conv(16, true), RELU, max_pool(2), conv(16, false), Flatten, classes()];
+        let spec = grey(8, 8, first.into_iter().chain(rest).collect());
         for cpu in Cpu::all() {
             for precision in [Precision::F32, Precision::Bf16] {
                 if cpu.check(precision).is_err() {

@@ -103,6 +103,9 @@ impl Setup {
         let precision = choose_precision(loaded.recipe.precision, cpu)?;
         let threads = Threads::new(options.threads)?;
         let data = TrainingData::load(&loaded.recipe.dataset, &options.data_dir, &options.fetch, observer)?;
+        for note in loaded.adapt(&data) {
+            observer.note(&note);
+        }
         settle(&mut loaded, precision, &data.dir);
 
         let images = threads.install(|| Images::prepare(&loaded, data))?;

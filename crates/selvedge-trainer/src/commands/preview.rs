@@ -74,9 +74,11 @@ impl PreviewArgs {
             seed: self.seed,
             ..RecipeChanges::default()
         };
-        let loaded = changes.load(recipe)?;
+        let mut loaded = changes.load(recipe)?;
         let path = self.target(&loaded.recipe.name)?;
-        let images = Images::prepare(&loaded, self.load(&loaded.recipe.dataset)?)?;
+        let data = self.load(&loaded.recipe.dataset)?;
+        loaded.adapt(&data);
+        let images = Images::prepare(&loaded, data)?;
         Ok((recipe_sheet(&loaded.recipe, images)?, path))
     }
 

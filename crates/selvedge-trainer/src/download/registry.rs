@@ -48,6 +48,8 @@ pub struct NamedDataset {
     pub licence: &'static str,
     /// Whether the repository contains it.
     pub in_repository: bool,
+    /// Whether a mirrored image is an image of the same class: not so for writing.
+    pub mirrors: bool,
     /// Training images, training labels, test images, test labels.
     pub files: [PinnedFile; 4],
     /// Addresses with the four files directly below them, in the order in which they are tried.
@@ -71,6 +73,7 @@ pub const DATASETS: &[NamedDataset] = &[
         title: "70,000 pictures of clothes, 28x28 grey, 10 classes (the cleaned release of August 2017)",
         licence: "MIT, (c) 2017 Zalando SE",
         in_repository: true,
+        mirrors: true,
         files: [
             pin(
                 "train-images-idx3-ubyte.gz",
@@ -111,6 +114,7 @@ pub const DATASETS: &[NamedDataset] = &[
         title: "70,000 handwritten digits, 28x28 grey, 10 classes",
         licence: "CC BY-SA 3.0, (c) Yann LeCun and Corinna Cortes",
         in_repository: false,
+        mirrors: false,
         files: [
             pin(
                 "train-images-idx3-ubyte.gz",
@@ -151,6 +155,7 @@ pub const DATASETS: &[NamedDataset] = &[
         title: "Kuzushiji-MNIST: 70,000 handwritten hiragana, 28x28 grey, 10 classes",
         licence: "CC BY-SA 4.0, KMNIST Dataset (created by CODH), adapted from Kuzushiji Dataset (created by NIJL and others)",
         in_repository: false,
+        mirrors: false,
         files: [
             pin(
                 "train-images-idx3-ubyte.gz",

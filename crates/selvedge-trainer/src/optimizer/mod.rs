@@ -62,6 +62,15 @@ impl OptimizerSpec {
         self.rule().learning_rate()
     }
 
+    /// The same optimizer with its learning rates multiplied by `factor`.
+    pub fn with_rate_scaled(self, factor: f64) -> Self {
+        match self {
+            Self::Sgd(rule) => Self::Sgd(Sgd { learning_rate: rule.learning_rate * factor, ..rule }),
+            Self::Adam(rule) => Self::Adam(Adam { learning_rate: rule.learning_rate * factor, ..rule }),
+            Self::AdamW(rule) => Self::AdamW(AdamW { learning_rate: rule.learning_rate * factor, ..rule }),
+        }
+    }
+
     /// What a step on this many parameters costs.
     pub fn cost(&self, parameters: usize) -> Cost {
         self.rule().cost(parameters)

@@ -118,11 +118,14 @@ impl TimedRecipe {
         threads: &Threads,
         observer: &mut dyn Observer,
     ) -> Result<Self, ProfileError> {
-        let recipe = loaded.recipe.clone();
+        let mut loaded = loaded.clone();
         let cpu = Cpu::detect()?;
-        let precision = choose_precision(recipe.precision, cpu)?;
-        let data = TrainingData::load(&recipe.dataset, data_dir, &FetchOptions::default(), observer)
+        let precision = choose_precision(loaded.recipe.precision, cpu)?;
+        let data = TrainingData::load(&loaded.recipe.dataset, data_dir, &FetchOptions::default(), observer)
             .map_err(TrainError::from)?;
+        loaded.adapt(&data);
+        let loaded = &loaded;
+        let recipe = loaded.recipe.clone();
         let images = threads.install(|| Images::prepare(loaded, data))?;
         let network = build_network(loaded, &images.augmenter, precision, threads).map_err(TrainError::from)?;
         let learner = Learner::new(&recipe, network, cpu);

@@ -4,6 +4,7 @@
 //! it knows which line each value came from, so that later checks, such as the batch size against the data, can name the line
 //! too. The run's folder gets the recipe with every default filled in; training from that file repeats the run.
 
+mod adapt;
 mod builtin;
 mod place;
 mod source;
@@ -17,5 +18,5 @@ pub(crate) use builtin::names as built_in_names;
 pub use source::{LoadedRecipe, Override, RecipeError, RecipeSource};
 pub use spec::{
     EarlyStoppingSpec, ModelTable, Monitor, Normalisation, OfflineCopies, PrecisionChoice, Recipe,
-    ReduceLrOnPlateauSpec, ScheduleSpec, Validation, WarmupSpec,
+    ReduceLrOnPlateauSpec, ScheduleSpec, TunedOn, Validation, WarmupSpec,
 };

@@ -7,6 +7,9 @@ use serde::Deserialize;
 use thiserror::Error;
 use toml::{Table, Value};
 
+use crate::data::TrainingData;
+
+use super::adapt::adapt;
 use super::spec::Recipe;
 use super::{builtin, place, validate};
 
@@ -248,6 +251,11 @@ impl LoadedRecipe {
     /// the value.
     pub fn error(&self, key: &str, problem: impl fmt::Display) -> RecipeError {
         self.origin.error(key, problem.to_string())
+    }
+
+    /// Fits the recipe to a data set with other images than those it was tuned on, and says what that changed.
+    pub(crate) fn adapt(&mut self, data: &TrainingData) -> Vec<String> {
+        adapt(&mut self.recipe, data)
     }
 
     /// The text that the recipe was read from, without overrides.

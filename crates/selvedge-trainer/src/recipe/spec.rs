@@ -42,6 +42,9 @@ pub struct Recipe {
     /// How many of the training images are held out to validate on.
     #[serde(default)]
     pub validation: Validation,
+    /// What the recipe was tuned on. With it a run fits the recipe to other data sets, and says what it changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tuned_on: Option<TunedOn>,
     /// How pixels are normalised.
     #[serde(default)]
     pub input: Normalisation,
@@ -184,6 +187,23 @@ impl Default for Normalisation {
     fn default() -> Self {
         Self { mean: 0.0, std: 1.0 }
     }
+}
+
+/// The table `[tuned_on]`: the data set for which the recipe's values were chosen. A run on images of another size, with other
+/// pixels, or on fewer images changes the recipe as follows, notes each change, and writes the changed recipe into its folder:
+///
+/// - mean and deviation of `[input]` become those of the training images;
+/// - for larger images the first convolution gets a stride, for smaller ones the last poolings are left out, and `translate`
+///   shifts in proportion;
+/// - for fewer images batches are smaller, with the learning rate multiplied by the root of their ratio, and epochs more;
+/// - writing (of the data sets known by name) is not mirrored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TunedOn {
+    /// Height and width of the images in pixels, above 0.
+    pub side: usize,
+    /// Training images, above 0.
+    pub images: usize,
 }
 
 /// The table `[schedule]`: the factor of the peak learning rate as a function of `x`, the share of the steps after warm-up

@@ -2,7 +2,7 @@
 
 use selvedge_augment::Augmentation;
 
-use super::spec::{OfflineCopies, Recipe, ScheduleSpec, Validation};
+use super::spec::{OfflineCopies, Recipe, ScheduleSpec, TunedOn, Validation};
 use crate::checks::{Range, Refusal, number};
 
 /// The most images per step: the activations of a step are in memory together.
@@ -27,6 +27,13 @@ pub(super) fn validate(recipe: &Recipe) -> Result<(), Refusal> {
     number("label_smoothing", recipe.label_smoothing, Range::BelowOne)?;
     if let Validation::Fraction(fraction) = recipe.validation {
         number("validation", fraction, Range::BelowOne)?;
+    }
+    if let Some(TunedOn { side, images }) = recipe.tuned_on {
+        for (key, value) in [("tuned_on.side", side), ("tuned_on.images", images)] {
+            if value == 0 {
+                return Err(Refusal::new(key, value, "a whole number above 0"));
+            }
+        }
     }
     number("input.mean", recipe.input.mean.into(), Range::Finite)?;
     number("input.std", recipe.input.std.into(), Range::Positive)?;

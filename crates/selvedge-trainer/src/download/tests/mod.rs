@@ -66,6 +66,7 @@ fn sample() -> &'static Sample {
             title: "noise",
             licence: "none",
             in_repository: false,
+            mirrors: true,
             files,
             // Nothing listens on the discard port: a test that reaches this source fails at once.
             sources: &["https://127.0.0.1:9"],

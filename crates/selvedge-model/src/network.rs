@@ -112,14 +112,12 @@ impl Network {
 
     // Not generic, like `metrics` and `probabilities`: other crates would compile a generic function again, with every kernel.
     fn train(&mut self, images: Images<'_>, targets: Targets<'_>, loss: &Loss, key: StepKey) -> BatchMetrics {
-        let count = self.count(images);
+        let count = self.batch_count(images);
         let (given, needed) = match targets {
             Targets::Labels(labels) => (labels.len(), count),
             Targets::Soft(soft) => (soft.len(), count * self.spec.classes),
         };
         assert_eq!(given, needed, "targets for {count} images");
-        let capacity = self.engine.capacity();
-        assert!(count > 0 && count <= capacity, "a batch of {count} images, with memory planned for {capacity}");
         let (threads, precision) = (self.threads.clone(), self.precision);
         let Self { state, engine, stale, .. } = self;
         threads.install(|| {
@@ -233,6 +231,50 @@ impl Network {
     pub fn params_mut(&mut self) -> &mut Params {
         self.stale = true;
         &mut self.state.params
+    }
+
+    /// The running statistics of the batch norms, in the layout of the kernels: what an average of the weights averages, too.
+    pub fn statistics(&self) -> &[f32] {
+        &self.state.buffers
+    }
+
+    /// The running statistics, to be changed.
+    pub fn statistics_mut(&mut self) -> &mut [f32] {
+        &mut self.state.buffers
+    }
+
+    /// Moves the running statistics of the batch norms towards those of a batch by a share of the difference, from 0 to 1. The
+    /// forward pass is that of training, with dropout, and nothing else changes. With a share of 1/n for the n-th batch, the
+    /// running statistics become the means over all batches, as those of PyTorch's `update_bn`: weights that have been averaged
+    /// need statistics of their own (Izmailov et al., arXiv 1803.05407).
+    ///
+    /// # Panics
+    /// If there are no images, if images do not fit the spec, or if there are more than memory is planned for.
+    pub fn estimate_statistics<'a>(&mut self, images: impl Into<Images<'a>>, key: StepKey, share: f32) {
+        self.estimate(images.into(), key, share);
+    }
+
+    fn estimate(&mut self, images: Images<'_>, key: StepKey, share: f32) {
+        let count = self.batch_count(images);
+        let (threads, precision) = (self.threads.clone(), self.precision);
+        let Self { state, engine, stale, .. } = self;
+        threads.install(|| {
+            if std::mem::take(stale) {
+                engine.pack(state);
+            }
+            let batch = Batch { images, targets: Targets::Labels(&[]), count };
+            match precision {
+                Precision::F32 => engine.estimate_statistics::<f32>(state, batch, key, share),
+                Precision::Bf16 => engine.estimate_statistics::<bf16>(state, batch, key, share),
+            }
+        });
+    }
+
+    /// How many images these are, at least one and no more than memory is planned for.
+    fn batch_count(&self, images: Images<'_>) -> usize {
+        let (count, capacity) = (self.count(images), self.engine.capacity());
+        assert!(count > 0 && count <= capacity, "a batch of {count} images, with memory planned for {capacity}");
+        count
     }
 
     /// Every parameter and running statistic in logical order, as little-endian f32: what a checksum is taken of.

@@ -23,8 +23,8 @@ use thiserror::Error;
 use crate::callbacks::{Best, EarlyStoppingState, ReduceLrOnPlateauState};
 
 const MAGIC: &[u8; 8] = b"SELVEDGE";
-/// The format version that is written, and the only one so far.
-pub const VERSION: u32 = 1;
+/// The format version that is written. Version 1, without an average of the weights, is read, too.
+pub const VERSION: u32 = 2;
 const CODEC: u32 = 1;
 const HEADER: usize = 32;
 const HASH: usize = 32;
@@ -89,17 +89,48 @@ pub struct Checkpoint {
     pub first_moments: Vec<f32>,
     /// The optimizer's second moments, empty if it has none.
     pub second_moments: Vec<f32>,
+    /// The average of the weights, if the recipe has one.
+    pub average: Option<Average>,
     /// The network of the best epoch, if the run may restore it.
     pub best_network: Option<Snapshot>,
+}
+
+/// The average of a network's weights, in the layout of the kernels.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Average {
+    /// Averages so far; before the first, the average is not used.
+    pub updates: u64,
+    /// The average of the weights.
+    pub weights: Vec<f32>,
+    /// The average of the running statistics.
+    pub statistics: Vec<f32>,
 }
 
 #[derive(Encode, Decode)]
 struct Metadata {
     progress: Progress,
     has_best_network: bool,
-    /// Numbers of elements: parameters and buffers of the network, first and second moments, parameters and buffers of the
-    /// best network.
+    /// Averages so far, if there is an average of the weights.
+    averages: Option<u64>,
+    /// Numbers of elements: parameters and buffers of the network, first and second moments, weights and statistics of the
+    /// average, parameters and buffers of the best network.
+    lengths: [u64; 8],
+}
+
+/// The metadata of format version 1.
+#[derive(Decode)]
+#[cfg_attr(test, derive(Encode))]
+struct MetadataV1 {
+    progress: Progress,
+    has_best_network: bool,
+    /// Those of [`Metadata`] without the average's.
     lengths: [u64; 6],
+}
+
+impl From<MetadataV1> for Metadata {
+    fn from(MetadataV1 { progress, has_best_network, lengths: [a, b, c, d, e, f] }: MetadataV1) -> Self {
+        Self { progress, has_best_network, averages: None, lengths: [a, b, c, d, 0, 0, e, f] }
+    }
 }
 
 /// Why a checkpoint cannot be used.
@@ -139,17 +170,22 @@ impl Checkpoint {
     pub fn encode(&self) -> Vec<u8> {
         let empty = Snapshot::default();
         let best = self.best_network.as_ref().unwrap_or(&empty);
+        let no_average = Average::default();
+        let average = self.average.as_ref().unwrap_or(&no_average);
         let tensors = [
             &self.network.params,
             &self.network.buffers,
             &self.first_moments,
             &self.second_moments,
+            &average.weights,
+            &average.statistics,
             &best.params,
             &best.buffers,
         ];
         let metadata = Metadata {
             progress: self.progress.clone(),
             has_best_network: self.best_network.is_some(),
+            averages: self.average.as_ref().map(|average| average.updates),
             lengths: tensors.map(|tensor| tensor.len() as u64),
         };
         // Numbers and a short string: encoding them cannot fail.
@@ -205,8 +241,11 @@ impl Checkpoint {
         }
         let (metadata, mut tensors) = content[HEADER..].split_at(lengths.metadata);
         let config = bincode::config::standard().with_limit::<MAX_METADATA>();
-        let (metadata, used): (Metadata, usize) = bincode::decode_from_slice(metadata, config)
-            .map_err(|error| format!("its metadata cannot be decoded: {error}"))?;
+        let (metadata, used): (Metadata, usize) = match lengths.version {
+            1 => bincode::decode_from_slice::<MetadataV1, _>(metadata, config).map(|(old, used)| (old.into(), used)),
+            _ => bincode::decode_from_slice(metadata, config),
+        }
+        .map_err(|error| format!("its metadata cannot be decoded: {error}"))?;
         if used != lengths.metadata {
             return Err(format!("its metadata is {} bytes too long", lengths.metadata - used));
         }
@@ -222,13 +261,17 @@ impl Checkpoint {
         };
         let network = Snapshot { params: next(0), buffers: next(1) };
         let (first_moments, second_moments) = (next(2), next(3));
-        let best_network = Snapshot { params: next(4), buffers: next(5) };
+        let (weights, statistics) = (next(4), next(5));
+        let average = metadata.averages.map(|updates| Average { updates, weights, statistics });
+        let best_network = Snapshot { params: next(6), buffers: next(7) };
         let best_network = metadata.has_best_network.then_some(best_network);
-        Ok(Self { progress: metadata.progress, network, first_moments, second_moments, best_network })
+        Ok(Self { progress: metadata.progress, network, first_moments, second_moments, average, best_network })
     }
 }
 
 struct Lengths {
+    /// The format version, one that can be read.
+    version: u64,
     metadata: usize,
     /// Of the whole file.
     file: usize,
@@ -243,8 +286,8 @@ impl Lengths {
         }
         let number = |at: usize, len: usize| rest[at..at + len].iter().rev().fold(0u64, |n, &b| n << 8 | u64::from(b));
         let (version, codec, metadata, tensors) = (number(0, 4), number(4, 4), number(8, 8), number(16, 8));
-        if version != u64::from(VERSION) {
-            return Err(format!("its format version is {version}, this program reads version {VERSION}"));
+        if !(1..=u64::from(VERSION)).contains(&version) {
+            return Err(format!("its format version is {version}, this program reads versions 1 to {VERSION}"));
         }
         if codec != u64::from(CODEC) {
             return Err(format!("its codec is {codec}, this program reads codec {CODEC}"));
@@ -261,7 +304,7 @@ impl Lengths {
             ));
         }
         let file = usize::try_from(expected).map_err(|_| format!("{expected} bytes do not fit into memory"))?;
-        Ok(Self { metadata: metadata as usize, file })
+        Ok(Self { version, metadata: metadata as usize, file })
     }
 }
 
@@ -291,6 +334,7 @@ mod tests {
             network: snapshot(1.0),
             first_moments: vec![0.5; 4],
             second_moments: Vec::new(),
+            average: Some(Average { updates: 5, weights: vec![0.25; 3], statistics: vec![4.0] }),
             best_network: Some(snapshot(3.0)),
         }
     }
@@ -307,20 +351,49 @@ mod tests {
     fn reads_back_what_it_wrote() {
         let mut expected = checkpoint();
         assert_eq!(Checkpoint::decode(&expected.encode()).unwrap(), expected);
-        expected.best_network = None;
+        (expected.best_network, expected.average) = (None, None);
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("last.ckpt");
         std::fs::write(&path, expected.encode()).unwrap();
         assert_eq!(Checkpoint::load(&path).unwrap(), expected);
     }
 
+    /// The bytes of a checkpoint without an average, as version 1 wrote them.
+    fn version_1(checkpoint: &Checkpoint) -> Vec<u8> {
+        let bytes = checkpoint.encode();
+        let best = checkpoint.best_network.as_ref().unwrap();
+        let Checkpoint { progress, network, first_moments, second_moments, .. } = checkpoint.clone();
+        let tensors = [&network.params, &network.buffers, &first_moments, &second_moments, &best.params, &best.buffers];
+        let lengths = tensors.map(|tensor| tensor.len() as u64);
+        let metadata = MetadataV1 { progress, has_best_network: true, lengths };
+        let metadata = bincode::encode_to_vec(metadata, bincode::config::standard()).unwrap();
+        let mut old = bytes[..HEADER].to_vec();
+        old[8] = 1;
+        old[16..24].copy_from_slice(&(metadata.len() as u64).to_le_bytes());
+        old.extend(metadata);
+        old.extend(tensors.into_iter().flatten().flat_map(|value| value.to_le_bytes()));
+        old.extend([0; HASH]);
+        sealed(old)
+    }
+
+    fn hash(bytes: &[u8]) -> String {
+        bytes[bytes.len() - HASH..].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// A file's last bytes are the SHA-256 of all others, so this one number fixes the format: fields in another order, or of
     /// other types, would make files that earlier versions have written unreadable.
     #[test]
     fn the_format_does_not_change() {
-        let bytes = checkpoint().encode();
-        let hash: String = bytes[bytes.len() - HASH..].iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hash, "47ea40c8a2550fe597ccb75da8537404328312865909d9c94e36cdeec9b5e130");
+        assert_eq!(hash(&checkpoint().encode()), "b943cf543be88d06dc25ffbdbf0ccee907593a0ddd7c2d821aaa1f90f9457e7c");
+    }
+
+    #[test]
+    fn a_file_of_version_1_is_read() {
+        let expected = Checkpoint { average: None, ..checkpoint() };
+        let old = version_1(&expected);
+        // What the program that wrote version 1 made of it.
+        assert_eq!(hash(&old), "47ea40c8a2550fe597ccb75da8537404328312865909d9c94e36cdeec9b5e130");
+        assert_eq!(Checkpoint::decode(&old).unwrap(), expected);
     }
 
     #[test]
@@ -351,7 +424,8 @@ mod tests {
             changed[at] = byte;
             Checkpoint::decode(&sealed(changed)).unwrap_err()
         };
-        assert!(message(8, 2).contains("version is 2") && message(8, 2).contains("version 1"));
+        assert!(message(8, 3).contains("version is 3") && message(8, 3).contains("versions 1 to 2"));
+        assert!(message(8, 0).contains("version is 0"));
         assert!(message(12, 9).contains("codec is 9"));
         assert!(message(22, 1).contains("too much"), "{}", message(22, 1));
     }

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod averaging;
 pub mod callbacks;
 pub mod checkpoint;
 mod checks;

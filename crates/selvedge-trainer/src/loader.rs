@@ -19,6 +19,15 @@ pub struct Loader<'a> {
     order: Vec<u32>,
 }
 
+/// Steps of an epoch of a recipe over so many training images.
+pub(crate) fn steps_per_epoch(recipe: &Recipe, images: usize) -> usize {
+    steps_of(images, recipe.batch, recipe.drop_last)
+}
+
+fn steps_of(images: usize, batch: usize, drop_last: bool) -> usize {
+    if drop_last { images / batch } else { images.div_ceil(batch) }
+}
+
 impl<'a> Loader<'a> {
     /// Batches of the images at `indices`, by the recipe's batch size and seed.
     ///
@@ -35,7 +44,7 @@ impl<'a> Loader<'a> {
 
     /// Steps of an epoch.
     pub fn steps(&self) -> usize {
-        if self.drop_last { self.indices.len() / self.batch } else { self.indices.len().div_ceil(self.batch) }
+        steps_of(self.indices.len(), self.batch, self.drop_last)
     }
 
     /// Batches of an epoch that are full.

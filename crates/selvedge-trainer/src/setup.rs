@@ -13,8 +13,10 @@ use selvedge_model::{BuildOptions, InputSpec, ModelSpec, Network};
 use crate::data::{Partition, TrainingData, stratified};
 use crate::download::{self, FetchOptions};
 use crate::error::TrainError;
+use crate::loader::steps_per_epoch;
 use crate::observer::Observer;
 use crate::offline::Offline;
+use crate::optimizer::groups;
 use crate::recipe::{LoadedRecipe, PrecisionChoice, Recipe, RecipeError, RecipeSource};
 use crate::run_folder::{Destination, RECIPE, RunFolder};
 
@@ -154,7 +156,7 @@ impl Images {
     }
 }
 
-/// The recipe's network for the images of its augmenter.
+/// The recipe's network for the images of its augmenter. Each of the recipe's groups has parameters in it.
 pub(crate) fn build_network(
     loaded: &LoadedRecipe,
     augmenter: &Augmenter,
@@ -166,7 +168,10 @@ pub(crate) fn build_network(
     let input = InputSpec { height, width, channels, mean: recipe.input.mean, std: recipe.input.std };
     let spec = ModelSpec { input, classes: augmenter.classes(), layers: recipe.model.layers.clone() };
     let options = BuildOptions { seed: recipe.seed, max_batch: recipe.batch, precision, threads: threads.clone() };
-    Network::build(&spec, &options).map_err(|error| loaded.error("model.layers", error))
+    let network = Network::build(&spec, &options).map_err(|error| loaded.error("model.layers", error))?;
+    groups::check_members(&recipe.groups, &network.params().entries)
+        .map_err(|refusal| loaded.error(&refusal.key, refusal.problem))?;
+    Ok(network)
 }
 
 pub(crate) fn choose_precision(choice: PrecisionChoice, cpu: Cpu) -> Result<Precision, TrainError> {
@@ -210,6 +215,11 @@ fn hold_out(loaded: &LoadedRecipe, data: &TrainingData) -> Result<Partition, Tra
     if recipe.batch > left {
         let problem = format!("{} is not possible: from 1 to the {left} training images", recipe.batch);
         return Err(loaded.error("batch", problem).into());
+    }
+    if let Some(averaging) = recipe.averaging {
+        averaging
+            .check_length(recipe.epochs, steps_per_epoch(recipe, left) as u64)
+            .map_err(|refusal| loaded.error(&refusal.key, refusal.problem))?;
     }
     Ok(partition)
 }

@@ -7,8 +7,9 @@ use selvedge_model::{BatchMetrics, Metrics, Network, ParamEntry, Snapshot};
 use sha2::{Digest, Sha256};
 
 use crate::callbacks::{Best, EarlyStopping, EpochFigures, ReduceLrOnPlateau};
-use crate::checkpoint::{Checkpoint, CheckpointError, Clock, Progress};
+use crate::checkpoint::{Average, Checkpoint, CheckpointError, Clock, Progress};
 use crate::error::TrainError;
+use crate::loader::steps_per_epoch;
 use crate::observer::Observer;
 use crate::recipe::Monitor;
 use crate::setup::Inputs;
@@ -47,7 +48,12 @@ impl TrainState {
             clock: Clock::default(),
         };
         Self {
-            learner: Learner::new(recipe, network, inputs.cpu),
+            learner: Learner::new(
+                recipe,
+                network,
+                inputs.cpu,
+                steps_per_epoch(recipe, inputs.images.partition.train.len()),
+            ),
             reduce_lr_on_plateau: recipe.reduce_lr_on_plateau.map(ReduceLrOnPlateau::new),
             early_stopping: recipe.early_stopping.map(EarlyStopping::new),
             progress,
@@ -73,8 +79,12 @@ impl TrainState {
 
     /// A copy of everything.
     pub(crate) fn checkpoint(&self) -> Checkpoint {
-        let Learner { network, optimizer } = &self.learner;
+        let Learner { network, optimizer, averaging } = &self.learner;
         let (first, second) = optimizer.moments();
+        let average = averaging.as_ref().map(|averaging| {
+            let (updates, weights, statistics) = averaging.state();
+            Average { updates, weights: weights.to_vec(), statistics: statistics.to_vec() }
+        });
         Checkpoint {
             progress: Progress {
                 optimizer_steps: optimizer.steps(),
@@ -86,6 +96,7 @@ impl TrainState {
             network: network.snapshot(),
             first_moments: first.to_vec(),
             second_moments: second.to_vec(),
+            average,
             best_network: self.best_network.clone(),
         }
     }
@@ -101,7 +112,7 @@ impl TrainState {
         observer: &mut dyn Observer,
     ) -> Result<(), CheckpointError> {
         let mismatch = |problem: &str| CheckpointError::Mismatch { path: path.to_owned(), problem: problem.to_owned() };
-        let Checkpoint { progress, network, first_moments, second_moments, best_network } = checkpoint;
+        let Checkpoint { progress, network, first_moments, second_moments, average, best_network } = checkpoint;
         if progress.recipe_sha256 != self.progress.recipe_sha256 {
             return Err(mismatch(
                 "the run's recipe.toml has changed since it was written. Undo the change, or train the changed recipe as \
@@ -121,6 +132,16 @@ impl TrainState {
         }
         if !self.learner.optimizer.restore(progress.optimizer_steps, &first_moments, &second_moments) {
             return Err(mismatch("it has the state of another optimizer"));
+        }
+        let fits = match (&mut self.learner.averaging, average) {
+            (Some(averaging), Some(Average { updates, weights, statistics })) => {
+                averaging.restore(updates, &weights, &statistics)
+            }
+            (None, None) => true,
+            _ => false,
+        };
+        if !fits {
+            return Err(mismatch("it has another average of the weights"));
         }
         self.learner.network.restore(&network);
         if let (Some(callback), Some(state)) = (&mut self.reduce_lr_on_plateau, progress.reduce_lr_on_plateau) {
@@ -173,7 +194,8 @@ impl TrainState {
         }
     }
 
-    /// Runs the callbacks on the epoch's figures and moves on to the next epoch; true if this one was the best so far.
+    /// Runs the callbacks on the epoch's figures and moves on to the next epoch; true if this one was the best so far. Early
+    /// stopping keeps the network as it is now: with the weights that the figures are of.
     pub(crate) fn end_epoch(&mut self, line: &HistoryLine, best_monitor: Monitor) -> bool {
         let figures = EpochFigures {
             train_loss: line.train_loss,

@@ -9,28 +9,46 @@ use std::time::{Duration, Instant};
 
 use selvedge_augment::Batch;
 use selvedge_compute::Cpu;
-use selvedge_model::{BatchMetrics, Loss, Network, StepKey, Targets};
+use selvedge_model::{BatchMetrics, Loss, Network, ParamEntry, StepKey, Targets};
 
+use crate::averaging::Averaging;
 use crate::loader::Loader;
-use crate::optimizer::Optimizer;
+use crate::optimizer::{Optimizer, groups};
 use crate::recipe::Recipe;
 
 /// What a step changes: the weights and the state of what updates them.
 pub(crate) struct Learner {
     pub(crate) network: Network,
     pub(crate) optimizer: Optimizer,
+    pub(crate) averaging: Option<Averaging>,
 }
 
 impl Learner {
-    /// A network before its first step.
-    pub(crate) fn new(recipe: &Recipe, network: Network, cpu: Cpu) -> Self {
-        Self { optimizer: Optimizer::new(recipe.optimizer, network.params(), cpu), network }
+    /// A network before its first step, of a run with so many steps per epoch.
+    pub(crate) fn new(recipe: &Recipe, network: Network, cpu: Cpu, steps_per_epoch: usize) -> Self {
+        let spec = recipe.optimizer;
+        let group = |entry: &ParamEntry| groups::options(&spec, &recipe.groups, entry);
+        let averaging = recipe.averaging;
+        Self {
+            optimizer: Optimizer::with_groups(spec, network.params(), cpu, group),
+            averaging: averaging.map(|spec| Averaging::new(spec, recipe.epochs, steps_per_epoch as u64, &network)),
+            network,
+        }
     }
 
-    /// Updates the weights by the gradients of the step's batch. What else changes the weights once a step, such as an
-    /// average of them, belongs here, after the optimizer.
+    /// Updates the weights by the gradients of the step's batch, then their average.
     fn update(&mut self, rate: f64) {
         self.optimizer.step(self.network.params_mut(), rate);
+        if let Some(averaging) = &mut self.averaging {
+            averaging.update(&mut self.network, self.optimizer.steps());
+        }
+    }
+
+    /// Puts the average of the weights into the network and the network's weights into its place, or back. Without an average it
+    /// does nothing and returns `None`; else it returns the number of batches whose statistics the average needs.
+    pub(crate) fn swap_average(&mut self) -> Option<usize> {
+        let averaging = self.averaging.as_mut()?;
+        averaging.swap(&mut self.network).then(|| averaging.statistics_batches())
     }
 }
 
@@ -128,6 +146,18 @@ impl<'a> TrainingStep<'a> {
             mem::swap(&mut self.current, &mut self.next);
         }
         metrics
+    }
+
+    /// Sets a network's running statistics to their means over the first `batches` full batches of an epoch, drawn as for
+    /// training. The next step needs [`TrainingStep::begin_epoch`].
+    pub(crate) fn estimate_statistics(&mut self, network: &mut Network, epoch: u64, batches: usize) {
+        self.loader.begin_epoch(epoch);
+        for number in 0..batches.min(self.loader.full_batches()) {
+            self.loader.fill(number, &mut self.current);
+            // Dropout draws other masks than in any training step.
+            let key = StepKey { seed: self.seed, step: u64::MAX - number as u64 };
+            network.estimate_statistics(&self.current.images, key, 1.0 / (number + 1) as f32);
+        }
     }
 
     /// Begins to record times.

@@ -158,14 +158,20 @@ impl<'a> Training<'a> {
         })
     }
 
-    /// Validates, writes the epoch's line of history, runs the callbacks and saves when it is time.
+    /// Validates, writes the epoch's line of history, runs the callbacks and saves when it is time. If there is an average of the
+    /// weights, it is what is validated.
     fn end_epoch(&mut self) -> Result<HistoryLine, TrainError> {
+        let is_average = self.use_average(self.state.progress.epoch);
         let validation = self.held_out.evaluate(&mut self.state.learner.network);
         let rate = self.rate(self.state.progress.step.saturating_sub(1));
         let line = self.state.history_line(rate, validation.as_ref());
         self.state.check_loss("validation loss", line.validation_loss.unwrap_or(0.0), rate)?;
         self.folder.append_history(&line)?;
-        if self.state.end_epoch(&line, self.best_monitor) {
+        let is_best = self.state.end_epoch(&line, self.best_monitor);
+        if is_average {
+            self.state.learner.swap_average();
+        }
+        if is_best {
             self.saver.keep_best(&self.state);
         }
         if self.saver.is_due() {
@@ -174,12 +180,26 @@ impl<'a> Training<'a> {
         Ok(line)
     }
 
+    /// Puts the average of the weights into the network, if there is one, with the statistics of batches of the epoch that was
+    /// trained last. Returns whether there is one.
+    fn use_average(&mut self, epoch: u64) -> bool {
+        let Some(batches) = self.state.learner.swap_average() else { return false };
+        if batches > 0 {
+            self.step.estimate_statistics(&mut self.state.learner.network, epoch, batches);
+        }
+        true
+    }
+
     fn save(&mut self) -> Result<(), TrainError> {
         let rate = self.rate(self.state.progress.step);
         self.saver.save(&self.state, rate, &self.folder)
     }
 
-    fn finish(self) -> Result<Outcome, TrainError> {
+    fn finish(mut self) -> Result<Outcome, TrainError> {
+        // The weights of the best epoch are those that were validated: an average, if there was one.
+        if self.state.best_network.is_none() {
+            self.use_average(self.state.progress.epoch.saturating_sub(1));
+        }
         let Self { inputs, held_out, state, folder, .. } = self;
         let summary = finish(FinishedRun { inputs, held_out: &held_out, state, folder: &folder })?;
         Ok(Outcome::Finished { folder: folder.path().to_owned(), summary: Box::new(summary) })

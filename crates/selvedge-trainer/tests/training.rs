@@ -180,6 +180,54 @@ fn a_resumed_run_ends_with_the_same_bits() {
     }
 }
 
+/// Muon with a group, and every average; each decides something about the last weights.
+const KINDS_OF_UPDATES: [&[&str]; 4] = [
+    &[
+        "optimizer={kind='muon', learning_rate=0.05, rest={learning_rate=0.02}}",
+        "groups=[{kind='bias', rate=8, weight_decay=0.01}]",
+    ],
+    &["averaging={kind='lookahead'}"],
+    &["averaging={kind='ema', decay=0.9, start=0.1}"],
+    &["averaging={kind='swa', start=0.5, every=3, statistics_batches=2}"],
+];
+
+#[test]
+fn every_kind_of_update_resumes_and_runs_on_any_threads_with_the_same_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = small_dataset(dir.path());
+    let plain = "early_stopping.restore_best=false";
+    let usual = finished(train(&new_run(small_recipe(&data, &[plain]), &dir.path().join("usual"), 2), &mut Silent));
+    for (number, sets) in KINDS_OF_UPDATES.iter().enumerate() {
+        let recipe = || small_recipe(&data, &[*sets, &[plain]].concat());
+        let whole = dir.path().join(format!("whole{number}"));
+        let expected = finished(train(&new_run(recipe(), &whole, 2), &mut Silent));
+        assert_ne!(expected.weights_sha256, usual.weights_sha256, "{sets:?}");
+        // What the last epoch validated is what is tested and saved.
+        assert_close(expected.validation_accuracy, history(&whole)[2].validation_accuracy);
+        // In the first epoch, between averages, before the last step.
+        for (steps, threads) in [(3, 1), (17, 3), (23, 1)] {
+            let out = dir.path().join(format!("cut{number}-{steps}"));
+            stop_after(new_run(recipe(), &out, threads), steps);
+            let summary = finished(train(&resume(&out), &mut Silent));
+            assert_eq!(summary.weights_sha256, expected.weights_sha256, "{sets:?}, stopped after {steps} steps");
+            assert_eq!(figures(&out), figures(&whole));
+        }
+    }
+}
+
+#[test]
+fn the_best_epoch_of_an_average_is_the_averages() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = small_dataset(dir.path());
+    let out = dir.path().join("run");
+    let sets = ["epochs=6", "averaging={kind='ema', decay=0.9, statistics_batches=3}"];
+    let summary = finished(train(&new_run(small_recipe(&data, &sets), &out, 2), &mut Silent));
+    let lines = history(&out);
+    let best = lines.iter().filter_map(|line| line.validation_loss).fold(f64::INFINITY, f64::min);
+    let line = lines.iter().find(|line| line.validation_loss == Some(best)).unwrap();
+    assert_close(summary.validation_accuracy, line.validation_accuracy);
+}
+
 #[test]
 fn a_run_killed_between_checkpoints_resumes_from_the_older_one() {
     let dir = tempfile::tempdir().unwrap();
@@ -298,6 +346,12 @@ fn a_recipe_that_does_not_fit_the_data_is_refused_before_anything_is_written() {
         ("validation=150", ["--set validation=150: validation:", "of the 150 training images"]),
         ("validation=0.001", ["--set validation=0.001", "0 of the 150"]),
         ("model.layers.0={layer='conv2d', filters=4, kernel=11, padding='valid'}", ["model.layers", "11"]),
+        (
+            "groups=[{match='0.conv2d.*'}, {match='0.dense.*'}]",
+            ["groups.1.match: \"0.dense.*\"", "the network has 0.conv2d.weight"],
+        ),
+        ("averaging={kind='swa', start=0.99, every=7}", ["averaging.start: 0.99", "at most 0.875"]),
+        ("averaging={kind='lookahead', every=25}", ["averaging.every: 25", "from 1 to the 24 steps"]),
         ("augmentation.1.max=10", ["small.toml, line 7", "translate"]),
     ] {
         let message = message(&[set]);

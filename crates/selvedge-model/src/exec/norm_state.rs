@@ -116,7 +116,8 @@ impl NormStates {
         self.fold(cpu, plan, state);
     }
 
-    /// Between forward phases: the statistics of the batch from those of its blocks. Moves the running statistics along.
+    /// Between forward phases: the statistics of the batch from those of its blocks. Moves the running statistics along by
+    /// `share`, or by the normalisation's own momentum.
     pub(crate) fn combine_moments(
         &mut self,
         cpu: Cpu,
@@ -124,6 +125,7 @@ impl NormStates {
         op: usize,
         arenas: &BatchArenas<'_>,
         state: &mut State,
+        share: Option<f32>,
     ) {
         let (number, count) = match &plan.ops[op] {
             Op::ConvNorm(layer) => {
@@ -149,7 +151,8 @@ impl NormStates {
             .buffers
             .get_disjoint_mut([mean_range, variance_range])
             .expect("the running statistics of a normalisation do not overlap");
-        norm::update_running(count, mean, square, norm.momentum, running_mean, running_variance);
+        let momentum = share.unwrap_or(norm.momentum);
+        norm::update_running(count, mean, square, momentum, running_mean, running_variance);
         own.set_affine(norm, &state.params);
         if matches!(plan.ops[op], Op::ConvNorm(_)) {
             self.fold(cpu, plan, state);

@@ -2,9 +2,10 @@
 
 use selvedge_compute::cost::Cost;
 use selvedge_compute::optim::{AdamParams, adam};
+use selvedge_model::ParamEntry;
 use serde::{Deserialize, Serialize};
 
-use super::rule::{Chunk, Rule, Update, elementwise_cost};
+use super::rule::{Chunk, Rule, Update, count, elementwise_cost};
 use crate::checks::{Range, Refusal, number};
 
 /// Adam (Kingma and Ba, arXiv 1412.6980), with weight decay as part of the gradient.
@@ -49,7 +50,7 @@ impl<const DECOUPLED: bool> Rule for AdamSpec<DECOUPLED> {
         self.learning_rate
     }
 
-    fn weight_decay(&self) -> f64 {
+    fn weight_decay(&self, _entry: &ParamEntry) -> f64 {
         self.weight_decay
     }
 
@@ -64,9 +65,9 @@ impl<const DECOUPLED: bool> Rule for AdamSpec<DECOUPLED> {
         2
     }
 
-    fn cost(&self, parameters: usize) -> Cost {
+    fn cost(&self, entries: &[ParamEntry]) -> Cost {
         // Value, gradient and both moments are read, all but the gradient are written.
-        elementwise_cost(parameters, 14, 7)
+        elementwise_cost(count(entries), 14, 7)
     }
 
     fn update(&self, update: Update<'_>) {

@@ -13,10 +13,15 @@
 //! groups of parameters have a learning rate and a weight decay of their own.
 
 mod adam;
+pub(crate) mod groups;
+mod muon;
+mod newton_schulz;
 mod rule;
 mod sgd;
 
 pub use adam::{Adam, AdamSpec, AdamW};
+pub use groups::{GroupKind, GroupSpec};
+pub use muon::{Muon, MuonRest};
 pub use sgd::Sgd;
 
 use selvedge_compute::cost::Cost;
@@ -25,6 +30,7 @@ use selvedge_model::{ParamEntry, ParamKind, Params};
 use serde::{Deserialize, Serialize};
 
 use crate::checks::{Range, Refusal, number};
+use newton_schulz::NewtonSchulz;
 use rule::{Rule, Update};
 
 /// The table `[optimizer]`; `kind` is the optimizer's name. Gradients are those of the mean loss of a batch. Weight decay
@@ -38,17 +44,21 @@ pub enum OptimizerSpec {
     Adam(Adam),
     /// Adam with decoupled weight decay.
     AdamW(AdamW),
+    /// Orthogonalised momentum for convolutions, SGD for all else.
+    Muon(Muon),
 }
 
 impl OptimizerSpec {
     /// Every optimizer with common settings: what the profile measures.
-    pub const ALL: [Self; 3] = [Self::Sgd(Sgd::COMMON), Self::Adam(Adam::COMMON), Self::AdamW(AdamW::COMMON)];
+    pub const ALL: [Self; 4] =
+        [Self::Sgd(Sgd::COMMON), Self::Adam(Adam::COMMON), Self::AdamW(AdamW::COMMON), Self::Muon(Muon::COMMON)];
 
     fn rule(&self) -> &dyn Rule {
         match self {
             Self::Sgd(rule) => rule,
             Self::Adam(rule) => rule,
             Self::AdamW(rule) => rule,
+            Self::Muon(rule) => rule,
         }
     }
 
@@ -57,7 +67,7 @@ impl OptimizerSpec {
         self.rule().name()
     }
 
-    /// The peak learning rate.
+    /// The peak learning rate; of Muon, that of convolutions.
     pub fn learning_rate(&self) -> f64 {
         self.rule().learning_rate()
     }
@@ -68,18 +78,22 @@ impl OptimizerSpec {
             Self::Sgd(rule) => Self::Sgd(Sgd { learning_rate: rule.learning_rate * factor, ..rule }),
             Self::Adam(rule) => Self::Adam(Adam { learning_rate: rule.learning_rate * factor, ..rule }),
             Self::AdamW(rule) => Self::AdamW(AdamW { learning_rate: rule.learning_rate * factor, ..rule }),
+            Self::Muon(rule) => {
+                let rest = MuonRest { learning_rate: rule.rest.learning_rate * factor, ..rule.rest };
+                Self::Muon(Muon { learning_rate: rule.learning_rate * factor, rest, ..rule })
+            }
         }
     }
 
-    /// What a step on this many parameters costs.
-    pub fn cost(&self, parameters: usize) -> Cost {
-        self.rule().cost(parameters)
+    /// What a step on these parameters costs.
+    pub fn cost(&self, entries: &[ParamEntry]) -> Cost {
+        self.rule().cost(entries)
     }
 
     /// The options of a parameter unless its group has others: weights decay, nothing else does.
     pub fn group_options(&self, entry: &ParamEntry) -> GroupOptions {
         let decays = entry.kind == ParamKind::Weight;
-        GroupOptions { rate_factor: 1.0, weight_decay: if decays { self.rule().weight_decay() } else { 0.0 } }
+        GroupOptions { rate_factor: 1.0, weight_decay: if decays { self.rule().weight_decay(entry) } else { 0.0 } }
     }
 
     /// Refuses values that make no sense.
@@ -110,6 +124,8 @@ pub struct Optimizer {
     first: AlignedVec<f32>,
     /// Empty if the optimizer has one moment.
     second: AlignedVec<f32>,
+    /// Memory of the rule, which is no part of its state.
+    matrices: Vec<Option<NewtonSchulz>>,
 }
 
 impl Optimizer {
@@ -155,10 +171,12 @@ impl Optimizer {
     ) -> Self {
         let len = params.values.len();
         let second = if spec.rule().moments() > 1 { len } else { 0 };
+        let groups: Vec<GroupOptions> = params.entries.iter().map(group).collect();
         Self {
             spec,
             cpu,
-            groups: params.entries.iter().map(group).collect(),
+            matrices: spec.rule().matrices(&params.entries, &groups),
+            groups,
             steps: 0,
             first: AlignedVec::zeroed(len),
             second: AlignedVec::zeroed(second),
@@ -209,6 +227,7 @@ impl Optimizer {
             params,
             groups: &self.groups,
             moments: [&mut self.first, &mut self.second],
+            matrices: &mut self.matrices,
         });
     }
 }

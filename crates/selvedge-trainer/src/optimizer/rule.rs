@@ -9,6 +9,7 @@ use selvedge_compute::optim::CHUNK;
 use selvedge_model::{ParamEntry, Params};
 
 use super::GroupOptions;
+use super::newton_schulz::NewtonSchulz;
 use crate::checks::Refusal;
 
 /// An optimizer's keys in a recipe and its arithmetic.
@@ -19,8 +20,8 @@ pub(super) trait Rule: Debug + Sync {
     /// The peak learning rate, which the schedule scales.
     fn learning_rate(&self) -> f64;
 
-    /// The weight decay of the parameters that decay.
-    fn weight_decay(&self) -> f64;
+    /// The weight decay of a parameter that decays.
+    fn weight_decay(&self, entry: &ParamEntry) -> f64;
 
     /// Refuses values that make no sense. Keys are relative to the table `[optimizer]`.
     fn check(&self) -> Result<(), Refusal>;
@@ -28,8 +29,13 @@ pub(super) trait Rule: Debug + Sync {
     /// State tensors, each as large as the parameters: one or two, as many as a checkpoint can hold.
     fn moments(&self) -> usize;
 
-    /// What a step on this many parameters costs.
-    fn cost(&self, parameters: usize) -> Cost;
+    /// For each parameter that the rule orthogonalises, the memory for that; none for an elementwise rule.
+    fn matrices(&self, _entries: &[ParamEntry], _groups: &[GroupOptions]) -> Vec<Option<NewtonSchulz>> {
+        Vec::new()
+    }
+
+    /// What a step on these parameters costs.
+    fn cost(&self, entries: &[ParamEntry]) -> Cost;
 
     /// Changes the values of all parameters, on the current rayon pool.
     fn update(&self, update: Update<'_>);
@@ -47,6 +53,8 @@ pub(super) struct Update<'a> {
     pub(super) groups: &'a [GroupOptions],
     /// First and second moment, laid out as the values; empty where the rule has none.
     pub(super) moments: [&'a mut [f32]; 2],
+    /// What [`Rule::matrices`] made.
+    pub(super) matrices: &'a mut [Option<NewtonSchulz>],
 }
 
 /// Consecutive elements of one parameter with their gradients and `M` moments.
@@ -72,7 +80,7 @@ impl<'a, const M: usize> Chunk<'a, M> {
     /// Halves the chunk, which begins at element `start` of the arena, until its parts are small enough for a worker's
     /// L2, then calls `f` for the part of each parameter in it. It recurses instead of zipping parallel iterators because
     /// their number depends on `M`.
-    fn for_each<F>(self, start: usize, entries: &[ParamEntry], groups: &[GroupOptions], f: &F)
+    pub(super) fn for_each<F>(self, start: usize, entries: &[ParamEntry], groups: &[GroupOptions], f: &F)
     where
         F: Fn(Chunk<'_, M>, &GroupOptions) + Sync,
     {
@@ -101,7 +109,7 @@ impl<'a, const M: usize> Chunk<'a, M> {
         }
     }
 
-    fn split_at(self, middle: usize) -> (Self, Self) {
+    pub(super) fn split_at(self, middle: usize) -> (Self, Self) {
         let (values, more_values) = self.values.split_at_mut(middle);
         let (grads, more_grads) = self.grads.split_at(middle);
         let mut more_moments: [&'a mut [f32]; M] = std::array::from_fn(|_| Default::default());
@@ -116,6 +124,11 @@ impl<'a, const M: usize> Chunk<'a, M> {
         let right = Chunk { values: more_values, grads: more_grads, moments: more_moments };
         (Chunk { values, grads, moments }, right)
     }
+}
+
+/// The numbers of these parameters, without padding.
+pub(super) fn count(entries: &[ParamEntry]) -> usize {
+    entries.iter().map(|entry| entry.shape.iter().product::<usize>()).sum()
 }
 
 /// The cost of an elementwise step: operations, and numbers read and written, for each parameter.

@@ -2,9 +2,10 @@
 
 use selvedge_compute::cost::Cost;
 use selvedge_compute::optim::{SgdParams, sgd};
+use selvedge_model::ParamEntry;
 use serde::{Deserialize, Serialize};
 
-use super::rule::{Chunk, Rule, Update, elementwise_cost};
+use super::rule::{Chunk, Rule, Update, count, elementwise_cost};
 use crate::checks::{Range, Refusal, number};
 
 /// Stochastic gradient descent as in PyTorch's `SGD`: `v = momentum v + (g + decay w)`, then `w -= rate v`, or with
@@ -39,7 +40,7 @@ impl Rule for Sgd {
         self.learning_rate
     }
 
-    fn weight_decay(&self) -> f64 {
+    fn weight_decay(&self, _entry: &ParamEntry) -> f64 {
         self.weight_decay
     }
 
@@ -56,9 +57,9 @@ impl Rule for Sgd {
         1
     }
 
-    fn cost(&self, parameters: usize) -> Cost {
+    fn cost(&self, entries: &[ParamEntry]) -> Cost {
         // Three multiply-adds. Value, gradient and velocity are read, value and velocity are written.
-        elementwise_cost(parameters, 6, 5)
+        elementwise_cost(count(entries), 6, 5)
     }
 
     fn update(&self, update: Update<'_>) {

@@ -99,7 +99,10 @@ fn a_restored_optimizer_continues_with_the_same_bits() {
 fn threads_change_no_bit() {
     for spec in OptimizerSpec::ALL {
         let values = |threads: usize| {
-            let mut params = params();
+            let mut params = match spec {
+                OptimizerSpec::Muon(_) => convolution(),
+                _ => params(),
+            };
             let mut optimizer = Optimizer::new(spec, &params, Cpu::detect().unwrap());
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| (0..3).for_each(|_| optimizer.step(&mut params, 0.1)));
@@ -129,6 +132,144 @@ fn groups_have_rates_and_decays_of_their_own() {
     assert_eq!(grouped.values[bias.clone()], other.values[bias]);
 }
 
+/// Two steps on the weights of a convolution, against the loop of `airbench94_muon.py` in f64. The weights are
+/// `[1, 2, 3, 4]` here and `[4, 3, 1, 2]` in PyTorch; `orthogonalise` stands beside the test of `newton_schulz.rs`.
+///
+/// ```python
+/// f = torch.arange(24, dtype=torch.float64)
+/// for normalise in (True, False):
+///     w = ((f * 5 % 13 - 6) / 8).reshape(1, 2, 3, 4).permute(3, 2, 0, 1).contiguous()
+///     buf = torch.zeros_like(w)
+///     for t, lr in enumerate((0.2, 0.1)):
+///         g = ((f * (7 + 2 * t) % 11 - 5) / 4).reshape(1, 2, 3, 4).permute(3, 2, 0, 1).contiguous()
+///         buf.mul_(0.6).add_(g)
+///         u = g.add(buf, alpha=0.6)
+///         if normalise: w.mul_(len(w) ** 0.5 / w.norm())
+///         else: w.mul_(1 - lr * 0.1)
+///         w.add_(orthogonalise(u.reshape(len(u), -1), 3).view(w.shape), alpha=-lr)
+///     print([round(v, 7) for v in w.permute(2, 3, 1, 0).flatten().tolist()])
+/// ```
+#[test]
+fn muon_trains_convolutions_as_airbench_does() {
+    let normalised = [
+        -0.446_313_9,
+        -0.182_112,
+        0.423_697_7,
+        -0.571_906_7,
+        0.145_794_5,
+        0.804_973_5,
+        -0.343_712,
+        0.313_508_3,
+        -0.426_532_4,
+        0.000_710_1,
+        0.609_725_7,
+        -0.148_930_8,
+        0.118_943_6,
+        -0.665_368_6,
+        -0.244_864_8,
+        0.389_452_7,
+        -0.362_791_3,
+        -0.064_646_5,
+        0.623_471_7,
+        -0.157_276_9,
+        0.247_577_1,
+        -0.497_236_2,
+        0.183_056_8,
+        0.493_748,
+    ];
+    let decayed = [
+        -0.527_912_2,
+        -0.194_231_8,
+        0.475_932_9,
+        -0.620_969_2,
+        0.158_320_8,
+        0.880_559,
+        -0.368_104_3,
+        0.352_648,
+        -0.493_968_8,
+        0.001_160_2,
+        0.673_845,
+        -0.190_66,
+        0.146_026_6,
+        -0.743_628_4,
+        -0.255_111_8,
+        0.442_742_4,
+        -0.415_671_1,
+        -0.048_720_9,
+        0.701_736_2,
+        -0.184_856_2,
+        0.288_736_1,
+        -0.562_962_3,
+        0.180_311_9,
+        0.558_926_5,
+    ];
+    for (normalise, expected) in [(true, normalised), (false, decayed)] {
+        let mut params = convolution();
+        let weight_decay = if normalise { 0.0 } else { 0.1 };
+        let spec = OptimizerSpec::Muon(Muon { learning_rate: 0.2, weight_decay, normalise, ..Muon::COMMON });
+        let mut optimizer = Optimizer::new(spec, &params, Cpu::detect().unwrap());
+        for (t, rate) in [0.2, 0.1].into_iter().enumerate() {
+            (0..24).for_each(|i| params.grads[i] = ((i * (7 + 2 * t) % 11) as f32 - 5.0) / 4.0);
+            optimizer.step(&mut params, rate);
+        }
+        for (found, expected) in params.values[..24].iter().zip(expected) {
+            assert!((f64::from(*found) - expected).abs() < 2e-6, "normalise {normalise}: {found}, expected {expected}");
+        }
+        assert_eq!(params.values[24..32], [0.0; 8], "padding");
+    }
+}
+
+/// The weights of a convolution, `[1, 2, 3, 4]`, and a bias.
+fn convolution() -> Params {
+    let mut values = [0.0; 48];
+    (0..24).for_each(|i| values[i] = ((i * 5 % 13) as f32 - 6.0) / 8.0);
+    let entry = |name: &str, range, shape: &[usize], kind, count| ParamEntry {
+        name: name.to_owned(),
+        range,
+        shape: shape.to_vec(),
+        kind,
+        layout: ParamLayout::Channels(count),
+    };
+    Params {
+        values: AlignedVec::from_slice(&values),
+        grads: AlignedVec::from_slice(&[0.5; 48]),
+        entries: vec![
+            entry("0.conv2d.weight", 0..32, &[1, 2, 3, 4], ParamKind::Weight, 24),
+            entry("0.conv2d.bias", 32..48, &[16], ParamKind::Bias, 16),
+        ],
+    }
+}
+
+#[test]
+fn muon_trains_all_else_by_nesterov_sgd_at_its_own_rate() {
+    let rest = MuonRest { learning_rate: 0.02, momentum: 0.9, weight_decay: 0.01 };
+    let muon = OptimizerSpec::Muon(Muon { learning_rate: 0.5, rest, ..Muon::COMMON });
+    let sgd = OptimizerSpec::Sgd(Sgd { learning_rate: 0.02, momentum: 0.9, nesterov: true, weight_decay: 0.01 });
+    let train = |spec: OptimizerSpec| {
+        let mut params = params();
+        let mut optimizer = Optimizer::new(spec, &params, Cpu::detect().unwrap());
+        // The schedule is at its peak, then at half of it.
+        [1.0, 0.5].into_iter().for_each(|factor| optimizer.step(&mut params, factor * spec.learning_rate()));
+        params.values.to_vec()
+    };
+    assert_eq!(train(muon), train(sgd));
+}
+
+#[test]
+fn muon_leaves_a_weight_without_a_learning_rate_alone() {
+    let mut params = convolution();
+    let before = params.values.clone();
+    let spec = OptimizerSpec::Muon(Muon::COMMON);
+    let group = |entry: &ParamEntry| GroupOptions {
+        rate_factor: if entry.kind == ParamKind::Weight { 0.0 } else { 1.0 },
+        ..spec.group_options(entry)
+    };
+    let mut optimizer = Optimizer::with_groups(spec, &params, Cpu::detect().unwrap(), group);
+    optimizer.step(&mut params, 0.1);
+    assert_eq!(params.values[..32], before[..32]);
+    assert_ne!(params.values[32..], before[32..]);
+}
+
 #[test]
 fn the_list_has_every_optimizer_under_its_name() {
     #[derive(Deserialize)]
@@ -143,6 +284,6 @@ fn the_list_has_every_optimizer_under_its_name() {
         let text = toml::to_string(&spec).unwrap();
         assert!(text.starts_with(&format!("kind = \"{}\"\n", spec.name())), "{text}");
         assert_eq!(toml::from_str::<OptimizerSpec>(&text).unwrap(), spec);
-        assert!(spec.check().is_ok() && spec.cost(100).flops > 0);
+        assert!(spec.check().is_ok() && spec.cost(&params().entries).flops > 0);
     }
 }

@@ -247,24 +247,30 @@ fn passes<'a>(
     }))
 }
 
-/// An optimizer's step on one weight with so many numbers.
+/// An optimizer's step on parameters of so many numbers: the weights of convolutions as large as those of recipes, as many as
+/// fit, and a dense layer with what is left.
 fn update(spec: OptimizerSpec, parameters: usize, Machine { cpu, threads, .. }: Machine<'_>) -> TimedPass {
-    let len = parameters.next_multiple_of(16);
+    const CONV: [usize; 4] = [3, 3, 128, 128];
+    let conv = CONV.iter().product::<usize>();
+    let mut entries = vec![];
+    let mut add = |shape: Vec<usize>| {
+        let (start, count) = (entries.last().map_or(0, |last: &ParamEntry| last.range.end), shape.iter().product());
+        entries.push(ParamEntry {
+            name: "weight".to_owned(),
+            range: start..start + usize::next_multiple_of(count, 16),
+            shape,
+            kind: ParamKind::Weight,
+            layout: ParamLayout::Channels(count),
+        });
+    };
+    (0..parameters / conv).for_each(|_| add(CONV.to_vec()));
+    add(vec![1, parameters % conv]);
+    let len = entries.last().map_or(0, |last| last.range.end);
     let numbers: Vec<f32> = (0..len).map(|i| (i % 2003 * 1117 % 2003) as f32 * 1e-3 - 1.0).collect();
-    let entry = ParamEntry {
-        name: "weight".to_owned(),
-        range: 0..len,
-        shape: vec![1, parameters],
-        kind: ParamKind::Weight,
-        layout: ParamLayout::Channels(parameters),
-    };
-    let mut params = Params {
-        values: AlignedVec::from_slice(&numbers),
-        grads: AlignedVec::from_slice(&numbers),
-        entries: vec![entry],
-    };
+    let mut params =
+        Params { values: AlignedVec::from_slice(&numbers), grads: AlignedVec::from_slice(&numbers), entries };
     let mut optimizer = Optimizer::new(spec, &params, cpu);
-    let cost = spec.cost(parameters);
+    let cost = spec.cost(&params.entries);
     TimedPass {
         name: "update",
         path: format!("{} vectors", cpu.isa().vectors()),
@@ -304,7 +310,7 @@ mod tests {
         }
         let message = ProfiledOperation::find("convolution").unwrap_err().to_string();
         assert!(message.contains("convolution") && message.contains("average_pool, relu"), "{message}");
-        assert!(message.ends_with("sgd, adam, adamw"), "{message}");
+        assert!(message.ends_with("sgd, adam, adamw, muon"), "{message}");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::{Figure, Peaks, ProfileError};
 use crate::data::TrainingData;
 use crate::download::FetchOptions;
 use crate::error::TrainError;
-use crate::loader::Loader;
+use crate::loader::{Loader, steps_per_epoch};
 use crate::observer::Observer;
 use crate::recipe::{LoadedRecipe, Recipe};
 use crate::schedule::Schedule;
@@ -128,7 +128,7 @@ impl TimedRecipe {
         let recipe = loaded.recipe.clone();
         let images = threads.install(|| Images::prepare(loaded, data))?;
         let network = build_network(loaded, &images.augmenter, precision, threads).map_err(TrainError::from)?;
-        let learner = Learner::new(&recipe, network, cpu);
+        let learner = Learner::new(&recipe, network, cpu, steps_per_epoch(&recipe, images.partition.train.len()));
         Ok(Self { recipe, precision, threads: threads.clone(), images, learner })
     }
 

@@ -7,7 +7,8 @@ use selvedge_model::LayerSpec;
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
-use crate::optimizer::OptimizerSpec;
+use crate::averaging::AveragingSpec;
+use crate::optimizer::{GroupSpec, OptimizerSpec};
 
 /// Everything that decides what a training run computes. The number of threads is not part of it: the weights do not depend
 /// on it.
@@ -50,12 +51,19 @@ pub struct Recipe {
     pub input: Normalisation,
     /// The optimizer and its settings.
     pub optimizer: OptimizerSpec,
+    /// Groups of parameters with a learning rate and a weight decay of their own. A group that none of the network's parameters
+    /// is in is refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<GroupSpec>,
     /// The learning rate over the run, relative to its peak.
     #[serde(default)]
     pub schedule: ScheduleSpec,
     /// A linear warm-up of the learning rate, before the schedule begins.
     #[serde(default)]
     pub warmup: WarmupSpec,
+    /// An average of the weights over the steps, which is what the run ends with. Without it there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub averaging: Option<AveragingSpec>,
     /// Cuts the learning rate when a figure stops improving. Without it there are no cuts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reduce_lr_on_plateau: Option<ReduceLrOnPlateauSpec>,

@@ -59,6 +59,26 @@ fn the_full_recipe_holds_every_default() {
         assert_has(&full, &[part]);
     }
     assert_has(&full, &["kind = \"constant\"", "bias = true", "dataset = \"fashion-mnist\"", "p = 0.5"]);
+    for key in ["groups", "averaging"] {
+        assert!(!full.contains(key), "{key} is not there unless it is given: {full}");
+    }
+}
+
+#[test]
+fn groups_averages_and_muon_have_defaults_and_repeat_themselves() {
+    let sets = [
+        "optimizer={kind='muon', learning_rate=0.24, rest={learning_rate=0.1}}",
+        "groups=[{match='*.beta', rate=64}, {kind='bias', weight_decay=0.1}]",
+        "averaging={kind='swa'}",
+    ];
+    let full = load(SMALL, &sets).unwrap();
+    let again = load(&full.to_toml(), &[]).unwrap();
+    assert_eq!(again.recipe, full.recipe);
+    assert_has(&full.to_toml(), &["normalise = true", "steps = 3", "nesterov = true", "momentum = 0.6"]);
+    assert_has(
+        &full.to_toml(),
+        &["[optimizer.rest]", "momentum = 0.85", "match = \"*.beta\"", "statistics_batches = 40"],
+    );
 }
 
 #[test]
@@ -113,6 +133,18 @@ fn impossible_values_are_named_with_what_is_allowed() {
     assert_has(&refused("[model]", "[warmup]\nepochs = 3\n[model]"), &["line 12", "warmup.epochs", "2 epochs"]);
     let plateau = "[reduce_lr_on_plateau]\nfactor = 1.0\n[model]";
     assert_has(&refused("[model]", plateau), &["line 12", "reduce_lr_on_plateau.factor", "below 1"]);
+    let group = "[[groups]]\nkind = \"bias\"\n[[groups]]\nkind = \"beta\"\nrate = -1.0\n[model]";
+    assert_has(&refused("[model]", group), &["line 15", "groups.1.rate", "0 or above"]);
+    assert_has(&refused("[model]", "[[groups]]\nrate = 2.0\n[model]"), &["line 11", "groups.0", "`match`", "`kind`"]);
+    assert_has(&refused("[model]", "[[groups]]\nkind = \"all\"\n[model]"), &["line 12", "groups.0.kind", "`gamma`"]);
+    assert_has(&refused("kind = \"sgd\"", "kind = \"muon\""), &["line 7", "optimizer:", "`rest`"]);
+    let muon = "kind = \"muon\"\nsteps = 0\nrest = { learning_rate = 0.1 }";
+    assert_has(&refused("kind = \"sgd\"", muon), &["line 9", "optimizer.steps", "from 1 to 20"]);
+    let muon = "kind = \"muon\"\nrest = { learning_rate = 0.1, momentum = 1.0 }";
+    assert_has(&refused("kind = \"sgd\"", muon), &["line 9", "optimizer.rest.momentum", "below 1"]);
+    let average = "[averaging]\nkind = \"ema\"\nstart = 1.0\n[model]";
+    assert_has(&refused("[model]", average), &["line 13", "averaging.start", "below 1"]);
+    assert_has(&refused("[model]", "[averaging]\nkind = \"polyak\"\n[model]"), &["line 12", "`lookahead`", "`swa`"]);
     let step = "[schedule]\nkind = \"step\"\nmilestones = [3.0, 1.0]\n[model]";
     assert_has(&refused("[model]", step), &["line 13", "schedule.milestones.1", "later"]);
     let copies = |text: &str| refused("[model]", &format!("[offline_copies]\n{text}\n[model]"));

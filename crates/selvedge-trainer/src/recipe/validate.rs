@@ -4,6 +4,7 @@ use selvedge_augment::Augmentation;
 
 use super::spec::{OfflineCopies, Recipe, ScheduleSpec, TunedOn, Validation};
 use crate::checks::{Range, Refusal, number};
+use crate::optimizer::groups;
 
 /// The most images per step: the activations of a step are in memory together.
 const MAX_BATCH: usize = 65_536;
@@ -41,6 +42,8 @@ pub(super) fn validate(recipe: &Recipe) -> Result<(), Refusal> {
         offline_copies(copies)?;
     }
     recipe.optimizer.check()?;
+    groups::check(&recipe.groups)?;
+    recipe.averaging.map_or(Ok(()), |spec| spec.check())?;
     schedule(recipe)?;
     callbacks(recipe)
 }

@@ -48,10 +48,29 @@ impl Engine {
         self.memory.poison();
         for phase in 0..self.phases.len() {
             self.run_phase::<E>(phase, &pass, &state.params);
-            self.pass_barrier(phase, groups, state);
+            self.pass_barrier(phase, groups, state, None);
         }
         self.finish_gradients(groups, state);
         self.memory.metrics(groups)
+    }
+
+    /// The forward part of a training pass up to its last normalisation. Moves the running statistics towards those of the batch
+    /// by `share`, and changes nothing else.
+    pub(crate) fn estimate_statistics<E: Element>(
+        &mut self,
+        state: &mut State,
+        batch: Batch<'_>,
+        key: StepKey,
+        share: f32,
+    ) {
+        let groups = Groups::of(batch.count);
+        let pass = Pass { batch, groups, loss: &Loss::default(), key: key.hash() };
+        self.memory.poison();
+        let forward = self.phases.iter().take_while(|phase| matches!(phase.barrier, Barrier::Moments(_))).count();
+        for phase in 0..forward {
+            self.run_phase::<E>(phase, &pass, &state.params);
+            self.pass_barrier(phase, groups, state, Some(share));
+        }
     }
 
     /// Takes every block through the steps of a phase.
@@ -74,13 +93,14 @@ impl Engine {
         });
     }
 
-    /// Combines what all blocks left at the end of a phase.
-    fn pass_barrier(&mut self, phase: usize, groups: Groups, state: &mut State) {
+    /// Combines what all blocks left at the end of a phase. Running statistics move by `share`, or by the normalisation's own
+    /// momentum.
+    fn pass_barrier(&mut self, phase: usize, groups: Groups, state: &mut State, share: Option<f32>) {
         let Self { shared: Shared { cpu, plan, norms, .. }, memory, phases, timing, .. } = self;
         let (arenas, timing) = (memory.arenas(groups), timing.as_ref());
         match phases[phase].barrier {
             Barrier::Moments(op) => {
-                timed(timing, Account::Forward(op), || norms.combine_moments(*cpu, plan, op, &arenas, state));
+                timed(timing, Account::Forward(op), || norms.combine_moments(*cpu, plan, op, &arenas, state, share));
             }
             Barrier::GradientSums(op) => {
                 timed(timing, Account::Backward(op), || norms.combine_gradients(plan, op, &arenas, state));

@@ -10,6 +10,7 @@ mod profile;
 mod spec;
 #[cfg(test)]
 mod test_support;
+mod test_time_averaging;
 
 pub use exec::images::Images;
 pub use exec::pass::{BatchMetrics, Loss, Metrics, StepKey, Targets};
@@ -29,3 +30,4 @@ pub use spec::layout::ParamLayout;
 pub use spec::options::{Kernel, Padding, Units};
 pub use spec::shape::Shape;
 pub use spec::{InputSpec, ModelSpec};
+pub use test_time_averaging::TestTimeAveraging;

@@ -176,15 +176,27 @@ impl Network {
         self.probabilities(images.into())
     }
 
+    /// Logits `[N, classes]` for any number of images: softmax makes them the probabilities of [`Network::predict`].
+    ///
+    /// # Panics
+    /// If the images do not fit the spec.
+    pub fn logits<'a>(&mut self, images: impl Into<Images<'a>>) -> Array2<f32> {
+        self.rows(images.into(), |part| Wanted::Logits(part))
+    }
+
     fn probabilities(&mut self, images: Images<'_>) -> Array2<f32> {
+        self.rows(images, |part| Wanted::Probabilities(part))
+    }
+
+    /// A row of numbers for each image, `[N, classes]`.
+    fn rows(&mut self, images: Images<'_>, wanted: fn(&mut [f32]) -> Wanted<'_>) -> Array2<f32> {
         let classes = self.spec.classes;
-        let mut probabilities = vec![0.0; self.count(images) * classes];
+        let mut rows = vec![0.0; self.count(images) * classes];
         self.for_each_part(images, |inference, images, range| {
-            let part = &mut probabilities[range.start * classes..range.end * classes];
-            inference.run(images, range.len(), Wanted::Probabilities(part));
+            let part = &mut rows[range.start * classes..range.end * classes];
+            inference.run(images, range.len(), wanted(part));
         });
-        Array2::from_shape_vec((probabilities.len() / classes, classes), probabilities)
-            .expect("the vector was made as long as its shape")
+        Array2::from_shape_vec((rows.len() / classes, classes), rows).expect("the vector was made as long as its shape")
     }
 
     /// Calls `infer` on as many images at a time as memory is planned for, with their numbers.
@@ -209,14 +221,19 @@ impl Network {
         });
     }
 
+    /// The threads that passes run on.
+    pub(crate) fn threads(&self) -> &Threads {
+        &self.threads
+    }
+
     /// Numbers of an image.
-    fn image_len(&self) -> usize {
+    pub(crate) fn image_len(&self) -> usize {
         let InputSpec { height, width, channels, .. } = self.spec.input;
         height * width * channels
     }
 
     /// How many images these are.
-    fn count(&self, images: Images<'_>) -> usize {
+    pub(crate) fn count(&self, images: Images<'_>) -> usize {
         let size = self.image_len();
         assert!(images.len().is_multiple_of(size), "{} numbers are not whole images of {size}", images.len());
         images.len() / size

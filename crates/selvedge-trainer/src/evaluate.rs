@@ -4,7 +4,7 @@ use std::fmt;
 
 use ndarray::Array2;
 use selvedge_idx::Split;
-use selvedge_model::{Metrics, Network};
+use selvedge_model::{Metrics, Network, TestTimeAveraging};
 
 use crate::data::{TrainingData, flat};
 
@@ -27,10 +27,24 @@ impl HeldOut {
         self.labels.is_empty()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.labels.len()
+    }
+
     /// Loss and accuracy on these images; `None` if there are none.
     pub(crate) fn evaluate(&self, network: &mut Network) -> Option<Metrics> {
         (!self.is_empty()).then(|| network.evaluate(&self.images, &self.labels))
     }
+
+    /// The same with test-time averaging.
+    pub(crate) fn evaluate_averaged(&self, network: &mut Network, averaging: TestTimeAveraging) -> Option<Metrics> {
+        (!self.is_empty()).then(|| averaging.evaluate(network, &self.images, &self.labels))
+    }
+}
+
+/// The standard error of an accuracy measured on `images` images that were drawn at random: √(p(1 − p)/n).
+pub fn standard_error(accuracy: f64, images: usize) -> f64 {
+    (accuracy * (1.0 - accuracy) / images as f64).sqrt()
 }
 
 /// Accuracy, loss and confusion matrix of a network on labelled images.
@@ -40,10 +54,23 @@ pub struct Evaluation {
     pub loss: f64,
     /// Share of the images classified correctly.
     pub accuracy: f64,
-    /// Number of images by `[true class, predicted class]`.
+    /// The same with test-time averaging, if that was wanted.
+    pub averaged: Option<AveragedFigures>,
+    /// Number of images by `[true class, predicted class]`, predicted with test-time averaging if that was wanted.
     pub confusion: Array2<usize>,
     /// Names of the classes.
     pub class_names: Vec<String>,
+}
+
+/// Figures with test-time averaging.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AveragedFigures {
+    /// What was averaged.
+    pub averaging: TestTimeAveraging,
+    /// Mean cross-entropy.
+    pub loss: f64,
+    /// Share of the images classified correctly.
+    pub accuracy: f64,
 }
 
 impl Evaluation {
@@ -51,16 +78,28 @@ impl Evaluation {
     ///
     /// # Panics
     /// If the images do not fit the network, or a label has no name in `class_names`.
-    pub fn of(network: &mut Network, split: &Split, class_names: &[String]) -> Self {
+    pub fn of(
+        network: &mut Network,
+        split: &Split,
+        class_names: &[String],
+        averaging: Option<TestTimeAveraging>,
+    ) -> Self {
         let (images, labels) = flat(split);
-        let probabilities = network.predict(images);
-        let predicted = probabilities.rows().into_iter().map(|row| argmax(row.iter().copied()));
-        let confusion = confusion(labels, predicted, class_names.len());
-        let right: usize = confusion.diag().sum();
+        let metrics = network.evaluate(images, labels);
+        let logits = match averaging {
+            Some(averaging) => averaging.logits(network, images),
+            None => network.logits(images),
+        };
+        let averaged = averaging.map(|averaging| {
+            let metrics = Metrics::of_logits(&logits, labels);
+            AveragedFigures { averaging, loss: metrics.loss(), accuracy: metrics.accuracy() }
+        });
+        let predicted = logits.rows().into_iter().map(|row| argmax(row.iter().copied()));
         Self {
-            loss: network.evaluate(images, labels).loss(),
-            accuracy: right as f64 / labels.len() as f64,
-            confusion,
+            loss: metrics.loss(),
+            accuracy: metrics.accuracy(),
+            averaged,
+            confusion: confusion(labels, predicted, class_names.len()),
             class_names: class_names.to_vec(),
         }
     }
@@ -86,7 +125,17 @@ fn share(part: usize, of: usize) -> String {
 impl fmt::Display for Evaluation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let images = self.confusion.sum();
-        writeln!(f, "accuracy {:.4}  loss {:.4}  ({images} images)\n", self.accuracy, self.loss)?;
+        let error = |accuracy| standard_error(accuracy, images);
+        let (accuracy, loss) = (self.accuracy, self.loss);
+        writeln!(f, "accuracy {accuracy:.4} ± {:.4}  loss {loss:.4}  ({images} images)", error(accuracy))?;
+        if let Some(AveragedFigures { averaging, loss, accuracy }) = self.averaged {
+            let error = error(accuracy);
+            writeln!(
+                f,
+                "accuracy {accuracy:.4} ± {error:.4}  loss {loss:.4}  (averaged: {averaging}; the tables, too)"
+            )?;
+        }
+        writeln!(f)?;
         let width = self.class_names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max("class".len());
         writeln!(f, "{:width$}  images  recall  precision  F1", "class")?;
         for (class, name) in self.class_names.iter().enumerate() {
@@ -121,7 +170,15 @@ mod tests {
     fn the_table_has_recall_precision_and_every_cell() {
         let confusion = confusion(&[0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 0, 1].into_iter(), 3);
         let names = ["Bag", "Coat", "Shirt"].map(str::to_owned).to_vec();
-        let text = Evaluation { loss: 0.5, accuracy: 0.5, confusion, class_names: names }.to_string();
+        let averaging = TestTimeAveraging { mirror: true, shift: 1 };
+        let averaged = Some(AveragedFigures { averaging, loss: 0.25, accuracy: 0.75 });
+        let text = Evaluation { loss: 0.5, accuracy: 0.5, averaged, confusion, class_names: names }.to_string();
+        // √(.25 / 6) and √(.1875 / 6).
+        assert!(
+            text.starts_with("accuracy 0.5000 ± 0.2041  loss 0.5000  (6 images)\naccuracy 0.7500 ± 0.1768"),
+            "{text}"
+        );
+        assert!(text.contains("loss 0.2500  (averaged: mirror + shift 1"), "{text}");
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert!(lines.contains(&vec!["Bag", "3", "0.6667", "0.6667", "0.6667"]), "{text}");
         assert!(lines.contains(&vec!["Coat", "2", "0.5000", "0.3333", "0.4000"]), "{text}");

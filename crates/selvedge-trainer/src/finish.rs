@@ -28,9 +28,12 @@ pub(crate) fn finish(run: FinishedRun<'_>) -> Result<Summary, TrainError> {
     }
     let network = &mut state.learner.network;
     let validation = held_out.evaluate(network);
-    let test = load_test(&data.dir, data.image_shape(), data.class_names.len())?;
-    let (images, labels) = flat(&test);
+    let split = load_test(&data.dir, data.image_shape(), data.class_names.len())?;
+    let (images, labels) = flat(&split);
     let test = network.evaluate(images, labels);
+    let averaging = recipe.test_time_averaging;
+    let test_averaged = averaging.map(|averaging| averaging.evaluate(network, images, labels));
+    let validation_averaged = averaging.and_then(|averaging| held_out.evaluate_averaged(network, averaging));
     state.check_loss("test loss", test.loss(), recipe.optimizer.learning_rate())?;
     let network = &state.learner.network;
 
@@ -51,9 +54,14 @@ pub(crate) fn finish(run: FinishedRun<'_>) -> Result<Summary, TrainError> {
         seconds_to_first_step: clock.seconds_to_first_step,
         images_per_second: clock.images as f64 / clock.train_seconds,
         test_accuracy: test.accuracy(),
-        test_accuracy_tta: None,
+        test_accuracy_tta: test_averaged.as_ref().map(Metrics::accuracy),
         test_loss: test.loss(),
+        test_loss_tta: test_averaged.as_ref().map(Metrics::loss),
+        test_images: Some(test.count),
         validation_accuracy: validation.as_ref().map(Metrics::accuracy),
+        validation_accuracy_tta: validation_averaged.as_ref().map(Metrics::accuracy),
+        validation_images: Some(held_out.len()),
+        test_time_averaging: averaging,
         parameters: network.spec().parameters()?,
         multiply_adds_per_image: network.spec().multiply_adds()?,
         peak_memory_bytes: peak_memory_bytes(),

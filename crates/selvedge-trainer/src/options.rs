@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::Args;
 use selvedge_compute::Threads;
+use selvedge_model::TestTimeAveraging;
 
 use crate::download::default_data_dir;
 use crate::recipe::{LoadedRecipe, Override, PrecisionChoice, RecipeError, RecipeSource, built_in_names};
@@ -54,6 +55,35 @@ impl ThreadsOption {
             },
             _ => Ok(Threads::available()),
         }
+    }
+}
+
+/// `--tta`.
+#[derive(Debug, Args)]
+pub(crate) struct TestTimeAveragingOption {
+    /// Average over views of each image: itself and its mirror image, and copies shifted by a pixel [default: the run's
+    /// recipe decides]
+    #[arg(long, value_name = "mirror, mirror+shift or none", value_parser = parse_averaging)]
+    tta: Option<Averaging>,
+}
+
+/// A choice of [`TestTimeAveragingOption`]. clap takes an `Option` as an option that may be absent, so this is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Averaging(Option<TestTimeAveraging>);
+
+impl TestTimeAveragingOption {
+    /// What was chosen, or else the run's.
+    pub(crate) fn or(&self, run: Option<TestTimeAveraging>) -> Option<TestTimeAveraging> {
+        self.tta.map_or(run, |Averaging(chosen)| chosen)
+    }
+}
+
+fn parse_averaging(text: &str) -> Result<Averaging, String> {
+    match text {
+        "none" => Ok(Averaging(None)),
+        "mirror" => Ok(Averaging(Some(TestTimeAveraging { mirror: true, shift: 0 }))),
+        "mirror+shift" => Ok(Averaging(Some(TestTimeAveraging { mirror: true, shift: 1 }))),
+        _ => Err("expected mirror, mirror+shift or none".to_owned()),
     }
 }
 

@@ -152,6 +152,12 @@ impl Images {
             data.split = offline.enlarge(&data.split);
         }
         let partition = hold_out(recipe, &data)?;
+        if let Some(shift) = recipe.recipe.test_time_averaging.map(|averaging| averaging.shift)
+            && shift >= height.min(width)
+        {
+            let problem = format!("{shift} is not possible: from 0 to below the image's {} pixels", height.min(width));
+            return Err(recipe.error("test_time_averaging.shift", problem).into());
+        }
         Ok(Self { data, partition, augmenter, offline })
     }
 }

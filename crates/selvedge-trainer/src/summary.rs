@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use selvedge_model::TestTimeAveraging;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -63,12 +64,22 @@ pub struct Summary {
     pub images_per_second: f64,
     /// Accuracy on the test images.
     pub test_accuracy: f64,
-    /// Accuracy with test-time augmentation; null if the recipe has none.
+    /// Accuracy with test-time averaging; null if the recipe has none.
     pub test_accuracy_tta: Option<f64>,
     /// Mean loss on the test images.
     pub test_loss: f64,
+    /// Mean loss with test-time averaging; null if the recipe has none.
+    pub test_loss_tta: Option<f64>,
+    /// Test images; null in summaries of versions that did not record it.
+    pub test_images: Option<usize>,
     /// Accuracy of the final weights on the validation images; null if there are none.
     pub validation_accuracy: Option<f64>,
+    /// The same with test-time averaging; null if there are no validation images, or the recipe has no averaging.
+    pub validation_accuracy_tta: Option<f64>,
+    /// Validation images; null in summaries of versions that did not record it.
+    pub validation_images: Option<usize>,
+    /// The recipe's test-time averaging, for `evaluate` and `predict`; null if it has none.
+    pub test_time_averaging: Option<TestTimeAveraging>,
     /// Trainable parameters.
     pub parameters: usize,
     /// Multiply-adds of the forward pass of one image.

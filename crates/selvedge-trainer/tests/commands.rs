@@ -139,6 +139,13 @@ fn a_run_can_be_evaluated_and_predict() {
     let accuracy = format!("accuracy {:.4}", summary["test_accuracy"].as_f64().unwrap());
     assert!(report.contains(&accuracy) && report.contains("confusion"), "{accuracy}: {report}");
 
+    // The validation images of the small recipe are 30, the test images 40.
+    let error =
+        |accuracy: f64, images: f64| format!("± {:.2} %", 100.0 * (accuracy * (1.0 - accuracy) / images).sqrt());
+    assert!(text.contains(&error(summary["test_accuracy"].as_f64().unwrap(), 40.0)), "{text}");
+    assert!(text.contains(&error(summary["validation_accuracy"].as_f64().unwrap(), 30.0)), "{text}");
+    assert!(!text.contains("averaged") && summary["test_accuracy_tta"].is_null(), "{text}");
+
     // An image of class 2: the third of four bands of rows is bright.
     let pixels: Vec<u8> = (0..100).map(|i| if (i / 10) * 4 / 10 == 2 { 160 } else { 40 }).collect();
     write_png(&place.path().join("a.png"), 10, &pixels);
@@ -153,6 +160,56 @@ fn a_run_can_be_evaluated_and_predict() {
 
     fs::write(place.path().join("run/model.safetensors"), "broken").unwrap();
     place.assert_fails(&place.run(&["evaluate", "run"]), 1, &["model.safetensors"]);
+}
+
+#[test]
+fn test_time_averaging_is_the_recipes_unless_an_option_says_otherwise() {
+    let place = Workplace::new();
+    let set = "test_time_averaging={mirror=true, shift=1}";
+    let text = stdout(&place.train(&["--epochs", "4", "--out", "run", "--set", set]));
+    let summary: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(place.path().join("run/summary.json")).unwrap()).unwrap();
+    let figure = |key: &str| summary[key].as_f64().unwrap();
+    let [test, averaged] = ["test_accuracy", "test_accuracy_tta"].map(|key| format!("{:.2} ± ", 100.0 * figure(key)));
+    let lines: Vec<&str> = text.lines().collect();
+    let closing = |start: &str| *lines.iter().find(|line| line.starts_with(start)).unwrap();
+    assert!(closing("test accuracy").starts_with(&format!("test accuracy {test}")), "{text}");
+    let line = closing("averaged (mirror + shift 1)");
+    assert!(line.contains(&averaged) && line.contains(&format!("loss {:.4}", figure("test_loss_tta"))), "{text}");
+    let validation = format!("validation {:.2} ± ", 100.0 * figure("validation_accuracy_tta"));
+    assert!(line.contains(&validation), "{text}");
+
+    // `evaluate` prints the figures of the summary.
+    let line = |accuracy: &str, loss: &str| {
+        let (accuracy, loss) = (figure(accuracy), figure(loss));
+        format!("accuracy {accuracy:.4} ± {:.4}  loss {loss:.4}  (", (accuracy * (1.0 - accuracy) / 40.0).sqrt())
+    };
+    let report = stdout(&place.run(&["evaluate", "run"]));
+    let lines: Vec<&str> = report.lines().collect();
+    assert!(lines[0].starts_with(&line("test_accuracy", "test_loss")), "{report}");
+    assert!(lines[1].starts_with(&line("test_accuracy_tta", "test_loss_tta")), "{report}");
+    assert!(lines[1].contains("averaged: mirror + shift 1"), "{report}");
+    assert!(!stdout(&place.run(&["evaluate", "run", "--tta", "none"])).contains("averaged"));
+    assert!(stdout(&place.run(&["evaluate", "run", "--tta", "mirror"])).contains("averaged: mirror;"));
+    place.assert_fails(&place.run(&["evaluate", "run", "--tta", "flip"]), 2, &["--tta", "mirror+shift or none"]);
+
+    // A picture and its mirror image are classified alike with mirroring, and not without.
+    let pixels: Vec<u8> = (0..100).map(|i| (i * i % 251) as u8).collect();
+    let mirrored: Vec<u8> = pixels.chunks(10).flat_map(|row| row.iter().rev().copied()).collect();
+    write_png(&place.path().join("a.png"), 10, &pixels);
+    write_png(&place.path().join("b.png"), 10, &mirrored);
+    let predict = |tta: &[&str]| {
+        let text = stdout(&place.run(&[&["predict", "run", "a.png", "b.png", "--top", "4"], tta].concat()));
+        let rows: Vec<String> = text.lines().map(|line| line.split_once("  ").unwrap().1.to_owned()).collect();
+        [rows[0].clone(), rows[1].clone()]
+    };
+    let [a, b] = predict(&["--tta", "mirror"]);
+    assert_eq!(a, b);
+    let [plain, other] = predict(&["--tta", "none"]);
+    assert_ne!(plain, other);
+    // The recipe has mirroring and a shift, which the option leaves out.
+    assert_ne!(predict(&[])[0], a);
+    assert_eq!(predict(&[]), predict(&["--tta", "mirror+shift"]));
 }
 
 fn write_png(path: &Path, size: u32, pixels: &[u8]) {

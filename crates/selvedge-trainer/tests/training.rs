@@ -113,7 +113,12 @@ fn a_run_learns_and_writes_every_file() {
         "test_accuracy",
         "test_accuracy_tta",
         "test_loss",
+        "test_loss_tta",
+        "test_images",
         "validation_accuracy",
+        "validation_accuracy_tta",
+        "validation_images",
+        "test_time_averaging",
         "parameters",
         "multiply_adds_per_image",
         "peak_memory_bytes",
@@ -129,6 +134,23 @@ fn a_run_learns_and_writes_every_file() {
     assert_close(summary.validation_accuracy, line.validation_accuracy);
     let checkpoint = selvedge_trainer::checkpoint::Checkpoint::load(&out.join(BEST)).unwrap();
     assert_eq!(checkpoint.progress.epoch, line.epoch);
+}
+
+/// The summary as versions before test-time averaging wrote it.
+#[test]
+fn an_earlier_summary_loads() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = small_dataset(dir.path());
+    let out = dir.path().join("run");
+    let summary = finished(train(&new_run(small_recipe(&data, &["epochs=1"]), &out, 2), &mut Silent));
+    let mut json: serde_json::Value = serde_json::from_str(&fs::read_to_string(out.join(SUMMARY)).unwrap()).unwrap();
+    let later = ["test_loss_tta", "test_images", "validation_accuracy_tta", "validation_images", "test_time_averaging"];
+    later.iter().for_each(|key| assert!(json.as_object_mut().unwrap().remove(*key).is_some(), "{key}"));
+    fs::write(out.join(SUMMARY), json.to_string()).unwrap();
+    let loaded = Summary::load(&out).unwrap();
+    assert_eq!((summary.test_images, summary.validation_images), (Some(40), Some(30)));
+    assert_eq!((loaded.test_images, loaded.validation_images), (None, None));
+    assert_eq!(loaded.weights_sha256, summary.weights_sha256);
 }
 
 #[test]
@@ -352,6 +374,7 @@ fn a_recipe_that_does_not_fit_the_data_is_refused_before_anything_is_written() {
         ),
         ("averaging={kind='swa', start=0.99, every=7}", ["averaging.start: 0.99", "at most 0.875"]),
         ("averaging={kind='lookahead', every=25}", ["averaging.every: 25", "from 1 to the 24 steps"]),
+        ("test_time_averaging.shift=10", ["--set test_time_averaging.shift=10", "below the image's 10 pixels"]),
         ("augmentation.1.max=10", ["small.toml, line 7", "translate"]),
     ] {
         let message = message(&[set]);

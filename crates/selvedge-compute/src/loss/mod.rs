@@ -114,6 +114,30 @@ pub fn softmax(cpu: Cpu, logits: Logits<'_>, probabilities: &mut [f32]) {
 }
 
 impl Logits<'_> {
+    /// Copies the logits of the valid images, `[valid][classes]` without padding.
+    ///
+    /// # Panics
+    /// If a length does not fit.
+    ///
+    /// ```
+    /// use selvedge_compute::loss::Logits;
+    /// let mut values = vec![0.0; 32 * 16];
+    /// (values[1], values[16]) = (3.0, 5.0); // class 1 of image 0, class 0 of image 1
+    /// let mut rows = [f32::NAN; 2 * 2];
+    /// Logits { values: &values, classes: 2, valid: 2 }.copy_rows(&mut rows);
+    /// assert_eq!(rows, [0.0, 3.0, 5.0, 0.0]);
+    /// ```
+    pub fn copy_rows(&self, rows: &mut [f32]) {
+        self.check();
+        let (have, need) = (rows.len(), self.valid * self.classes);
+        assert_eq!(have, need, "room for {have} logits of {} images of {} classes", self.valid, self.classes);
+        for (image, row) in rows.chunks_exact_mut(self.classes).enumerate() {
+            for (class, logit) in row.iter_mut().enumerate() {
+                *logit = self.values[self.at(image, class)];
+            }
+        }
+    }
+
     #[track_caller]
     fn check(&self) {
         let Self { values, classes, valid } = *self;

@@ -1,5 +1,7 @@
 //! What goes into a training pass, and what comes out of it.
 
+use ndarray::{Array2, ArrayView1};
+
 use crate::exec::images::Images;
 
 /// The classes that the network should find in a batch.
@@ -52,6 +54,32 @@ pub struct BatchMetrics {
 pub type Metrics = BatchMetrics;
 
 impl BatchMetrics {
+    /// The metrics of logits `[N, classes]`, such as averaged ones. Of equal logits the first is the prediction; a NaN among an
+    /// image's logits makes its loss NaN and its prediction wrong.
+    ///
+    /// # Panics
+    /// If the labels are not as many as the images, or one is not below the number of classes.
+    ///
+    /// ```
+    /// use selvedge_model::Metrics;
+    /// let logits = ndarray::array![[1.0, 5.0], [2.0, 0.0]];
+    /// let metrics = Metrics::of_logits(&logits, &[1, 1]);
+    /// assert_eq!((metrics.correct, metrics.count), (1, 2));
+    /// ```
+    pub fn of_logits(logits: &Array2<f32>, labels: &[u8]) -> Self {
+        let (count, classes) = logits.dim();
+        assert_eq!(labels.len(), count, "labels of {count} images");
+        let mut metrics = Self { count, ..Self::default() };
+        for (row, &label) in logits.rows().into_iter().zip(labels) {
+            let label = usize::from(label);
+            assert!(label < classes, "label {label} is not below the {classes} classes");
+            metrics.loss_sum += log_sum_exp(row) - f64::from(row[label]);
+            let best = (0..classes).fold(0, |best, class| if row[class] > row[best] { class } else { best });
+            metrics.correct += usize::from(best == label && !row.iter().any(|logit| logit.is_nan()));
+        }
+        metrics
+    }
+
     /// Mean loss of an image; NaN without images.
     pub fn loss(&self) -> f64 {
         self.loss_sum / self.count as f64
@@ -71,10 +99,35 @@ impl std::ops::AddAssign for BatchMetrics {
     }
 }
 
+/// log Σ exp(z) over the logits of an image. The largest is taken out first, so no exponential overflows.
+pub(crate) fn log_sum_exp(logits: ArrayView1<'_, f32>) -> f64 {
+    let top = f64::from(logits.fold(f32::NEG_INFINITY, |top, &logit| top.max(logit)));
+    top + logits.iter().map(|&logit| (f64::from(logit) - top).exp()).sum::<f64>().ln()
+}
+
 /// Images and their targets.
 #[derive(Clone, Copy)]
 pub(crate) struct Batch<'a> {
     pub images: Images<'a>,
     pub targets: Targets<'a>,
     pub count: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+
+    #[test]
+    fn metrics_of_logits_are_those_of_the_loss() {
+        // The first of equal logits counts; large ones do not overflow.
+        let logits = array![[5.0, 0.0, 5.0], [5.0, 0.0, 5.0], [1e30, 0.0, 0.0]];
+        let metrics = Metrics::of_logits(&logits, &[0, 2, 0]);
+        assert_eq!((metrics.correct, metrics.count), (2, 3));
+        let loss = 2.0 * (2.0 + (-5f64).exp()).ln();
+        assert!((metrics.loss_sum - loss).abs() < 1e-12, "{} and {loss}", metrics.loss_sum);
+        let metrics = Metrics::of_logits(&array![[f32::NAN, 1.0], [2.0, f32::NAN]], &[1, 0]);
+        assert!(metrics.correct == 0 && metrics.loss_sum.is_nan());
+    }
 }

@@ -11,16 +11,19 @@ use crate::download::{self, FetchOptions};
 use crate::error::TrainError;
 use crate::evaluate::Evaluation;
 use crate::observer::Console;
-use crate::options::{DataDirOption, ThreadsOption};
+use crate::options::{DataDirOption, TestTimeAveragingOption, ThreadsOption};
 use crate::trained::TrainedRun;
 
 /// Evaluate the network of a finished run on the test set
 ///
-/// Prints accuracy and loss, a table with recall, precision and F1 of each class, and the confusion matrix.
+/// Prints accuracy with its standard error and loss, a table with recall, precision and F1 of each class, and the confusion
+/// matrix. With test-time averaging, which the run's recipe or --tta decides, accuracy and loss are printed both without and
+/// with it, and the tables are those with it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   evaluate runs/2026-11-24T09-00-00Z-seed
+  evaluate runs/mine --tta mirror+shift            averaged over mirror images and shifted copies
   evaluate runs/mine --dataset ../other-clothes    the same network on the test set of another folder")]
 pub(super) struct EvaluateArgs {
     /// The run's folder
@@ -28,6 +31,8 @@ pub(super) struct EvaluateArgs {
     /// Another data set, by name or folder [default: the run's]
     #[arg(long, value_name = "NAME or DIR")]
     dataset: Option<String>,
+    #[command(flatten)]
+    averaging: TestTimeAveragingOption,
     #[command(flatten)]
     data_dir: DataDirOption,
     #[command(flatten)]
@@ -43,7 +48,8 @@ impl EvaluateArgs {
             .map_err(TrainError::from)?;
         let input = &network.spec().input;
         let test = load_test(&dir, [input.height, input.width, input.channels], network.spec().classes)?;
-        let evaluation = Evaluation::of(&mut network, &test, &summary.class_names);
+        let averaging = self.averaging.or(summary.test_time_averaging);
+        let evaluation = Evaluation::of(&mut network, &test, &summary.class_names, averaging);
         write!(io::stdout(), "{evaluation}")?;
         Ok(ExitCode::SUCCESS)
     }

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::Args;
 use ndarray::ArrayView1;
 
-use crate::options::ThreadsOption;
+use crate::options::{TestTimeAveragingOption, ThreadsOption};
 use crate::predict::{list_pictures, read_picture};
 use crate::trained::TrainedRun;
 
@@ -22,7 +22,8 @@ use crate::trained::TrainedRun;
 #[command(after_help = "\
 Examples:
   predict runs/mine shoe.png shirt.png
-  predict runs/mine pictures/ --top 1")]
+  predict runs/mine pictures/ --top 1
+  predict runs/mine shoe.png --tta mirror    averaged over the picture and its mirror image")]
 pub(super) struct PredictArgs {
     /// The run's folder
     run: PathBuf,
@@ -32,6 +33,8 @@ pub(super) struct PredictArgs {
     /// How many classes to print for each picture
     #[arg(long, value_name = "N", default_value = "3")]
     top: NonZeroUsize,
+    #[command(flatten)]
+    averaging: TestTimeAveragingOption,
     #[command(flatten)]
     threads: ThreadsOption,
 }
@@ -46,8 +49,12 @@ impl PredictArgs {
         for path in &paths {
             pixels.extend(read_picture(path, shape)?);
         }
+        let probabilities = match self.averaging.or(summary.test_time_averaging) {
+            Some(averaging) => averaging.predict(&mut network, &pixels),
+            None => network.predict(&pixels),
+        };
         let mut text = String::new();
-        for (path, probabilities) in paths.iter().zip(network.predict(&pixels).rows()) {
+        for (path, probabilities) in paths.iter().zip(probabilities.rows()) {
             text.push_str(&path.display().to_string());
             for (class, probability) in most_probable(probabilities, self.top.get()) {
                 // Writing to a String cannot fail.

@@ -12,6 +12,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use crate::download::tell;
+use crate::evaluate::standard_error;
 use crate::observer::Console;
 use crate::options::{DEFAULT_RECIPE, DataDirOption, RecipeChanges, ThreadsOption, parse_precision, recipe_help};
 use crate::recipe::{LoadedRecipe, PrecisionChoice, RecipeError};
@@ -131,14 +132,26 @@ fn watch_signals(options: &TrainOptions) -> io::Result<()> {
     Ok(())
 }
 
+/// The figures of a run in a few lines, accuracies with their standard errors.
 fn figures(summary: &Summary) -> String {
-    let validation = summary.validation_accuracy.map(|accuracy| format!("  validation {:.2} %", 100.0 * accuracy));
-    format!(
-        "test accuracy {:.2} %  loss {:.4}{}\n{} epoch{}, {:.1} s of training, {:.0} images/s ({}, {}, {} threads); \
-         first step after {:.2} s, peak memory {}",
-        100.0 * summary.test_accuracy,
-        summary.test_loss,
-        validation.unwrap_or_default(),
+    let percent = |accuracy: f64, images: Option<usize>| {
+        let error = images.map(|images| format!(" ± {:.2}", 100.0 * standard_error(accuracy, images)));
+        format!("{:.2}{} %", 100.0 * accuracy, error.unwrap_or_default())
+    };
+    let line = |name: &str, [test, loss]: [f64; 2], validation: Option<f64>| {
+        let (test, images) = (percent(test, summary.test_images), summary.validation_images);
+        let validation = validation.map(|accuracy| format!("  validation {}", percent(accuracy, images)));
+        format!("{name} {test}  loss {loss:.4}{}\n", validation.unwrap_or_default())
+    };
+    let mut text = line("test accuracy", [summary.test_accuracy, summary.test_loss], summary.validation_accuracy);
+    if let (Some(accuracy), Some(loss), Some(averaging)) =
+        (summary.test_accuracy_tta, summary.test_loss_tta, summary.test_time_averaging)
+    {
+        let name = format!("averaged ({averaging})");
+        text += &line(&name, [accuracy, loss], summary.validation_accuracy_tta);
+    }
+    text + &format!(
+        "{} epoch{}, {:.1} s of training, {:.0} images/s ({}, {}, {} threads); first step after {:.2} s, peak memory {}",
         summary.epochs,
         if summary.epochs == 1 { "" } else { "s" },
         summary.train_seconds,

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use selvedge_augment::Augmentation;
-use selvedge_model::LayerSpec;
+use selvedge_model::{LayerSpec, TestTimeAveraging};
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +70,9 @@ pub struct Recipe {
     /// Ends the run when a figure stops improving. Without it all epochs are trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub early_stopping: Option<EarlyStoppingSpec>,
+    /// Views of an image whose logits are averaged by evaluation after training. Without it nothing is averaged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_time_averaging: Option<TestTimeAveraging>,
     /// The network.
     pub model: ModelTable,
     /// The operations applied to each training image in order, drawn anew in every epoch.

@@ -82,6 +82,17 @@ fn groups_averages_and_muon_have_defaults_and_repeat_themselves() {
 }
 
 #[test]
+fn test_time_averaging_is_written_only_where_it_was() {
+    assert!(!load(SMALL, &[]).unwrap().to_toml().contains("test_time_averaging"));
+    let loaded = load(SMALL, &["test_time_averaging={}"]).unwrap();
+    assert_has(&loaded.to_toml(), &["[test_time_averaging]\nmirror = true\nshift = 0\n"]);
+    let shifted = load(SMALL, &["test_time_averaging.shift=1"]).unwrap().recipe.test_time_averaging.unwrap();
+    assert!(shifted.mirror && shifted.shift == 1);
+    let negative = load(SMALL, &["test_time_averaging.shift=-1"]).unwrap_err().to_string();
+    assert_has(&negative, &["test_time_averaging.shift", "-1"]);
+}
+
+#[test]
 fn decimals_are_written_as_they_were_read() {
     let full =
         load(SMALL, &["model.layers.2.rate=0.3", "input.mean=0.2860", "augmentation.0.p=0.1"]).unwrap().to_toml();
@@ -145,6 +156,8 @@ fn impossible_values_are_named_with_what_is_allowed() {
     let average = "[averaging]\nkind = \"ema\"\nstart = 1.0\n[model]";
     assert_has(&refused("[model]", average), &["line 13", "averaging.start", "below 1"]);
     assert_has(&refused("[model]", "[averaging]\nkind = \"polyak\"\n[model]"), &["line 12", "`lookahead`", "`swa`"]);
+    let averaging = "[test_time_averaging]\nmirror = false\n[model]";
+    assert_has(&refused("[model]", averaging), &["line 11", "test_time_averaging", "nothing to average"]);
     let step = "[schedule]\nkind = \"step\"\nmilestones = [3.0, 1.0]\n[model]";
     assert_has(&refused("[model]", step), &["line 13", "schedule.milestones.1", "later"]);
     let copies = |text: &str| refused("[model]", &format!("[offline_copies]\n{text}\n[model]"));

@@ -1,6 +1,7 @@
 //! Checks of values that have the right type but make no sense: each names the key, the value and what is allowed.
 
 use selvedge_augment::Augmentation;
+use selvedge_model::TestTimeAveraging;
 
 use super::spec::{OfflineCopies, Recipe, ScheduleSpec, TunedOn, Validation};
 use crate::checks::{Range, Refusal, number};
@@ -40,6 +41,10 @@ pub(super) fn validate(recipe: &Recipe) -> Result<(), Refusal> {
     number("input.std", recipe.input.std.into(), Range::Positive)?;
     if let Some(copies) = &recipe.offline_copies {
         offline_copies(copies)?;
+    }
+    if let Some(TestTimeAveraging { mirror: false, shift: 0 }) = recipe.test_time_averaging {
+        let allowed = "without mirror images and shifted copies there is nothing to average; leave the table out";
+        return Err(Refusal::new("test_time_averaging", "mirror = false, shift = 0", allowed));
     }
     recipe.optimizer.check()?;
     groups::check(&recipe.groups)?;

@@ -17,6 +17,8 @@ pub(crate) enum Wanted<'a> {
     Metrics(&'a [u8]),
     /// The probabilities of their classes, `[images][classes]`.
     Probabilities(&'a mut [f32]),
+    /// The logits of their classes, `[images][classes]`.
+    Logits(&'a mut [f32]),
 }
 
 impl<'a> Wanted<'a> {
@@ -28,16 +30,23 @@ impl<'a> Wanted<'a> {
                 let mut next = |images| labels.split_off(..images).expect("each image has a label");
                 sizes.map(|images| Wanted::Metrics(next(images))).collect()
             }
-            Self::Probabilities(mut rows) => {
-                let mut next = |images| rows.split_off_mut(..images * classes).expect("each image has a row");
-                sizes.map(|images| Wanted::Probabilities(next(images))).collect()
-            }
+            Self::Probabilities(rows) => rows_of_blocks(rows, sizes, classes).map(Wanted::Probabilities).collect(),
+            Self::Logits(rows) => rows_of_blocks(rows, sizes, classes).map(Wanted::Logits).collect(),
         }
     }
 }
 
+/// The rows of each block, given the blocks' numbers of images.
+fn rows_of_blocks(
+    mut rows: &mut [f32],
+    sizes: impl Iterator<Item = usize>,
+    classes: usize,
+) -> impl Iterator<Item = &mut [f32]> {
+    sizes.map(move |images| rows.split_off_mut(..images * classes).expect("each image has a row"))
+}
+
 impl Engine {
-    /// Inference on `count` images, at most [`Engine::capacity`]. The metrics are zero where probabilities are wanted.
+    /// Inference on `count` images, at most [`Engine::capacity`]. The metrics are zero where rows are wanted.
     pub(crate) fn infer<E: Element>(
         &mut self,
         state: &State,
@@ -62,6 +71,7 @@ impl Engine {
                     *block_loss = loss::cross_entropy(ctx.cpu, logits, targets, 0.0, None);
                 }
                 Wanted::Probabilities(rows) => loss::softmax(ctx.cpu, logits, rows),
+                Wanted::Logits(rows) => logits.copy_rows(rows),
             }
         });
         if has_metrics { memory.metrics(groups) } else { BatchMetrics::default() }

@@ -147,6 +147,7 @@ fn every_operation_can_be_profiled() {
         ("relu", "6x6x16", 2),
         ("gelu", "6x6x16", 2),
         ("silu", "6x6x16", 2),
+        ("hard_swish", "6x6x16", 2),
         ("norm", "6x6x16", 2),
         ("dropout", "6x6x16", 1),
         ("add", "6x6x16", 1),

@@ -222,8 +222,8 @@ fn assert_block(shape: &BlockShape, valid: usize, slices: &[(&str, usize)]) {
     }
 }
 
-/// Compiles `$body` three times: with `$kind` a constant for no activation and for ReLU, whose cost a branch in the
-/// inner loop would decide, and a variable for the others, which take so long that the branch does not show.
+/// Compiles `$body` three times: with `$kind` a constant for no activation and for ReLU, whose cost a branch in the inner
+/// loop would decide, and a variable for the others: most of them take so long that the branch does not show.
 macro_rules! with_activation {
     ($activation:expr, |$kind:ident| $body:expr) => {
         match $activation {

@@ -1,4 +1,4 @@
-//! Functions of vectors: exponential, sigmoid, error function.
+//! Functions of vectors: exponential, sigmoid, hyperbolic tangent, error function.
 
 use super::Simd;
 
@@ -11,25 +11,53 @@ pub const EXP_OPERATIONS: u64 = 16;
 /// the last coefficients as they are: its error at the ends is 3e-8), and a scaling by 2ⁿ.
 #[inline(always)]
 pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
+    let below = s.gt(s.splat(-87.0), x);
+    let [n, r] = reduce(s, x);
+    let p = s.mul_add(quotient(s, r), r, s.splat(1.0));
+    s.select(below, s.zero(), s.mul(p, s.pow2(n)))
+}
+
+/// eˣ − 1 with a relative error below 4e-7, for any x; the value at 88 above 88, NaN for NaN.
+#[inline(always)]
+pub fn exp_m1<S: Simd>(s: S, x: S::V) -> S::V {
+    let [n, r] = reduce(s, x);
+    let (p, scale) = (s.mul(quotient(s, r), r), s.pow2(n));
+    s.mul_add(p, scale, s.sub(scale, s.splat(1.0)))
+}
+
+/// n and r of x = n·ln 2 + r, for x from −87 to 88 and beyond as at these ends.
+#[inline(always)]
+fn reduce<S: Simd>(s: S, x: S::V) -> [S::V; 2] {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    let below = s.gt(s.splat(-87.0), x);
     // `max` and `min` give their second argument where either is NaN, so a NaN passes.
     let x = s.min(s.splat(88.0), s.max(s.splat(-87.0), x));
     let n = s.round(s.mul(x, s.splat(std::f32::consts::LOG2_E)));
     let r = s.mul_add(n, s.splat(-LN2_HIGH), x);
-    let r = s.mul_add(n, s.splat(-LN2_LOW), r);
+    [n, s.mul_add(n, s.splat(-LN2_LOW), r)]
+}
+
+/// The polynomial for (eʳ − 1) / r.
+#[inline(always)]
+fn quotient<S: Simd>(s: S, r: S::V) -> S::V {
     let mut p = s.splat(1.0 / 5040.0);
-    for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+    for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0] {
         p = s.mul_add(p, r, s.splat(c));
     }
-    s.select(below, s.zero(), s.mul(p, s.pow2(n)))
+    p
 }
 
 /// The sigmoid function 1 / (1 + e⁻ˣ).
 #[inline(always)]
 pub fn sigmoid<S: Simd>(s: S, x: S::V) -> S::V {
     s.div(s.splat(1.0), s.add(s.splat(1.0), exp(s, s.sub(s.zero(), x))))
+}
+
+/// The hyperbolic tangent with a relative error below 1e-6, as e / (e + 2) with e = e²ˣ − 1.
+#[inline(always)]
+pub fn tanh<S: Simd>(s: S, x: S::V) -> S::V {
+    let e = exp_m1(s, s.add(x, x));
+    s.div(e, s.add(e, s.splat(2.0)))
 }
 
 /// The error function, absolute error below 2e-7 (Abramowitz and Stegun, formula 7.1.26).

@@ -98,9 +98,32 @@ fn functions() {
     binary!(Exp, |s, a, _b| math::exp(s, a));
     binary!(Sigmoid, |s, a, _b| math::sigmoid(s, a));
     binary!(Erf, |s, a, _b| math::erf(s, a));
+    binary!(ExpM1, |s, a, _b| math::exp_m1(s, a));
+    binary!(Tanh, |s, a, _b| math::tanh(s, a));
     check("exp", Exp, |a, _| if a < -87.0 { 0.0 } else { (a.min(88.0) as f64).exp() }, 4e-7);
     check("sigmoid", Sigmoid, |a, _| 1.0 / (1.0 + (-a as f64).exp()), 3e-7);
     check("erf", Erf, |a, _| erf_reference(a as f64), 3e-7);
+    check("exp_m1", ExpM1, |a, _| (a.min(88.0) as f64).exp_m1(), 4e-7);
+    check("tanh", Tanh, |a, _| (a as f64).tanh(), 3e-7);
+}
+
+/// e^x − 1 and tanh keep their relative error where they are small.
+#[test]
+fn small_results_are_as_accurate_as_large_ones() {
+    binary!(ExpM1, |s, a, _b| math::exp_m1(s, a));
+    binary!(Tanh, |s, a, _b| math::tanh(s, a));
+    let a: Vec<f32> =
+        (0..1024).map(|i| (i as f32 - 511.5) * 1e-3).flat_map(|x| [x, x * 1e-4, x * 1e-9, x * 1e-20]).collect();
+    for cpu in cpus() {
+        let got = [dispatch(cpu, Map { a: &a, b: &a, f: ExpM1 }), dispatch(cpu, Map { a: &a, b: &a, f: Tanh })];
+        for (i, &a) in a.iter().enumerate() {
+            for (got, want, bound) in [(got[0][i], f64::from(a).exp_m1(), 4e-7), (got[1][i], f64::from(a).tanh(), 1e-6)]
+            {
+                let error = (f64::from(got) - want).abs() / want.abs();
+                assert!(error < bound, "{a} on {}: {got}, not {want}", cpu.isa());
+            }
+        }
+    }
 }
 
 /// The error function by its Taylor series near zero and 1 beyond 4, where it differs by 1.5e-8.

@@ -47,7 +47,7 @@ fn first_layer(criterion: &mut Criterion) {
     group.bench_function("forward", |bencher| {
         bencher.iter(|| {
             let training = Some(Training { indices: &mut indices, dropout: None });
-            let output = PooledOutput { window: [2, 2], bias: Some(&bias), y: &mut y, training };
+            let output = PooledOutput { window: [2, 2], bias: Some(&bias), relu: true, y: &mut y, training };
             patches::forward(cpu, &shape, &x, &weights, 0..pooled.height, output);
         });
     });

@@ -241,6 +241,52 @@ fn pooling_in_the_pass_of_a_normalisation_changes_nothing() {
     }
 }
 
+/// Dropout that drops nothing keeps max pooling out of the pass of a convolution without ReLU. The algorithm, and with it the
+/// rounding, may be another for the pass with pooling.
+#[test]
+fn pooling_in_the_pass_of_a_convolution_changes_rounding_alone() {
+    // 12x12 pixels become 6x6, 3x3 and, with a row and a column that no window covers, 1x1.
+    let layers = |between: &str| {
+        let layers = r#"
+            { layer = "conv2d", filters = 5, kernel = 3 }, BETWEEN
+            { layer = "max_pool2d" },
+            { layer = "batch_norm" },
+            { layer = "gelu" },
+            { layer = "conv2d", filters = 40, kernel = 3, bias = false }, BETWEEN
+            { layer = "max_pool2d" },
+            { layer = "dropout", rate = 0.0 },
+            { layer = "conv2d", filters = 32, kernel = 3 }, BETWEEN
+            { layer = "max_pool2d" },
+            { layer = "flatten" },
+            { layer = "dense", units = "classes" },
+        "#;
+        spec(&layers.replace("BETWEEN", between))
+    };
+    let (images, labels) = images(75, 6);
+    for precision in precisions() {
+        let pass = |spec: &ModelSpec| {
+            let mut network = build_in(precision, spec, 75, &threads(2));
+            let names: Vec<String> = network.operations(75).into_iter().map(|operation| operation.name).collect();
+            let metrics = network.forward_backward(&images, Targets::Labels(&labels), &Loss::default(), KEY);
+            (metrics.loss(), gradients(&mut network), network.predict(&images), names)
+        };
+        let (fused, apart) = (pass(&layers("")), pass(&layers(r#"{ layer = "dropout", rate = 0.0 },"#)));
+        assert_eq!(fused.3[0], "0.conv2d + max_pool2d");
+        assert_eq!(fused.3[2], "4.conv2d + max_pool2d + dropout");
+        assert_eq!((fused.3.len(), apart.3.len()), (5, 12));
+        let tolerance = if precision == Precision::F32 { 2e-5 } else { 3e-2 };
+        assert!((fused.0 - apart.0).abs() <= f64::from(tolerance) * apart.0, "a loss of {}, not {}", fused.0, apart.0);
+        let close = |what: &str, a: &[f32], b: &[f32]| {
+            let largest = b.iter().fold(0.0f32, |largest, b| largest.max(b.abs()));
+            for (a, b) in a.iter().zip(b) {
+                assert!((a - b).abs() <= tolerance * largest, "{what}: {a}, not {b}, in {precision}");
+            }
+        };
+        close("gradients", &fused.1, &apart.1);
+        close("predictions", fused.2.as_slice().unwrap(), apart.2.as_slice().unwrap());
+    }
+}
+
 /// Everything that 20 steps of Adam make: weights, the passes' metrics, and what inference makes of other images.
 fn train(
     precision: Precision,

@@ -1,4 +1,4 @@
-//! A convolution with bias, ReLU and max pooling in one pass: the unpooled result is never written.
+//! A convolution with bias and max pooling in one pass, and a ReLU if there is one: the unpooled result is never written.
 
 use std::ops::Range;
 
@@ -17,7 +17,7 @@ pub const NO_ARGMAX: u16 = u16::MAX;
 /// What a training pass adds to a convolution with fused pooling.
 pub struct Training<'a> {
     /// As long as y: receives the argmax of each window, the index of its pixel row by row, the first if several are equal, or
-    /// [`NO_ARGMAX`] where ReLU or dropout made the maximum zero. [`crate::pool::scatter`] routes the gradient by it.
+    /// [`NO_ARGMAX`] where a ReLU or dropout made the maximum zero. [`crate::pool::scatter`] routes the gradient by it.
     pub indices: &'a mut [u16],
     /// Dropout after the pooling, whose mask counts the elements of the pooled shape.
     pub dropout: Option<&'a DropoutMask>,
@@ -34,12 +34,14 @@ impl Training<'_> {
     }
 }
 
-/// What a convolution with bias, ReLU and max pooling in one pass does to the sums, and where it writes the maxima.
+/// What a convolution with max pooling in the same pass does to the sums, and where it writes the maxima.
 pub struct PooledOutput<'a, Y> {
     /// Height and width of the windows, which do not overlap.
     pub window: [usize; 2],
     /// One number per channel, as many as the output's channel stride; its padding is zero.
     pub bias: Option<&'a [f32]>,
+    /// Whether negative maxima become zero. ReLU and maxima are taken in any order.
+    pub relu: bool,
     /// Exactly the rows of the pooled output that are computed.
     pub y: &'a mut [Y],
     /// What a training pass adds.
@@ -102,13 +104,14 @@ impl<S: Simd> Maxima<S> {
     }
 }
 
-/// Writes a vector of maxima after ReLU and dropout, and their indices, to the elements from `to` on.
+/// Writes a vector of maxima after `relu` and dropout, and their indices, to the elements from `to` on.
 ///
 /// # Safety
 /// `y` and the indices must have room for a vector at `to`.
 #[inline(always)]
 pub(super) unsafe fn store<S: Simd, Y: Element>(
     s: S,
+    relu: bool,
     y: &mut [Y],
     training: &mut Option<Training<'_>>,
     to: usize,
@@ -116,9 +119,11 @@ pub(super) unsafe fn store<S: Simd, Y: Element>(
     draws: &Option<Draws<S>>,
     draw: S::U,
 ) {
-    let positive = s.gt(maxima.values, s.zero());
-    let mut kept = s.select(positive, maxima.values, s.zero());
-    let mut argmax = s.select_u(positive, maxima.argmax, s.splat_u(NO_ARGMAX.into()));
+    // A number instead of a branch in the inner loop: without a ReLU every maximum passes.
+    let floor = s.splat(if relu { 0.0 } else { f32::NEG_INFINITY });
+    let above = s.gt(maxima.values, floor);
+    let mut kept = s.select(above, maxima.values, floor);
+    let mut argmax = s.select_u(above, maxima.argmax, s.splat_u(NO_ARGMAX.into()));
     if let Some(draws) = draws {
         let dropped = draws.drops(s, draw);
         kept = draws.keep(s, dropped, kept);
@@ -194,8 +199,8 @@ impl<'a, P: Product, Y: Element> ForwardPooled<'a, P, Y> {
                     let load = |pixel: usize| s.load(sums.0.as_ptr().add(pixel * BLOCK * columns + from));
                     let mut maxima = Maxima::of(s, pixels, load);
                     maxima.values = s.add(maxima.values, bias);
-                    let PooledOutput { y, training, .. } = &mut self.output;
-                    store(s, y, training, to, maxima, draws, of_pair[image % 2]);
+                    let PooledOutput { relu, y, training, .. } = &mut self.output;
+                    store(s, *relu, y, training, to, maxima, draws, of_pair[image % 2]);
                 }
             }
         }

@@ -173,7 +173,7 @@ fn forward_pooled_equals_separate_passes() {
                 let mut y = vec![f32::NAN; pooled.len()];
                 let mut indices = vec![77; pooled.len()];
                 let training = Some(Training { indices: &mut indices, dropout: None });
-                let output = PooledOutput { window, bias: Some(&bias), y: &mut y, training };
+                let output = PooledOutput { window, bias: Some(&bias), relu: true, y: &mut y, training };
                 forward_pooled(cpu, &shape, &case.x, &case.panels(), 0..height, output);
                 for at in 0..pooled.len() {
                     let (pixel, lane) = (at / pooled.pixel(), at % pooled.pixel());
@@ -269,7 +269,7 @@ fn dropout_in_the_pooled_pass_equals_dropout_after_it() {
         let case = Case::new(shape, 1, i as u64);
         for cpu in cpus() {
             let run = |part: Part, y: &mut [f32], training: Option<Training<'_>>| {
-                let output = PooledOutput { window: [2, 2], bias: None, y, training };
+                let output = PooledOutput { window: [2, 2], bias: None, relu: true, y, training };
                 forward_pooled(cpu, &shape, &case.x, &case.panels(), part, output);
             };
             assert_dropout_is_that_of_separate_passes(cpu, &shape, in_two_parts(&shape, run), 0.0);
@@ -288,7 +288,7 @@ fn the_gradient_of_a_first_layer_equals_separate_passes() {
         for cpu in cpus() {
             let (mut y, mut indices) = (vec![0.0f32; pool.output().len()], vec![0; pool.output().len()]);
             let training = Some(Training { indices: &mut indices, dropout: None });
-            let output = PooledOutput { window: [2, 2], bias: None, y: &mut y, training };
+            let output = PooledOutput { window: [2, 2], bias: None, relu: true, y: &mut y, training };
             forward_pooled(cpu, &shape, &case.x, &case.panels(), 0..pool.output().height, output);
             let mut full = vec![0.0; shape.output.len()];
             let (mut want_bias, mut want) = (vec![0.5; shape.output.channel_stride], vec![0.5; shape.weights_len()]);
@@ -416,7 +416,7 @@ fn bits_do_not_depend_on_the_number_of_images() {
             let with_pooling = |images| {
                 let mut y = vec![f32::NAN; pooled.len()];
                 let part = Part { rows: 0..pooled.height, images };
-                let output = PooledOutput { window, bias: None, y: &mut y, training: None };
+                let output = PooledOutput { window, bias: None, relu: true, y: &mut y, training: None };
                 forward_pooled(cpu, &shape, &case.x, &panels, part, output);
                 y
             };

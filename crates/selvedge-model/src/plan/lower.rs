@@ -1,10 +1,10 @@
 //! From layers to operations: [`lower`] turns a specification into a [`Plan`].
 //!
-//! Fusion: a convolution or dense layer takes the ReLU after it, then a max pooling whose windows do not overlap, then a dropout. A
-//! batch normalisation takes the activation after it, and then a max pooling of this kind (after ReLU or no activation) or the sum
-//! at the end of a residual block. A normalisation without pooling is folded into the first convolution before it, if that reads
-//! patches of 3x3 pixels ([`selvedge_compute::conv::first_layer::batch_norm`]). `Flatten` is not an operation: a dense layer after
-//! it is the convolution whose kernel is the whole image.
+//! Fusion: a convolution or dense layer takes a ReLU after it, then a max pooling whose windows do not overlap, with the ReLU or
+//! without, then a dropout. A batch normalisation takes the activation after it, and then a max pooling of this kind (after ReLU
+//! or no activation) or the sum at the end of a residual block. A normalisation without pooling is folded into the first
+//! convolution before it, if that reads patches of 3x3 pixels ([`selvedge_compute::conv::first_layer::batch_norm`]). `Flatten` is
+//! not an operation: a dense layer after it is the convolution whose kernel is the whole image.
 
 use selvedge_compute::activation::Activation;
 use selvedge_compute::aligned::ALIGNMENT;
@@ -267,8 +267,9 @@ struct Fused {
 impl Fused {
     fn of(after: &[LayerSpec], result: &BlockShape) -> Self {
         let relu = after.first().and_then(activation) == Some(Activation::Relu);
-        let window = after.get(1).filter(|_| relu).and_then(|layer| apart(layer, result));
-        let dropout = match after.get(2) {
+        let after = &after[usize::from(relu)..];
+        let window = after.first().and_then(|layer| apart(layer, result));
+        let dropout = match after.get(1) {
             Some(LayerSpec::Dropout { rate }) if window.is_some() => Some(*rate),
             _ => None,
         };

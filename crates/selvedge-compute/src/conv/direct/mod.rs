@@ -53,7 +53,7 @@ pub fn forward<Y: Element>(
     dispatch(cpu, Pixels::new(gemm, rows, y));
 }
 
-/// Convolution, bias, ReLU and max pooling in one pass: the rows of `part` of the pooled output, a range of rows or a [`Part`].
+/// Convolution, bias and max pooling in one pass, and a ReLU if there is one: the rows of `part` of the pooled output, a range of rows or a [`Part`].
 ///
 /// `x` is the whole input block, `weights` are packed in panels ([`crate::conv::pack`]). In training the pass also keeps the
 /// argmax of each window and may apply dropout ([`crate::conv::Training`]).

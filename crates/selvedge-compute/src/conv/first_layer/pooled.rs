@@ -1,4 +1,4 @@
-//! The most common first layer in f32: a 3x3 convolution of one channel with ReLU and 2x2 max pooling, forward and the gradient
+//! The most common first layer in f32: a 3x3 convolution of one channel with 2x2 max pooling, forward and the gradient
 //! of its weights.
 //!
 //! The general microkernel keeps sums in registers and reads the weights again for each pixel. Here the nine weights stay in
@@ -112,8 +112,8 @@ impl<Y: Element> Kernel for Forward<'_, Y> {
                             let sums = window_sums(s, &rows, 2 * x * BLOCK + image, &taps);
                             let mut maxima = Maxima::of(s, sums.len(), |pixel| sums[pixel]);
                             maxima.values = s.add(maxima.values, bias);
-                            let PooledOutput { y, training, .. } = &mut self.output;
-                            store(s, y, training, to, maxima, &draws, of_pair[image % 2]);
+                            let PooledOutput { relu, y, training, .. } = &mut self.output;
+                            store(s, *relu, y, training, to, maxima, &draws, of_pair[image % 2]);
                         }
                     }
                 }

@@ -78,10 +78,11 @@ impl ConvPlan {
         let ForwardArgs { x, weights, packed, bias, images, chunks, training } = args;
         let (shape, output) = (&self.shape, self.output().shape);
         let share = Share { images, chunks };
-        let epilogue = Epilogue { bias, relu: self.fusion.relu };
+        let relu = self.fusion.relu;
+        let epilogue = Epilogue { bias, relu };
         match (self.forward, self.fusion.pool) {
             (ConvAlgorithm::Winograd(winograd), Some(window)) => {
-                let output = PooledOutput { window, bias, y, training };
+                let output = PooledOutput { window, bias, relu, y, training };
                 winograd.forward_pooled(cpu, view(x), view(packed), share, output);
             }
             (ConvAlgorithm::Winograd(winograd), None) => {
@@ -93,7 +94,8 @@ impl ConvPlan {
                 RowPartition::new(output.height, chunks).for_each(tensors, |rows, (y, indices)| {
                     let training =
                         indices.map(|indices| Training { indices: indices.data, dropout: dropout.flatten() });
-                    let (part, output) = (Part { rows, images }, PooledOutput { window, bias, y: y.data, training });
+                    let (part, output) =
+                        (Part { rows, images }, PooledOutput { window, bias, relu, y: y.data, training });
                     match algorithm {
                         ConvAlgorithm::Patches => {
                             patches::forward(cpu, shape, view(x), view(packed), part, output);

@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | bf16 | grey image, 3x3, 2x2 max pooling or folded batch norm | 4x4 patches on AMX |
 //! | bf16 | any other except the first | tiles on AMX |
-//! | f32 | grey image, 3x3, ReLU and 2x2 max pooling | vectors specialised for it |
+//! | f32 | grey image, 3x3, 2x2 max pooling | vectors specialised for it |
 //! | f32 | 3x3 at stride 1, padded channels, enough pixels | Winograd |
 //! | f32 | all others | direct |
 //!
@@ -43,7 +43,7 @@ pub struct Fusion {
     pub batch_norm: bool,
     /// ReLU.
     pub relu: bool,
-    /// Max pooling over non-overlapping windows of this height and width, after a ReLU.
+    /// Max pooling over non-overlapping windows of this height and width.
     pub pool: Option<[usize; 2]>,
 }
 
@@ -114,12 +114,11 @@ impl ConvPlan {
     /// The plan of a convolution in a network of `precision`.
     ///
     /// # Panics
-    /// If batch norm cannot be folded into the layer ([`ConvPlan::folds_batch_norm`]), or pooling is fused without a ReLU or with a
-    /// batch norm.
+    /// If batch norm cannot be folded into the layer ([`ConvPlan::folds_batch_norm`]), or pooling is fused with a batch norm.
     pub fn new(shape: Conv2dShape, fusion: Fusion, source: Source, precision: Precision) -> Self {
-        let Fusion { batch_norm, relu, pool } = fusion;
+        let Fusion { batch_norm, relu: _, pool } = fusion;
         assert!(!batch_norm || Self::folds_batch_norm(&shape, source), "batch norm cannot be folded into {shape:?}");
-        assert!(pool.is_none() || relu && !batch_norm, "fused pooling follows a ReLU, not {fusion:?}");
+        assert!(pool.is_none() || !batch_norm, "no pooling is fused with a batch norm, as in {fusion:?}");
         let from_network = source == Source::Network;
         let grey_pooled = from_network && pool.is_some_and(|window| is_first_layer(&shape, window));
         let has_patches = grey_pooled || batch_norm && patches::cover(&shape);

@@ -83,7 +83,7 @@ fn forward_and_pooled() {
         let (height, width) = (shape.output.height / 2, shape.output.width / 2);
         let pooled = BlockShape::new(height, width, shape.output.channels);
         let mut small = vec![bf16::NAN; pooled.len()];
-        let output = PooledOutput { window: [2, 2], bias: Some(&bias), y: &mut small, training: None };
+        let output = PooledOutput { window: [2, 2], bias: Some(&bias), relu: true, y: &mut small, training: None };
         tiles::forward_pooled(cpu, &shape, &x, &packed, 0..height, output);
         for (at, small) in small.iter().enumerate() {
             let (pixel, inner) = (at / pooled.pixel(), at % pooled.pixel());
@@ -102,7 +102,7 @@ fn dropout_in_the_pooled_pass() {
     for case in cases.iter().filter(|case| case.shape.output.height.min(case.shape.output.width) > 3) {
         let (x, packed) = (case.one(&case.shape.input, &case.x), case.packed(cpu));
         let run = |part: Part, y: &mut [bf16], training: Option<Training<'_>>| {
-            let output = PooledOutput { window: [2, 2], bias: None, y, training };
+            let output = PooledOutput { window: [2, 2], bias: None, relu: true, y, training };
             tiles::forward_pooled(cpu, &case.shape, &x, &packed, part, output);
         };
         // Separate passes round the result twice.
@@ -153,7 +153,7 @@ fn bits_do_not_depend_on_the_number_of_images() {
         let run_pooled = |images| {
             let mut y = vec![bf16::NAN; pooled.len()];
             let part = Part { rows: 0..pooled.height, images };
-            let output = PooledOutput { window: [2, 2], bias: None, y: &mut y, training: None };
+            let output = PooledOutput { window: [2, 2], bias: None, relu: true, y: &mut y, training: None };
             tiles::forward_pooled(cpu, &shape, &x, &packed, part, output);
             y
         };

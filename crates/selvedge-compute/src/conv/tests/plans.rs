@@ -117,8 +117,18 @@ fn check(cpu: Cpu, plan: ConvPlan, case: &Case) {
             let corner = (pixel / output.width * height, pixel % output.width * width);
             let window =
                 (0..height * width).map(|w| (corner.0 + w / width) * shape.output.width + corner.1 + w % width);
-            let want = window.map(|pixel| fused(pixel * shape.output.channels + channel)).fold(f64::MIN, f64::max);
+            let values: Vec<f64> = window.map(|pixel| fused(pixel * shape.output.channels + channel)).collect();
+            let want = values.iter().copied().fold(f64::MIN, f64::max);
             assert_close(&format!("y of {name}"), got as f32, want, 16 * shape.panel_len());
+            if plan.fusion().pool.is_some() {
+                let index = passes.indices[output.offset(corner.0 / height, corner.1 / width)
+                    + output.channel(channel)
+                    + image * output.plane()];
+                // Near ties may be decided otherwise, but what has the index has the value.
+                let value = if index == NO_ARGMAX { 0.0 } else { values[usize::from(index)] };
+                assert!(index != NO_ARGMAX || plan.fusion().relu, "no argmax in {name}");
+                assert_close(&format!("y at the argmax of {name}"), value as f32, want, 16 * shape.panel_len());
+            }
         }
     }
     let terms = 16 * BLOCK * shape.output.height * shape.output.width;
@@ -151,7 +161,8 @@ fn every_plan_equals_the_reference() {
         let padded = shape.input.channel_stride.is_multiple_of(PANEL);
         let source = if padded { Source::Layer } else { Source::Network };
         let holds = |window: &[usize; 2]| window[0] <= shape.output.height && window[1] <= shape.output.width;
-        let pooled = [[2, 2], [3, 3]].into_iter().filter(holds).map(|window| (true, Some(window)));
+        let pooled = [[2, 2], [3, 3]].into_iter().filter(holds);
+        let pooled = pooled.flat_map(|window| [(true, Some(window)), (false, Some(window))]);
         for (relu, pool) in [(false, None), (true, None)].into_iter().chain(pooled) {
             let plan = ConvPlan::new(shape, Fusion { batch_norm: false, relu, pool }, source, Precision::F32);
             cpus().into_iter().for_each(|cpu| check(cpu, plan, &case));

@@ -121,7 +121,7 @@ fn forward_pooled_equals_separate_passes() {
                     let (mut y, mut indices) = (vec![f32::NAN; pooled.len()], vec![77; pooled.len()]);
                     let training = Some(Training { indices: &mut indices, dropout: None });
                     let share = Share { chunks, ..Share::ALL };
-                    let output = PooledOutput { window, bias: Some(&bias), y: &mut y, training };
+                    let output = PooledOutput { window, bias: Some(&bias), relu: true, y: &mut y, training };
                     winograd.forward_pooled(cpu, &case.x, &weights, share, output);
                     (y, indices)
                 };
@@ -157,7 +157,7 @@ fn dropout_in_the_pooled_pass_equals_dropout_after_it() {
             for chunks in [1, 3] {
                 let run = |images, y: &mut [f32], training: Training<'_>| {
                     let share = Share { images, chunks };
-                    let output = PooledOutput { window: [2, 2], bias: None, y, training: Some(training) };
+                    let output = PooledOutput { window: [2, 2], bias: None, relu: true, y, training: Some(training) };
                     winograd.forward_pooled(cpu, &case.x, &weights, share, output);
                 };
                 assert_dropout_is_that_of_separate_passes(cpu, &case.shape, run, 0.0);

@@ -226,7 +226,7 @@ impl<Y: Element> Kernel for FewImagesPooled<'_, Y> {
                         };
                         let mut maxima = Maxima::of(s, window[0] * window[1], load);
                         maxima.values = s.add(maxima.values, pass.output.bias_at(s, channel));
-                        store(s, pass.output.y, &mut None, to, maxima, &None, s.splat_u(0));
+                        store(s, pass.output.relu, pass.output.y, &mut None, to, maxima, &None, s.splat_u(0));
                     }
                 }
             }

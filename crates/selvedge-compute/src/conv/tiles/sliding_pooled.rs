@@ -90,8 +90,8 @@ impl<'a, Y: Element> PooledSlidingRows<'a, Y> {
                             s.load(group.sums.add((row * PIXELS + column) * ROWS * PANEL + from))
                         });
                         maxima.values = s.add(maxima.values, bias);
-                        let PooledOutput { y, training, .. } = &mut pass.output;
-                        store(s, y, training, to, maxima, draws, of_pair[image % 2]);
+                        let PooledOutput { relu, y, training, .. } = &mut pass.output;
+                        store(s, *relu, y, training, to, maxima, draws, of_pair[image % 2]);
                     }
                 }
             }

@@ -157,6 +157,7 @@ pub(super) struct Pooled<'a, Y> {
     window: [usize; 2],
     shape: BlockShape,
     bias: Option<&'a [f32]>,
+    relu: bool,
     y: Shared<'a, Y>,
     indices: Option<Shared<'a, u16>>,
     dropout: Option<&'a DropoutMask>,
@@ -168,10 +169,10 @@ impl<'a, Y: Element> Pooled<'a, Y> {
     pub(super) fn new(conv: &Conv2dShape, output: PooledOutput<'a, Y>) -> Self {
         let shape = pooled_shape(conv, output.window);
         output.check(&shape, &(0..shape.height));
-        let PooledOutput { window, bias, y, training } = output;
+        let PooledOutput { window, bias, relu, y, training } = output;
         let dropout = training.as_ref().and_then(|training| training.dropout);
         let indices = training.map(|training| Shared::new(training.indices));
-        Self { window, shape, bias, y: Shared::new(y), indices, dropout }
+        Self { window, shape, bias, relu, y: Shared::new(y), indices, dropout }
     }
 }
 
@@ -225,7 +226,7 @@ impl<Y: Element> Outputs for Pooled<'_, Y> {
                         let y = self.y.part(to, S::LANES);
                         let indices = self.indices.as_ref().map(|indices| indices.part(to, S::LANES));
                         let mut training = indices.map(|indices| Training { indices, dropout: self.dropout });
-                        store(s, y, &mut training, 0, maxima, draws, draw);
+                        store(s, self.relu, y, &mut training, 0, maxima, draws, draw);
                     }
                 }
             }

@@ -85,8 +85,8 @@ impl<Y: Element> Forward<'_, Y> {
                 unsafe {
                     let mut maxima = Maxima::of(s, PIXELS, |pixel| s.load(sums.add(pixel * TILE + from)));
                     maxima.values = s.add(maxima.values, bias);
-                    let PooledOutput { y, training, .. } = &mut self.output;
-                    store(s, y, training, to, maxima, draws, of_pair[image % 2]);
+                    let PooledOutput { relu, y, training, .. } = &mut self.output;
+                    store(s, *relu, y, training, to, maxima, draws, of_pair[image % 2]);
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! The first layer in bf16 on AMX by 4×4 patches: a 3x3 convolution of one channel ([`is_first_layer`]) with ReLU and 2x2 max
+//! The first layer in bf16 on AMX by 4×4 patches: a 3x3 convolution of one channel ([`is_first_layer`]) with 2x2 max
 //! pooling, or with batch norm instead of pooling ([`crate::conv::first_layer::batch_norm`]).
 //!
 //! One channel would fill a sixteenth of a tile. But the four pixels that are pooled into one read a patch of 4x4 pixels of the

@@ -102,7 +102,7 @@ impl Case {
         let (upper_indices, lower_indices) = indices.split_at_mut(middle * pooled.row());
         for (rows, y, indices) in [(0..middle, upper, upper_indices), (middle..pooled.height, lower, lower_indices)] {
             let training = Some(Training { indices, dropout: mask });
-            let output = PooledOutput { window: WINDOW, bias: Some(&self.bias), y, training };
+            let output = PooledOutput { window: WINDOW, bias: Some(&self.bias), relu: true, y, training };
             forward(self.cpu, &self.layer, &self.patches, &self.weights, Part { rows, images }, output);
         }
         (y, indices)

@@ -25,6 +25,7 @@ pub use selvedge_compute::activation::Activation;
 pub use selvedge_compute::{Precision, Threads};
 pub use spec::array::ParamKind;
 pub use spec::error::{FileProblem, LayerProblem, ModelError};
+pub use spec::init::Init;
 pub use spec::layer::LayerSpec;
 pub use spec::layout::ParamLayout;
 pub use spec::options::{Kernel, Padding, Units};

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use selvedge_compute::activation::Activation;
 
+use crate::spec::init::Init;
 use crate::spec::layer::LayerSpec;
 use crate::spec::options::{Kernel, Padding, Units};
 use crate::spec::{InputSpec, ModelSpec};
@@ -15,7 +16,15 @@ pub(crate) fn grey(height: usize, width: usize, layers: Vec<LayerSpec>) -> Model
 }
 
 pub(crate) fn conv(filters: usize, bias: bool) -> LayerSpec {
-    LayerSpec::Conv2d { filters, kernel: Kernel::from(3), stride: 1, padding: Padding::Same, bias }
+    LayerSpec::Conv2d {
+        filters,
+        kernel: Kernel::from(3),
+        stride: 1,
+        padding: Padding::Same,
+        bias,
+        init: Init::default(),
+        frozen: false,
+    }
 }
 
 pub(crate) fn max_pool(size: usize) -> LayerSpec {
@@ -23,11 +32,11 @@ pub(crate) fn max_pool(size: usize) -> LayerSpec {
 }
 
 pub(crate) fn dense(units: usize) -> LayerSpec {
-    LayerSpec::Dense { units: Units::Count(units), bias: true }
+    LayerSpec::Dense { units: Units::Count(units), bias: true, init: Init::default(), frozen: false }
 }
 
 pub(crate) fn classes() -> LayerSpec {
-    LayerSpec::Dense { units: Units::Classes, bias: true }
+    LayerSpec::Dense { units: Units::Classes, bias: true, init: Init::default(), frozen: false }
 }
 
 pub(crate) fn norm() -> LayerSpec {
@@ -73,7 +82,7 @@ pub(crate) fn resnet9() -> ModelSpec {
     layers.push(max_pool(2));
     layers.extend(block(512));
     layers.extend([max_pool(2), pair(512), LayerSpec::GlobalMaxPool]);
-    layers.push(LayerSpec::Dense { units: Units::Classes, bias: false });
+    layers.push(LayerSpec::Dense { units: Units::Classes, bias: false, init: Init::default(), frozen: false });
     grey(28, 28, layers)
 }
 
@@ -90,14 +99,23 @@ fn kernel(size: impl Strategy<Value = usize> + Clone) -> impl Strategy<Value = K
     (size.clone(), size).prop_map(|(height, width)| Kernel { height, width })
 }
 
+/// Any initial weights.
+fn init() -> impl Strategy<Value = Init> {
+    use Init::{Dirac, GlorotUniform, HeNormal, LecunUniform, Whitening, Zeros};
+    proptest::sample::select(vec![GlorotUniform, HeNormal, LecunUniform, Dirac, Zeros, Whitening])
+}
+
 /// Any spec at all: hardly one of them is possible.
 pub(crate) fn wild_spec() -> impl Strategy<Value = ModelSpec> {
     let padding = prop_oneof![Just(Padding::Same), Just(Padding::Valid), count().prop_map(Padding::Pixels)];
     let units = prop_oneof![Just(Units::Classes), count().prop_map(Units::Count)];
     let leaf = prop_oneof![
-        3 => (count(), kernel(count()), count(), padding, any::<bool>())
-            .prop_map(|(filters, kernel, stride, padding, bias)| LayerSpec::Conv2d { filters, kernel, stride, padding, bias }),
-        2 => (units, any::<bool>()).prop_map(|(units, bias)| LayerSpec::Dense { units, bias }),
+        3 => (count(), kernel(count()), count(), padding, any::<bool>(), init(), any::<bool>())
+            .prop_map(|(filters, kernel, stride, padding, bias, init, frozen)| {
+                LayerSpec::Conv2d { filters, kernel, stride, padding, bias, init, frozen }
+            }),
+        2 => (units, any::<bool>(), init(), any::<bool>())
+            .prop_map(|(units, bias, init, frozen)| LayerSpec::Dense { units, bias, init, frozen }),
         1 => (count(), proptest::option::of(count())).prop_map(|(size, stride)| LayerSpec::MaxPool2d { size, stride }),
         1 => (count(), proptest::option::of(count())).prop_map(|(size, stride)| LayerSpec::AvgPool2d { size, stride }),
         3 => simple_layer(),
@@ -126,9 +144,11 @@ pub(crate) fn small_spec() -> impl Strategy<Value = ModelSpec> {
     let body =
         (1usize..20).prop_map(|filters| vec![conv(filters, true), norm(), LayerSpec::Activation(Activation::Gelu)]);
     let image_layer = prop_oneof![
-        (1usize..20, kernel(2usize..4), 1usize..3, padding, any::<bool>()).prop_map(
-            |(filters, kernel, stride, padding, bias)| LayerSpec::Conv2d { filters, kernel, stride, padding, bias }
-        ),
+        (1usize..20, kernel(2usize..4), 1usize..3, padding, any::<bool>(), init(), any::<bool>())
+            .prop_filter("whitening is for the first layer", |layer| layer.5 != Init::Whitening)
+            .prop_map(|(filters, kernel, stride, padding, bias, init, frozen)| {
+                LayerSpec::Conv2d { filters, kernel, stride, padding, bias, init, frozen }
+            }),
         (1usize..3, proptest::option::of(1usize..3)).prop_map(|(size, stride)| LayerSpec::MaxPool2d { size, stride }),
         any::<bool>().prop_map(|scale| LayerSpec::BatchNorm { momentum: 0.1, epsilon: 1e-5, scale }),
         Just(RELU),

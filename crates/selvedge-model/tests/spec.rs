@@ -1,6 +1,6 @@
 //! Specs as people write them in recipes, and what they are told when they write something else.
 
-use selvedge_model::{Activation, Kernel, LayerSpec, ModelSpec, Padding, Units};
+use selvedge_model::{Activation, Init, Kernel, LayerSpec, ModelSpec, Padding, Units};
 
 fn layer(text: &str) -> Result<LayerSpec, toml::de::Error> {
     #[derive(serde::Deserialize)]
@@ -19,7 +19,9 @@ fn defaults_are_filled_in() {
             kernel: Kernel { height: 3, width: 3 },
             stride: 1,
             padding: Padding::Same,
-            bias: true
+            bias: true,
+            init: Init::GlorotUniform,
+            frozen: false
         }
     );
     assert_eq!(layer(r#"{ layer = "max_pool2d" }"#).unwrap(), LayerSpec::MaxPool2d { size: 2, stride: Some(2) });
@@ -45,7 +47,13 @@ fn every_way_of_writing_a_value() {
     }
     for (text, expected) in [("\"classes\"", Units::Classes), ("350", Units::Count(350))] {
         let dense = layer(&format!(r#"{{ layer = "dense", units = {text} }}"#)).unwrap();
-        assert_eq!(dense, LayerSpec::Dense { units: expected, bias: true });
+        assert_eq!(dense, LayerSpec::Dense { units: expected, bias: true, init: Init::GlorotUniform, frozen: false });
+    }
+    use Init::{Dirac, GlorotUniform, HeNormal, LecunUniform, Whitening, Zeros};
+    for init in [GlorotUniform, HeNormal, LecunUniform, Dirac, Zeros, Whitening] {
+        let text = format!(r#"{{ layer = "dense", units = 3, init = "{init}", frozen = true }}"#);
+        let expected = LayerSpec::Dense { units: Units::Count(3), bias: true, init, frozen: true };
+        assert_eq!(layer(&text).unwrap(), expected);
     }
 }
 
@@ -84,6 +92,11 @@ fn mistakes_are_named_with_what_is_allowed() {
     assert_refused(r#"{ filters = 1 }"#, &["missing field `layer`"]);
     assert_refused(r#"{ layer = 3 }"#, &["integer `3`", "string"]);
     assert_refused(r#"{ layer = "conv2d", filters = 1, kernel = 3, strides = 2 }"#, &["strides", "`stride`"]);
+    assert_refused(
+        r#"{ layer = "dense", units = 3, init = "orthogonal" }"#,
+        &["unknown variant `orthogonal`", "`glorot_uniform`", "`whitening`"],
+    );
+    assert_refused(r#"{ layer = "dense", units = 3, frozen = 1 }"#, &["integer `1`", "a boolean"]);
     assert_refused(r#"{ layer = "conv2d", kernel = 3 }"#, &["missing field `filters`"]);
     assert_refused(r#"{ layer = "relu", slope = 0.1 }"#, &["unknown field `slope`"]);
     assert_refused(r#"{ alpha = 0.1, layer = "relu" }"#, &["unknown field `alpha`"]);
@@ -109,14 +122,14 @@ fn toml_and_json_give_back_what_they_took() {
         classes = 10
         input = { height = 28, width = 28, mean = 0.286, std = 0.353 }
         layers = [
-            { layer = "conv2d", filters = 16, kernel = [3, 5], stride = 2, padding = 1, bias = false },
+            { layer = "conv2d", filters = 16, kernel = [3, 5], stride = 2, padding = 1, bias = false, init = "dirac" },
             { layer = "batch_norm", momentum = 0.4, scale = false },
             { layer = "gelu" },
             { layer = "residual", layers = [{ layer = "conv2d", filters = 16, kernel = 3 }, { layer = "silu" }] },
             { layer = "max_pool2d", size = 3, stride = 2 },
             { layer = "dropout", rate = 0.3 },
             { layer = "global_max_pool" },
-            { layer = "dense", units = "classes", bias = false },
+            { layer = "dense", units = "classes", bias = false, frozen = true },
         ]
     "#;
     let spec: ModelSpec = toml::from_str(text).unwrap();
@@ -124,6 +137,10 @@ fn toml_and_json_give_back_what_they_took() {
     assert_eq!(toml::from_str::<ModelSpec>(&written).unwrap(), spec);
     assert!(written.contains("rate = 0.3\n") && written.contains("mean = 0.286\n"), "{written}");
     assert!(written.contains("units = \"classes\"") && written.contains("stride = 1\n"), "{written}");
+    // What is not written before this version's keys is not written now.
+    for (key, written_times) in [("init = \"dirac\"\n", 1), ("init", 1), ("frozen = true\n", 1), ("frozen", 1)] {
+        assert_eq!(written.matches(key).count(), written_times, "{key} in {written}");
+    }
     let json = serde_json::to_string(&spec).unwrap();
     assert_eq!(serde_json::from_str::<ModelSpec>(&json).unwrap(), spec);
     // What is built in code without a stride is written out with one.

@@ -20,6 +20,9 @@ use crate::optimizer::groups;
 use crate::recipe::{LoadedRecipe, PrecisionChoice, Recipe, RecipeError, RecipeSource};
 use crate::run_folder::{Destination, RECIPE, RunFolder};
 
+/// Training images at most that a first layer's whitening is computed from; as many as airbench takes (arXiv 2404.00498).
+const WHITENING_IMAGES: usize = 5_000;
+
 /// What to train, and on what.
 #[derive(Clone, Debug)]
 pub struct TrainOptions {
@@ -111,7 +114,8 @@ impl Setup {
         settle(&mut loaded, precision, &data.dir);
 
         let images = threads.install(|| Images::prepare(&loaded, data))?;
-        let network = build_network(&loaded, &images.augmenter, precision, &threads)?;
+        let mut network = build_network(&loaded, &images.augmenter, precision, &threads)?;
+        whiten(&mut network, &images, &loaded)?;
         observer.network(&network.spec().summary()?);
 
         let resumed = opened.is_some();
@@ -178,6 +182,16 @@ pub(crate) fn build_network(
     groups::check_members(&recipe.groups, &network.params().entries)
         .map_err(|refusal| loaded.error(&refusal.key, refusal.problem))?;
     Ok(network)
+}
+
+/// Gives a first layer that whitens its weights: by the first training images, as they are without augmentation.
+fn whiten(network: &mut Network, images: &Images, loaded: &LoadedRecipe) -> Result<(), RecipeError> {
+    if !network.needs_whitening() {
+        return Ok(());
+    }
+    let first = images.partition.train.iter().take(WHITENING_IMAGES);
+    let pixels: Vec<u8> = first.flat_map(|&index| images.data.image(index as usize)).copied().collect();
+    network.whiten(&pixels).map_err(|error| loaded.error("model.layers", error))
 }
 
 pub(crate) fn choose_precision(choice: PrecisionChoice, cpu: Cpu) -> Result<Precision, TrainError> {

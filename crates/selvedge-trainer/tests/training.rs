@@ -8,6 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{SMALL, small_dataset};
+use selvedge_idx::{Part, Split};
+use selvedge_model::{Network, Threads};
+use selvedge_trainer::data::stratified;
 use selvedge_trainer::download::Progress;
 use selvedge_trainer::observer::{Observer, Silent};
 use selvedge_trainer::recipe::{LoadedRecipe, Override, RecipeSource};
@@ -282,6 +285,39 @@ fn a_finished_run_is_left_as_it_is() {
     assert_eq!(fs::read(out.join(LAST)).unwrap(), before);
 }
 
+/// The filters follow from the training images, not from those held out, also in a run that is stopped and resumed, with or without
+/// a checkpoint; training does not change them.
+#[test]
+fn whitening_filters_are_those_of_the_training_images_until_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = small_dataset(dir.path());
+    let layer = "model.layers.0={layer='conv2d', filters=8, kernel=3, init='whitening', frozen=true}";
+    let gelu = "model.layers.2={layer='gelu'}";
+    let sets = [layer, gelu, "model.layers.1={layer='dropout', rate=0.0}"];
+    let out = dir.path().join("whole");
+    let summary = finished(train(&new_run(small_recipe(&data, &sets), &out, 2), &mut Silent));
+    let mut trained = Network::load(&out.join(MODEL), Threads::new(1).unwrap()).unwrap();
+
+    let split = Split::load(&data, Part::Train).unwrap();
+    let partition = stratified(split.labels.as_slice().unwrap(), 30, 1);
+    let image = |&index: &u32| split.images.as_slice().unwrap()[index as usize * 100..][..100].to_vec();
+    let images: Vec<u8> = partition.train.iter().flat_map(image).collect();
+    let weights = trained.snapshot().params;
+    trained.whiten(&images).unwrap();
+    assert_eq!(trained.snapshot().params, weights);
+    trained.whiten(&images[..100]).unwrap();
+    assert_ne!(trained.snapshot().params[..72], weights[..72]);
+    assert!(weights[72..80].iter().all(|&bias| bias != 0.0), "the bias trains");
+
+    let again = dir.path().join("again");
+    stop_after(new_run(small_recipe(&data, &sets), &again, 1), 5);
+    assert_eq!(finished(train(&resume(&again), &mut Silent)).weights_sha256, summary.weights_sha256);
+    for file in [SUMMARY, LAST] {
+        fs::remove_file(again.join(file)).unwrap();
+    }
+    assert_eq!(finished(train(&resume(&again), &mut Silent)).weights_sha256, summary.weights_sha256);
+}
+
 #[test]
 fn offline_copies_are_trained_on_and_split_with_their_images() {
     let dir = tempfile::tempdir().unwrap();
@@ -375,6 +411,10 @@ fn a_recipe_that_does_not_fit_the_data_is_refused_before_anything_is_written() {
         ("averaging={kind='swa', start=0.99, every=7}", ["averaging.start: 0.99", "at most 0.875"]),
         ("averaging={kind='lookahead', every=25}", ["averaging.every: 25", "from 1 to the 24 steps"]),
         ("test_time_averaging.shift=10", ["--set test_time_averaging.shift=10", "below the image's 10 pixels"]),
+        (
+            "model.layers.0={layer='conv2d', filters=20, kernel=3, init='whitening'}",
+            ["layer 0.conv2d", "filters = 20 is not allowed with init = \"whitening\": an even number, at most 18"],
+        ),
         ("augmentation.1.max=10", ["small.toml, line 7", "translate"]),
     ] {
         let message = message(&[set]);

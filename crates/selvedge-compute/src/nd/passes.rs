@@ -85,6 +85,7 @@ impl Passes {
             _ if x.count() == 0 => {}
             WeightGradient::PerGroup => self.sum_by_groups(x, dy, &mut panels),
             WeightGradient::PerPanel => self.sum_by_panels(x, dy, &mut panels),
+            WeightGradient::Frozen => unreachable!("weights of arrays are not frozen"),
         }
         let mut dweights =
             Array4::zeros((shape.kernel[0], shape.kernel[1], shape.input.channels, shape.output.channels));

@@ -58,6 +58,7 @@ impl ConvNormState {
     /// Turns the sums of [`crate::exec::conv_norm::backward`] over the batch into the gradients of weights, scale and shift.
     pub(crate) fn finish(&self, layer: &ConvNorm, norm: &Norm, normalisation: &Normalisation<'_>, state: &mut State) {
         let params = &mut state.params;
+        let frozen = params.entries[layer.weight].frozen;
         let range = |index: usize| params.entries[index].range.clone();
         let scale = norm.scale.map_or(0..0, range);
         let [dweights, dshift, dscale] = params
@@ -66,6 +67,9 @@ impl ConvNormState {
             .expect("the gradients of different parameters do not overlap");
         let dscale = norm.scale.map(|_| dscale);
         self.patches.gradients(&params.values[range(layer.weight)], normalisation, dweights, dshift, dscale);
+        if frozen {
+            dweights.fill(0.0);
+        }
     }
 }
 

@@ -94,7 +94,12 @@ pub(crate) fn gradient_chunks(
 ) -> Vec<Chunk<Gradient>> {
     const LEN: usize = 4096;
     let mut chunks = vec![];
-    for (entry, sums) in entries.iter().zip(&sum_layout.ranges).filter(|(_, sums)| !sums.is_empty()) {
+    // The gradients of frozen weights stay zero. Those that a batch norm is folded into are summed: its gamma's follows from them.
+    let is_folded = |number| plan.ops.iter().any(|op| matches!(op, Op::ConvNorm(layer) if layer.weight == number));
+    for (number, (entry, sums)) in entries.iter().zip(&sum_layout.ranges).enumerate() {
+        if sums.is_empty() || entry.frozen && !is_folded(number) {
+            continue;
+        }
         let sums = |number: usize| Gradient::Sums { start: sums.start + number * LEN };
         chunks.extend(chunks::partition(entry.range.clone(), LEN, sums));
     }

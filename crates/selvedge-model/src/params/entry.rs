@@ -52,15 +52,17 @@ pub struct ParamEntry {
     pub shape: Vec<usize>,
     /// What it does.
     pub kind: ParamKind,
+    /// Whether it keeps its value: its gradient is always zero, and an optimizer leaves it alone, weight decay included.
+    pub frozen: bool,
     /// The way between the logical array and the stored one.
     pub layout: ParamLayout,
 }
 
 impl ParamEntry {
     /// A parameter of a network that begins at `start`.
-    pub(crate) fn new(ParamShape { array, kind }: &ParamShape, start: usize) -> Self {
+    pub(crate) fn new(ParamShape { array, kind, frozen, .. }: &ParamShape, start: usize) -> Self {
         let ArrayShape { name, shape, layout } = array.clone();
-        Self { name, range: start..start + layout.stored_len(), shape, kind: *kind, layout }
+        Self { name, range: start..start + layout.stored_len(), shape, kind: *kind, frozen: *frozen, layout }
     }
 
     /// Rows and columns of the logical array as a row-major matrix: a column for each output, a row for each of the inputs

@@ -1,9 +1,11 @@
 //! [`Params`]: all parameters of a network in one contiguous arena, with their gradients beside them.
 
+mod eigen;
 pub(crate) mod entry;
 pub(crate) mod init;
 pub(crate) mod snapshot;
 pub(crate) mod state;
+pub(crate) mod whitening;
 
 use std::ops::Range;
 

@@ -86,7 +86,7 @@ impl Lowering {
             let (input, params) = (shapes[index].input.block, shapes[index].params.clone());
             let after = &layers[index + 1..];
             match &layers[index] {
-                LayerSpec::Conv2d { bias, .. } | LayerSpec::Dense { bias, .. } => {
+                LayerSpec::Conv2d { bias, frozen, .. } | LayerSpec::Dense { bias, frozen, .. } => {
                     let shape =
                         shapes[index].conv.expect("shape inference gives a convolution or dense layer its shape");
                     if x == self.plan.input
@@ -103,6 +103,9 @@ impl Lowering {
                     let fused = Fused::of(after, &shape.output);
                     x = self.conv(shape, params.start, bias.then_some(params.start + 1), fused, x);
                     index += fused.layers();
+                    if *frozen && let Some(Op::Conv(conv)) = self.plan.ops.last_mut() {
+                        conv.plan = conv.plan.with_frozen_weights();
+                    }
                 }
                 LayerSpec::Flatten => {}
                 LayerSpec::Activation(kind) => {

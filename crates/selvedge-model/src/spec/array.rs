@@ -2,6 +2,7 @@
 
 use selvedge_compute::conv::Conv2dShape;
 
+use crate::spec::init::Init;
 use crate::spec::layout::ParamLayout;
 
 /// A parameter or running statistic.
@@ -19,6 +20,10 @@ pub(crate) struct ArrayShape {
 pub(crate) struct ParamShape {
     pub(crate) array: ArrayShape,
     pub(crate) kind: ParamKind,
+    /// How it begins, if it is a weight: biases and betas begin as 0, gammas as 1.
+    pub(crate) init: Option<Init>,
+    /// Whether it does not train.
+    pub(crate) frozen: bool,
 }
 
 /// What a parameter does in its layer: optimizers treat kinds differently, weight decay for example.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use safetensors::{Dtype, SafeTensorError};
 use selvedge_compute::CpuError;
 
+use crate::spec::init::Init;
 use crate::spec::limits::{MAX_ACTIVATIONS, MAX_DEPTH, MAX_PARAMETERS};
 use crate::spec::options::Kernel;
 use crate::spec::shape::Shape;
@@ -112,6 +113,45 @@ pub enum LayerProblem {
         padding: usize,
         /// The kernel.
         kernel: Kernel,
+    },
+    /// Initial weights that the layer cannot have.
+    #[error("init = \"{init}\" is not allowed: {allowed}")]
+    Init {
+        /// The initial weights.
+        init: Init,
+        /// What they are for.
+        allowed: &'static str,
+    },
+    /// Whitening has two filters for each eigenvector of the patches at most.
+    #[error(
+        "filters = {filters} is not allowed with init = \"whitening\": an even number, at most {largest}, two for each of the \
+         {} numbers of a {kernel} patch of {channels} channel{}",
+        largest / 2, if *channels == 1 { "" } else { "s" }
+    )]
+    WhiteningFilters {
+        /// The filters.
+        filters: usize,
+        /// The kernel.
+        kernel: Kernel,
+        /// Channels of the images.
+        channels: usize,
+        /// The most filters.
+        largest: usize,
+    },
+    /// Too few images to whiten with.
+    #[error(
+        "init = \"whitening\" needs at least {dimensions} patches of {kernel} pixels, and {images} images have {patches}: take \
+         more training images, or a smaller kernel"
+    )]
+    WhiteningImages {
+        /// The images.
+        images: usize,
+        /// Their patches.
+        patches: usize,
+        /// The kernel.
+        kernel: Kernel,
+        /// Numbers of a patch.
+        dimensions: usize,
     },
     /// The window does not fit into the image.
     #[error("the window of {size}x{size} is larger than the image: take a smaller one, or less pooling before it")]

@@ -11,8 +11,9 @@ use selvedge_compute::{BlockShape, padded_channels};
 
 use crate::spec::array::{ArrayShape, ParamKind, ParamShape};
 use crate::spec::error::{LayerProblem, ModelError};
+use crate::spec::init::Init;
 use crate::spec::layer::LayerSpec;
-use crate::spec::limits::{MAX_ACTIVATIONS, MAX_DEPTH, MAX_PARAMETERS};
+use crate::spec::limits::{MAX_ACTIVATIONS, MAX_DEPTH, MAX_PARAMETERS, MAX_WHITENED};
 use crate::spec::options::{Kernel, Padding};
 use crate::spec::shape::{Shape, TensorShape};
 use crate::spec::{InputSpec, ModelSpec};
@@ -87,6 +88,11 @@ impl NetworkShape {
     /// Numbers of all parameters, without padding.
     pub(crate) fn param_count(&self) -> usize {
         self.param_arrays().map(ArrayShape::len).sum()
+    }
+
+    /// Numbers of the parameters that train, without padding.
+    pub(crate) fn trained_count(&self) -> usize {
+        self.params.iter().filter(|param| !param.frozen).map(|param| param.array.len()).sum()
     }
 
     /// Numbers of all running statistics, without padding.
@@ -167,6 +173,10 @@ impl Inference {
             let name = format!("{prefix}{index}.{}", layer.kind());
             let (params, buffers) = (self.params.len(), self.buffers.len());
             let refuse = |problem| ModelError::Layer { layer: name.clone(), input: current.logical, problem };
+            if matches!(layer, LayerSpec::Conv2d { init: Init::Whitening, .. }) && (depth, index) != (0, 0) {
+                let allowed = "it is for the network's first layer, which reads the images";
+                return Err(refuse(LayerProblem::Init { init: Init::Whitening, allowed }));
+            }
             let Step { output, conv, body } = match layer {
                 LayerSpec::Residual { layers } => self.residual(layers, &name, current, depth)?,
                 _ => self.layer(layer, &name, current).map_err(refuse)?,
@@ -206,21 +216,27 @@ impl Inference {
 
     fn layer(&mut self, layer: &LayerSpec, name: &str, input: TensorShape) -> Result<Step, LayerProblem> {
         match *layer {
-            LayerSpec::Conv2d { filters, kernel, stride, padding, bias } => {
+            LayerSpec::Conv2d { filters, kernel, stride, padding, bias, init, frozen } => {
                 require_image(&input)?;
                 let conv = conv2d(input.block, filters, kernel, stride, padding)?;
+                if init == Init::Whitening {
+                    whitening(filters, kernel, input.block.channels)?;
+                }
                 let shape = vec![kernel.height, kernel.width, input.block.channels, filters];
-                self.add_weights(name, shape, conv, bias)?;
+                self.add_weights(name, shape, conv, Weights { bias, init, frozen })?;
                 Ok(Step { output: TensorShape::image(conv.output), conv: Some(conv), body: Vec::new() })
             }
-            LayerSpec::Dense { units, bias } => {
+            LayerSpec::Dense { units, bias, init, frozen } => {
                 let Shape::Features(count) = input.logical else { return Err(LayerProblem::NeedsFeatures) };
+                if matches!(init, Init::Dirac | Init::Whitening) {
+                    return Err(LayerProblem::Init { init, allowed: "it is for conv2d, whose kernel has a centre" });
+                }
                 let units = units.count(self.classes);
                 at_least_one("units", units)?;
                 let BlockShape { height, width, channel_stride, .. } = input.block;
                 limit(&[height, width, channel_stride, padded(units)?], MAX_PARAMETERS)?;
                 let conv = Conv2dShape::dense(input.block, units);
-                self.add_weights(name, vec![count, units], conv, bias)?;
+                self.add_weights(name, vec![count, units], conv, Weights { bias, init, frozen })?;
                 Ok(Step { output: TensorShape::features(conv.output), conv: Some(conv), body: Vec::new() })
             }
             LayerSpec::MaxPool2d { size, stride } | LayerSpec::AvgPool2d { size, stride } => {
@@ -255,35 +271,62 @@ impl Inference {
         name: &str,
         shape: Vec<usize>,
         conv: Conv2dShape,
-        bias: bool,
+        Weights { bias, init, frozen }: Weights,
     ) -> Result<(), LayerProblem> {
         let out = conv.output.channels;
-        self.add(ArrayShape::panels(format!("{name}.weight"), shape, conv), ParamKind::Weight)?;
+        let array = ArrayShape::panels(format!("{name}.weight"), shape, conv);
+        self.add(ParamShape { array, kind: ParamKind::Weight, init: Some(init), frozen })?;
         if bias {
-            self.add(ArrayShape::channels(format!("{name}.bias"), out), ParamKind::Bias)?;
+            self.add_channels(format!("{name}.bias"), out, ParamKind::Bias)?;
         }
         Ok(())
     }
 
     fn add_norm(&mut self, name: &str, channels: usize, scale: bool) -> Result<(), LayerProblem> {
         if scale {
-            self.add(ArrayShape::channels(format!("{name}.scale"), channels), ParamKind::Gamma)?;
+            self.add_channels(format!("{name}.scale"), channels, ParamKind::Gamma)?;
         }
-        self.add(ArrayShape::channels(format!("{name}.shift"), channels), ParamKind::Beta)?;
+        self.add_channels(format!("{name}.shift"), channels, ParamKind::Beta)?;
         for statistic in ["running_mean", "running_var"] {
             self.buffers.push(ArrayShape::channels(format!("{name}.{statistic}"), channels));
         }
         Ok(())
     }
 
-    fn add(&mut self, array: ArrayShape, kind: ParamKind) -> Result<(), LayerProblem> {
-        self.stored += array.layout.stored_len();
+    fn add_channels(&mut self, name: String, channels: usize, kind: ParamKind) -> Result<(), LayerProblem> {
+        let array = ArrayShape::channels(name, channels);
+        self.add(ParamShape { array, kind, init: None, frozen: false })
+    }
+
+    fn add(&mut self, param: ParamShape) -> Result<(), LayerProblem> {
+        self.stored += param.array.layout.stored_len();
         if self.stored > MAX_PARAMETERS {
             return Err(LayerProblem::TooLarge);
         }
-        self.params.push(ParamShape { array, kind });
+        self.params.push(param);
         Ok(())
     }
+}
+
+/// The options of a convolution or dense layer that its parameters follow from.
+struct Weights {
+    bias: bool,
+    init: Init,
+    frozen: bool,
+}
+
+/// Refuses filters that whitening does not have, two for each eigenvector of the patches at most, and patches that are too large.
+fn whitening(filters: usize, kernel: Kernel, channels: usize) -> Result<(), LayerProblem> {
+    let dimensions = kernel.height * kernel.width * channels;
+    if dimensions > MAX_WHITENED {
+        let allowed = "height · width · channels of the kernel are at most 256 with it";
+        return Err(LayerProblem::Init { init: Init::Whitening, allowed });
+    }
+    let largest = 2 * dimensions;
+    if filters > largest || !filters.is_multiple_of(2) {
+        return Err(LayerProblem::WhiteningFilters { filters, kernel, channels, largest });
+    }
+    Ok(())
 }
 
 fn conv2d(

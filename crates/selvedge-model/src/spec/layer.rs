@@ -4,6 +4,7 @@ use selvedge_compute::activation::Activation;
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::spec::init::Init;
 use crate::spec::options::{Kernel, Padding, Units};
 
 /// One layer. In TOML and JSON the key `layer` names it in snake case, the options are the other keys.
@@ -25,6 +26,12 @@ pub enum LayerSpec {
         /// Whether a trained number is added to each output channel.
         #[serde(default = "yes")]
         bias: bool,
+        /// How the weights begin; not written if it is the default.
+        #[serde(default, skip_serializing_if = "Init::is_default")]
+        init: Init,
+        /// Whether the weights keep their initial values: the bias alone trains. Not written if false.
+        #[serde(default, skip_serializing_if = "is_false")]
+        frozen: bool,
     },
     /// Matrix product. Features to features.
     Dense {
@@ -33,6 +40,12 @@ pub enum LayerSpec {
         /// Whether a trained number is added to each output feature.
         #[serde(default = "yes")]
         bias: bool,
+        /// How the weights begin; not written if it is the default.
+        #[serde(default, skip_serializing_if = "Init::is_default")]
+        init: Init,
+        /// Whether the weights keep their initial values: the bias alone trains. Not written if false.
+        #[serde(default, skip_serializing_if = "is_false")]
+        frozen: bool,
     },
     /// The largest value of each window, for each channel; pixels beyond the last whole window are left out.
     #[serde(serialize_with = "serialize_pool", deserialize_with = "deserialize_pool")]
@@ -174,6 +187,10 @@ fn two() -> usize {
 
 fn yes() -> bool {
     true
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn tenth() -> f32 {

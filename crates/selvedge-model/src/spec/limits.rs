@@ -9,3 +9,7 @@ pub(crate) const MAX_ACTIVATIONS: usize = 1 << 26;
 
 /// How deep residual blocks may be nested.
 pub(crate) const MAX_DEPTH: usize = 16;
+
+/// The most numbers that a patch may have whose eigenvectors are computed: a matrix of this many rows takes seconds, and the time
+/// grows with the cube.
+pub(crate) const MAX_WHITENED: usize = 256;

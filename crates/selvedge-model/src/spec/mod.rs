@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `layer` | the catalogue of layers, their options and names |
 //! | `reading` | how a layer is read from a recipe |
-//! | `options` | options that can be written in several ways |
+//! | `options`, `init` | options that can be written in several ways; how weights begin |
 //! | `inference` | the shape of every tensor and array |
 //! | `shape`, `array`, `layout` | what inference finds |
 //! | `limits`, `error` | what it refuses |
@@ -13,6 +13,7 @@
 pub(crate) mod array;
 pub(crate) mod error;
 pub(crate) mod inference;
+pub(crate) mod init;
 pub(crate) mod layer;
 pub(crate) mod layout;
 pub(crate) mod limits;

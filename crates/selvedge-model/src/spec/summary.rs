@@ -10,7 +10,8 @@ use crate::spec::shape::Shape;
 
 impl ModelSpec {
     /// The network as a table: each layer with its output shape, parameters and multiply-adds of one image's forward
-    /// pass, and the totals. Running statistics of batch norms count as parameters that are not trained, as in Keras.
+    /// pass, and the totals. Running statistics of batch norms and frozen weights count as parameters that are not trained, as in
+    /// Keras.
     ///
     /// # Errors
     /// If the layers do not fit together (as [`ModelError::Layer`]).
@@ -19,7 +20,8 @@ impl ModelSpec {
         let mut rows = vec![["Layer (type)", "Output Shape", "Param #", "Multiply-Adds"].map(str::to_owned)];
         rows.push(["input (Input)".to_owned(), tuple(shape.input.logical), "0".to_owned(), "0".to_owned()]);
         add_rows(&mut rows, &self.layers, &shape.layers, &shape, 0);
-        let (trained, fixed) = (shape.param_count(), shape.buffer_count());
+        let trained = shape.trained_count();
+        let fixed = shape.param_count() - trained + shape.buffer_count();
         Ok(table(&rows)
             + &format!(
                 "Total params: {} ({})\nTrainable params: {} ({})\nNon-trainable params: {} ({})\n\
@@ -34,12 +36,12 @@ impl ModelSpec {
             ))
     }
 
-    /// The number of trained parameters: weights, biases, gammas and betas.
+    /// The number of trained parameters: weights that are not frozen, biases, gammas and betas.
     ///
     /// # Errors
     /// If the layers do not fit together (as [`ModelError::Layer`]).
     pub fn parameters(&self) -> Result<usize, ModelError> {
-        NetworkShape::infer(self).map(|shape| shape.param_count())
+        NetworkShape::infer(self).map(|shape| shape.trained_count())
     }
 
     /// Multiply-adds of one image's forward pass through convolutions and dense layers. A training step takes about

@@ -139,7 +139,14 @@ mod tests {
     use crate::optimizer::Sgd;
 
     fn entry(name: &str, kind: ParamKind) -> ParamEntry {
-        ParamEntry { name: name.to_owned(), range: 0..16, shape: vec![16], kind, layout: ParamLayout::Channels(16) }
+        ParamEntry {
+            name: name.to_owned(),
+            range: 0..16,
+            shape: vec![16],
+            kind,
+            frozen: false,
+            layout: ParamLayout::Channels(16),
+        }
     }
 
     fn groups(text: &str) -> Vec<GroupSpec> {

@@ -90,8 +90,12 @@ impl OptimizerSpec {
         self.rule().cost(entries)
     }
 
-    /// The options of a parameter unless its group has others: weights decay, nothing else does.
+    /// The options of a parameter unless its group has others: weights decay, nothing else does. A frozen parameter stays as it
+    /// is.
     pub fn group_options(&self, entry: &ParamEntry) -> GroupOptions {
+        if entry.frozen {
+            return GroupOptions { rate_factor: 0.0, weight_decay: 0.0 };
+        }
         let decays = entry.kind == ParamKind::Weight;
         GroupOptions { rate_factor: 1.0, weight_decay: if decays { self.rule().weight_decay(entry) } else { 0.0 } }
     }
@@ -146,6 +150,7 @@ impl Optimizer {
     ///     range,
     ///     shape: vec![16],
     ///     kind,
+    ///     frozen: false,
     ///     layout: ParamLayout::Channels(16),
     /// };
     /// let mut params = Params {

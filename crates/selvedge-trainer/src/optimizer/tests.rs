@@ -11,7 +11,7 @@ fn params() -> Params {
     let value = |i: usize| (i % 7) as f32 - 3.0;
     let entry = |name: &str, range: std::ops::Range<usize>, kind| {
         let (name, channels) = (name.to_owned(), range.len());
-        ParamEntry { name, range, shape: vec![channels], kind, layout: ParamLayout::Channels(channels) }
+        ParamEntry { name, range, shape: vec![channels], kind, frozen: false, layout: ParamLayout::Channels(channels) }
     };
     Params {
         values: AlignedVec::from_slice(&(0..len).map(value).collect::<Vec<_>>()),
@@ -93,6 +93,20 @@ fn a_restored_optimizer_continues_with_the_same_bits() {
     optimizer.step(&mut params, 0.1);
     again.step(&mut copy, 0.1);
     assert_eq!(params.values[..], copy.values[..]);
+}
+
+/// Whatever the gradient says: a network's passes leave that of a frozen parameter zero.
+#[test]
+fn frozen_parameters_keep_their_bits() {
+    for spec in OptimizerSpec::ALL {
+        let mut params = params();
+        params.entries[0].frozen = true;
+        let before = params.values.clone();
+        let mut optimizer = Optimizer::new(spec, &params, Cpu::detect().unwrap());
+        (0..3).for_each(|_| optimizer.step(&mut params, 0.1));
+        assert_eq!(params.values[..CHUNK + 32], before[..CHUNK + 32], "{}", spec.name());
+        assert_ne!(params.values[CHUNK + 32..], before[CHUNK + 32..], "{}", spec.name());
+    }
 }
 
 #[test]
@@ -228,6 +242,7 @@ fn convolution() -> Params {
         range,
         shape: shape.to_vec(),
         kind,
+        frozen: false,
         layout: ParamLayout::Channels(count),
     };
     Params {

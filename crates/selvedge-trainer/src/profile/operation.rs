@@ -260,6 +260,7 @@ fn update(spec: OptimizerSpec, parameters: usize, Machine { cpu, threads, .. }: 
             range: start..start + usize::next_multiple_of(count, 16),
             shape,
             kind: ParamKind::Weight,
+            frozen: false,
             layout: ParamLayout::Channels(count),
         });
     };

@@ -49,7 +49,7 @@ pub struct BackwardArgs<'a> {
 
 /// The gradients of the parameters that a block adds to.
 pub struct WeightSums<'a> {
-    /// That of the weights, in panels; `None` if it is summed per panel.
+    /// That of the weights, in panels; `None` if it is summed per panel, or not at all ([`WeightGradient`]).
     pub weights: Option<&'a mut [f32]>,
     /// That of the bias; with a folded batch norm that of beta.
     pub bias: Option<&'a mut [f32]>,
@@ -75,6 +75,10 @@ impl ConvPlan {
             args;
         let WeightSums { weights, mut bias, accumulate } = sums;
         let shape = &self.shape;
+        let is_frozen = self.weight_gradient() == WeightGradient::Frozen;
+        if is_frozen && bias.is_none() && !self.has_input_gradient() {
+            return;
+        }
         let dy: &[u8] = match self.fusion.pool {
             Some(_) if self.takes_fused_gradient() => {
                 let weights = weights.expect("the weights of a first layer are summed per group");
@@ -118,6 +122,7 @@ impl ConvPlan {
         let accumulate = if self.overwrites_sums() { accumulate } else { Accumulate::Add };
         let weights_pass = || match weights {
             Some(weights) => self.backward_weights_of_block(cpu, [x, dy], accumulate, weights),
+            None if is_frozen => {}
             None => self.repack(cpu, [x, dy], repacked),
         };
         if !self.has_input_gradient() {

@@ -1,7 +1,7 @@
 //! The cost of the passes of a [`ConvPlan`]: operations and bytes, for profiles.
 
-use super::{ConvAlgorithm, ConvPlan, TensorType};
-use crate::cost::{self, ConvPasses, ElementBytes, Passes};
+use super::{ConvAlgorithm, ConvPlan, TensorType, WeightGradient};
+use crate::cost::{self, ConvPasses, Cost, ElementBytes, Passes};
 use crate::layout::{BLOCK, BlockShape};
 use crate::pool::Pool2dShape;
 
@@ -24,7 +24,10 @@ impl ConvPlan {
     /// The cost of the passes of a training step, including fused layers; without the gradient of x if it has none.
     pub fn cost(&self, images: usize) -> Passes {
         let ConvPasses { mut forward, backward_data, backward_weights } = self.pass_costs(images);
-        let mut backward = backward_weights;
+        let mut backward = Cost::default();
+        if self.weight_gradient() != WeightGradient::Frozen {
+            backward = backward_weights;
+        }
         if self.has_input_gradient() {
             backward = backward + backward_data;
         }

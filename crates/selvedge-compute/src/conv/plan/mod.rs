@@ -74,6 +74,8 @@ pub enum WeightGradient {
     /// Each panel of output channels is summed over all blocks after the backward pass, without partial sums. For weights that are
     /// larger than the activations, as in most dense layers.
     PerPanel,
+    /// It is not computed ([`ConvPlan::with_frozen_weights`]).
+    Frozen,
 }
 
 /// How one convolution or dense layer is computed.
@@ -108,6 +110,8 @@ pub struct ConvPlan {
     output: Precision,
     forward: ConvAlgorithm,
     backward: ConvAlgorithm,
+    /// Whether nobody needs the gradient of the weights.
+    frozen: bool,
 }
 
 impl ConvPlan {
@@ -131,7 +135,7 @@ impl ConvPlan {
             Precision::F32 if grey_pooled => (ConvAlgorithm::GreyPooled, ConvAlgorithm::GreyPooled),
             Precision::F32 => (winograd(Winograd::fused(&shape, pool)), winograd(Winograd::of(&shape))),
         };
-        Self { shape, fusion, source, precision, output: precision, forward, backward }
+        Self { shape, fusion, source, precision, output: precision, forward, backward, frozen: false }
     }
 
     /// The same plan with y in f32 in either precision, for logits; the gradient of y keeps the network's precision.
@@ -141,6 +145,12 @@ impl ConvPlan {
     pub fn with_f32_output(self) -> Self {
         assert!(!self.fusion.batch_norm, "logits come from a layer without batch norm, not {:?}", self.shape);
         Self { output: Precision::F32, ..self }
+    }
+
+    /// The same plan for weights that do not train: their gradient is left out where it has a pass of its own. A plan that
+    /// [takes the fused gradient](ConvPlan::takes_fused_gradient) computes it together with that of the bias, whatever the weights.
+    pub fn with_frozen_weights(self) -> Self {
+        Self { frozen: true, ..self }
     }
 
     /// Whether a batch norm after this layer can be folded into it: the layer reads 3x3 pixels of a grey image, and its output has
@@ -209,6 +219,9 @@ impl ConvPlan {
 
     /// How the gradient of the weights is partitioned.
     pub fn weight_gradient(&self) -> WeightGradient {
+        if self.frozen && !self.takes_fused_gradient() {
+            return WeightGradient::Frozen;
+        }
         let large = self.shape.weights_exceed_activations(self.precision.bytes());
         if large && self.source == Source::Layer { WeightGradient::PerPanel } else { WeightGradient::PerGroup }
     }
@@ -232,7 +245,7 @@ impl ConvPlan {
     /// Bytes of a block's x and dY, repacked by [`ConvPlan::repack`] for the gradient per panel; 0 if it reads them in place.
     pub fn repacked_bytes(&self) -> [usize; 2] {
         match (self.weight_gradient(), self.backward) {
-            (WeightGradient::PerGroup, _) | (_, ConvAlgorithm::Winograd(_)) => [0; 2],
+            (WeightGradient::PerGroup | WeightGradient::Frozen, _) | (_, ConvAlgorithm::Winograd(_)) => [0; 2],
             (WeightGradient::PerPanel, algorithm) => {
                 [self.shape.input, self.shape.output].map(|tensor| tensor.len() * algorithm.precision().bytes())
             }

@@ -41,7 +41,7 @@ impl Passes {
         plan.forward(cpu, args, bytes_mut(&mut passes.y));
         let mut full = AlignedVec::<f32>::zeroed(shape.output.len());
         let [mut x_to, mut dy_to] = plan.repacked_bytes().map(AlignedVec::<u8>::zeroed);
-        let per_group = plan.weight_gradient() == WeightGradient::PerGroup;
+        let way = plan.weight_gradient();
         let args = BackwardArgs {
             x: bytes(&x),
             y: bytes(&passes.y),
@@ -55,10 +55,10 @@ impl Passes {
             chunks: 1,
             elementwise_chunks: 1,
         };
-        let weights = per_group.then_some(&mut passes.dweights[..]);
+        let weights = (way == WeightGradient::PerGroup).then_some(&mut passes.dweights[..]);
         let sums = WeightSums { weights, bias: Some(&mut passes.dbias), accumulate: Accumulate::Overwrite };
         plan.backward(cpu, args, sums);
-        if !per_group {
+        if way == WeightGradient::PerPanel {
             let operands = if plan.keeps_operands() { [bytes(&x), bytes(&dy)] } else { [&x_to[..], &dy_to[..]] };
             let operands = operands.map(Blocks::one);
             plan.backward_weights_of_panels(cpu, operands, 0..shape.panels(), &mut passes.dweights);
@@ -145,6 +145,39 @@ fn check(cpu: Cpu, plan: ConvPlan, case: &Case) {
     }
     for (got, want) in passes.dbias.iter().zip(&dbias) {
         assert_close(&format!("dbias of {name}"), *got, *want, terms);
+    }
+}
+
+/// With the gradient of the bias beside it.
+#[test]
+fn frozen_weights_change_no_other_bit() {
+    for (i, shape) in shapes().into_iter().enumerate() {
+        let case = Case::new(shape, 1, 200 + i as u64);
+        let padded = shape.input.channel_stride.is_multiple_of(PANEL);
+        let source = if padded { Source::Layer } else { Source::Network };
+        let holds = |window: &[usize; 2]| window[0] <= shape.output.height && window[1] <= shape.output.width;
+        let pooled = [[2, 2]].into_iter().filter(holds).map(|window| (true, Some(window)));
+        for (relu, pool) in [(false, None), (true, None)].into_iter().chain(pooled) {
+            let plan = ConvPlan::new(shape, Fusion { batch_norm: false, relu, pool }, source, Precision::F32);
+            let frozen_plan = plan.with_frozen_weights();
+            assert!(frozen_plan.scratch_bytes() <= plan.scratch_bytes());
+            let bias = vec![0.1; shape.output.channel_stride];
+            for cpu in cpus() {
+                let [trained, frozen] = [plan, frozen_plan].map(|plan| Passes::run(cpu, plan, &case, &bias));
+                assert_eq!((&trained.y[..], &trained.dx[..]), (&frozen.y[..], &frozen.dx[..]), "{plan:?}");
+                assert_eq!(trained.dbias[..], frozen.dbias[..], "{plan:?}");
+                let expected = if plan.takes_fused_gradient() {
+                    trained.dweights.to_vec()
+                } else {
+                    vec![0.0; shape.weights_len()]
+                };
+                assert_eq!(frozen.dweights[..], expected, "{plan:?}");
+            }
+            // The passes of the weights cost something, and nothing else is left out.
+            let [trained, frozen] = [plan, frozen_plan].map(|plan| plan.cost(BLOCK));
+            assert_eq!(trained.forward, frozen.forward);
+            assert_eq!(trained.backward.flops > frozen.backward.flops, !plan.takes_fused_gradient(), "{plan:?}");
+        }
     }
 }
 

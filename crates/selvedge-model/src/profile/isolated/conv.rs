@@ -65,6 +65,7 @@ fn passes_of<E: Element>(plan: ConvPlan, operands: Operands) -> Vec<Make> {
         let run = match plan.weight_gradient() {
             WeightGradient::PerGroup => weights_by_block(plan, cpu, x, dy),
             WeightGradient::PerPanel => weights_by_panels(plan, cpu, x, dy, blocks),
+            WeightGradient::Frozen => unreachable!("a layer that is measured alone is not frozen"),
         };
         pass("backward_weights", cpu, |passes| passes.backward_weights, batch, of_thread, run)
     });

@@ -87,6 +87,8 @@ fn options_out_of_range_are_refused() {
         stride,
         padding,
         bias: true,
+        init: Init::default(),
+        frozen: false,
     };
     let same = Padding::Same;
     assert_refused(vec![conv2d(0, [3, 3], 1, same)], &["layer 0.conv2d", "an image of 28x28x1", "filters = 0"]);
@@ -134,6 +136,39 @@ fn layers_that_do_not_fit_together_are_refused() {
     assert_refused(vec![conv(10, true)], &["0.conv2d", "gives an image of 28x28x10"]);
     // The right number of features, but not one in a channel each.
     assert!(refusal(&grey(2, 5, vec![LayerSpec::Flatten])).contains("end with"));
+}
+
+#[test]
+fn initial_weights_that_a_layer_cannot_have_are_refused() {
+    let conv2d = |filters, kernel: usize, init| LayerSpec::Conv2d {
+        filters,
+        kernel: Kernel::from(kernel),
+        stride: 1,
+        padding: Padding::Same,
+        bias: true,
+        init,
+        frozen: true,
+    };
+    let whitening = |filters, kernel| conv2d(filters, kernel, Init::Whitening);
+    let accepted = |first| grey(28, 28, vec![first, LayerSpec::Flatten, classes()]);
+    assert!(NetworkShape::infer(&accepted(whitening(18, 3))).is_ok());
+    let parts = ["layer 0.conv2d", "filters = 20", "even", "at most 18", "9 numbers of a 3x3 patch of 1 channel"];
+    assert_refused(vec![whitening(20, 3)], &parts);
+    assert_refused(vec![whitening(7, 3)], &["filters = 7", "an even number, at most 18"]);
+    assert_refused(vec![whitening(10, 2)], &["at most 8", "2x2 patch"]);
+    assert_refused(vec![whitening(10, 17)], &["init = \"whitening\" is not allowed", "at most 256"]);
+    assert!(NetworkShape::infer(&accepted(whitening(512, 16))).is_ok());
+    let place = ["init = \"whitening\" is not allowed", "first layer"];
+    for layers in [vec![RELU, whitening(4, 3)], vec![LayerSpec::Residual { layers: vec![whitening(2, 3)] }]] {
+        assert_refused(layers, &place);
+    }
+    let mut colour = accepted(whitening(54, 3));
+    colour.input.channels = 3;
+    assert!(NetworkShape::infer(&colour).is_ok());
+    for init in [Init::Dirac, Init::Whitening] {
+        let dense = LayerSpec::Dense { units: Units::Classes, bias: true, init, frozen: false };
+        assert_refused(vec![LayerSpec::Flatten, dense], &["layer 1.dense", init.name(), "for conv2d"]);
+    }
 }
 
 #[test]
@@ -233,7 +268,8 @@ proptest! {
 
 #[test]
 fn units_of_classes_follow_the_number_of_classes() {
-    let mut spec = grey(4, 4, vec![LayerSpec::Flatten, LayerSpec::Dense { units: Units::Classes, bias: false }]);
+    let dense = LayerSpec::Dense { units: Units::Classes, bias: false, init: Init::default(), frozen: false };
+    let mut spec = grey(4, 4, vec![LayerSpec::Flatten, dense]);
     for classes in [2, 10, 256] {
         spec.classes = classes;
         assert_eq!(NetworkShape::infer(&spec).unwrap().param_count(), 16 * classes);

@@ -39,6 +39,17 @@ fn totals_of_known_networks() {
 }
 
 #[test]
+fn frozen_weights_are_not_trainable() {
+    let mut spec = keras_classifier();
+    let LayerSpec::Conv2d { frozen, .. } = &mut spec.layers[0] else { panic!("{:?}", spec.layers[0]) };
+    *frozen = true;
+    let text = spec.summary().unwrap();
+    let expected = ["Total params: 279,406 (1.07 MB)\n", "Trainable params: 279,262 ", "Non-trainable params: 144 "];
+    assert!(expected.iter().all(|line| text.contains(line)), "{text}");
+    assert_eq!(spec.parameters().unwrap(), 279_262);
+}
+
+#[test]
 fn digits_in_groups() {
     let texts = [0, 12, 999, 1000, 123_456, 1_234_567].map(grouped);
     assert_eq!(texts, ["0", "12", "999", "1,000", "123,456", "1,234,567"]);

@@ -16,7 +16,7 @@ use selvedge_compute::conv::direct::repack::to_planes;
 use selvedge_compute::conv::tiles::repack;
 use selvedge_compute::dropout::{self, DropoutMask};
 use selvedge_compute::input::{self, BlockImages};
-use selvedge_compute::loss::{self, BlockTargets, Logits, LossGradient};
+use selvedge_compute::loss::{self, BlockTargets, Logits, LossGradient, TargetOptions};
 use selvedge_compute::norm::{self, BackwardArgs, Normalisation, PooledBackwardArgs, PooledMaxima};
 use selvedge_compute::optim::{self, AdamParams, SgdParams};
 use selvedge_compute::pool::{self, Pool2dShape, PooledGradient};
@@ -192,7 +192,13 @@ fn losses(criterion: &mut Criterion) {
     measure(criterion, "loss/cross_entropy", "f32", 2 * bytes, |cpu| {
         let targets = BlockTargets::Labels(&labels);
         let gradient = LossGradient { scale: 1.0 / 64.0, dlogits: &mut dlogits };
-        loss::cross_entropy(cpu, logits, targets, 0.1, Some(gradient));
+        loss::cross_entropy(
+            cpu,
+            logits,
+            targets,
+            TargetOptions { smoothing: 0.1, class_weights: None },
+            Some(gradient),
+        );
     });
     let written = size_of_val(&probabilities[..]);
     measure(criterion, "loss/softmax", "f32", bytes + written, |cpu| loss::softmax(cpu, logits, &mut probabilities));

@@ -164,7 +164,8 @@ impl Network {
 
     /// One training pass: the loss, and its gradients in [`Network::params`].
     ///
-    /// `images` are bytes or floats, `[N, height, width, channels]` ([`Images`]). The loss is the mean over them. The bits of the
+    /// `images` are bytes or floats, `[N, height, width, channels]` ([`Images`]). The loss is the mean over them, weighted if
+    /// [`Loss::class_weights`] are given. The bits of the
     /// result do not depend on the number of threads. Nothing is allocated.
     ///
     /// # Panics
@@ -188,16 +189,25 @@ impl Network {
             Targets::Soft(soft) => (soft.len(), count * self.spec.classes),
         };
         assert_eq!(given, needed, "targets for {count} images");
+        if let Some(weights) = &loss.class_weights {
+            assert_eq!(weights.len(), self.spec.classes, "class weights and classes");
+        }
         let (threads, precision) = (self.threads.clone(), self.precision);
         let Self { state, engine, stale, .. } = self;
         threads.install(|| {
             if std::mem::take(stale) {
                 engine.pack(state);
             }
-            let batch = Batch { images, targets, count };
-            match precision {
+            let divisor = loss.divisor(targets, count);
+            let batch = Batch { images, targets, count, scale: 1.0 / divisor as f32 };
+            let metrics = match precision {
                 Precision::F32 => engine.train::<f32>(state, batch, loss, key),
                 Precision::Bf16 => engine.train::<bf16>(state, batch, loss, key),
+            };
+            match loss.class_weights {
+                // So that the mean over the images is the weighted one.
+                Some(_) => BatchMetrics { loss_sum: metrics.loss_sum / divisor * count as f64, ..metrics },
+                None => metrics,
             }
         })
     }
@@ -350,7 +360,7 @@ impl Network {
             if std::mem::take(stale) {
                 engine.pack(state);
             }
-            let batch = Batch { images, targets: Targets::Labels(&[]), count };
+            let batch = Batch { images, targets: Targets::Labels(&[]), count, scale: 0.0 };
             match precision {
                 Precision::F32 => engine.estimate_statistics::<f32>(state, batch, key, share),
                 Precision::Bf16 => engine.estimate_statistics::<bf16>(state, batch, key, share),

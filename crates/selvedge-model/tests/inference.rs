@@ -83,7 +83,8 @@ fn hard_soft_targets_are_labels() {
     let start = network.snapshot();
     let mut pass = |targets: Targets<'_>| {
         network.restore(&start);
-        let metrics = network.forward_backward(&images, targets, &Loss { label_smoothing: 0.1 }, KEY);
+        let metrics =
+            network.forward_backward(&images, targets, &Loss { label_smoothing: 0.1, class_weights: None }, KEY);
         (metrics, gradients(&mut network))
     };
     let (by_label, by_share) = (pass(Targets::Labels(&labels)), pass(Targets::Soft(&soft)));

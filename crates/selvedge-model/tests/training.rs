@@ -9,7 +9,9 @@ const KEY: StepKey = StepKey { seed: 5, step: 1 };
 
 /// The mean loss of a pass that draws the same dropout masks whatever the weights.
 fn loss(network: &mut Network, images: &[u8], labels: &[u8]) -> f64 {
-    network.forward_backward(images, Targets::Labels(labels), &Loss { label_smoothing: 0.1 }, KEY).loss()
+    network
+        .forward_backward(images, Targets::Labels(labels), &Loss { label_smoothing: 0.1, class_weights: None }, KEY)
+        .loss()
 }
 
 /// Along a random direction the loss changes as its gradient says. With only smooth layers the central difference is

@@ -11,6 +11,7 @@ pub mod download;
 mod error;
 pub mod evaluate;
 mod finish;
+mod gradients;
 pub mod loader;
 mod machine;
 pub mod observer;

@@ -1,5 +1,7 @@
 //! [`Loader`]: the batches of an epoch, augmented, in an order that depends on seed and epoch alone.
 
+use std::ops::Range;
+
 use selvedge_augment::{Augmenter, Batch, BatchTrace, EpochKey};
 
 use crate::data::{TrainingData, epoch_order};
@@ -14,6 +16,8 @@ pub struct Loader<'a> {
     indices: &'a [u32],
     augmenter: Augmenter,
     batch: usize,
+    /// Batches per step.
+    accumulation: usize,
     drop_last: bool,
     key: EpochKey,
     order: Vec<u32>,
@@ -21,30 +25,42 @@ pub struct Loader<'a> {
 
 /// Steps of an epoch of a recipe over so many training images.
 pub(crate) fn steps_per_epoch(recipe: &Recipe, images: usize) -> usize {
-    steps_of(images, recipe.batch, recipe.drop_last)
+    parts_of(images, recipe.batch * recipe.accumulation, recipe.drop_last)
 }
 
-fn steps_of(images: usize, batch: usize, drop_last: bool) -> usize {
-    if drop_last { images / batch } else { images.div_ceil(batch) }
+/// Parts of so many images, without the last if it is smaller and `drop_last` says so.
+fn parts_of(images: usize, part: usize, drop_last: bool) -> usize {
+    if drop_last { images / part } else { images.div_ceil(part) }
 }
 
 impl<'a> Loader<'a> {
     /// Batches of the images at `indices`, by the recipe's batch size and seed.
     ///
     /// # Panics
-    /// If the recipe's batch size is 0.
+    /// If the recipe's batch size is 0, or its steps have no batches.
     pub fn new(recipe: &Recipe, data: &'a TrainingData, indices: &'a [u32], augmenter: Augmenter) -> Self {
-        let &Recipe { batch, drop_last, seed, .. } = recipe;
-        assert!(batch > 0, "a batch has at least one image");
+        let &Recipe { batch, accumulation, drop_last, seed, .. } = recipe;
+        assert!(batch > 0 && accumulation > 0, "a batch has at least one image, and a step at least one batch");
         let (key, order) = (EpochKey { seed, epoch: 0 }, Vec::with_capacity(indices.len()));
-        let mut loader = Self { data, indices, augmenter, batch, drop_last, key, order };
+        let mut loader = Self { data, indices, augmenter, batch, accumulation, drop_last, key, order };
         loader.begin_epoch(0);
         loader
     }
 
     /// Steps of an epoch.
     pub fn steps(&self) -> usize {
-        steps_of(self.indices.len(), self.batch, self.drop_last)
+        parts_of(self.indices.len(), self.batch * self.accumulation, self.drop_last)
+    }
+
+    /// Batches of an epoch.
+    pub fn batches(&self) -> usize {
+        if self.drop_last { self.steps() * self.accumulation } else { parts_of(self.indices.len(), self.batch, false) }
+    }
+
+    /// The batches of a step of the epoch, both counted from 0.
+    pub fn batches_of(&self, step: usize) -> Range<usize> {
+        let first = step * self.accumulation;
+        first..self.batches().min(first + self.accumulation)
     }
 
     /// Batches of an epoch that are full.
@@ -66,7 +82,7 @@ impl<'a> Loader<'a> {
 
     /// Like [`Loader::fill`], but hands each chunk of a worker's work to `around`, which must call it.
     pub fn fill_around(&self, number: usize, batch: &mut Batch, around: &(dyn Fn(&mut dyn FnMut()) + Sync)) {
-        if number >= self.steps() {
+        if number >= self.batches() {
             return;
         }
         let (images, labels) = (self.data.images(), self.data.labels());
@@ -81,7 +97,7 @@ impl<'a> Loader<'a> {
 
     /// The images of a batch of the epoch, in their order; empty beyond its last batch.
     pub fn indices(&self, number: usize) -> &[u32] {
-        if number >= self.steps() {
+        if number >= self.batches() {
             return &[];
         }
         let start = number * self.batch;
@@ -92,6 +108,6 @@ impl<'a> Loader<'a> {
     pub fn find(&self, image: u32) -> Option<(usize, usize)> {
         let position = self.order.iter().position(|&index| index == image)?;
         let place = (position / self.batch, position % self.batch);
-        (place.0 < self.steps()).then_some(place)
+        (place.0 < self.batches()).then_some(place)
     }
 }

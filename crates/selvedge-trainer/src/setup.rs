@@ -140,6 +140,8 @@ pub(crate) struct Images {
     pub(crate) data: TrainingData,
     pub(crate) partition: Partition,
     pub(crate) augmenter: Augmenter,
+    /// The weight of each class in the loss, if the recipe has them.
+    pub(crate) class_weights: Option<Vec<f32>>,
     /// What made the copies, if there are any.
     pub(crate) offline: Option<Offline>,
 }
@@ -162,7 +164,14 @@ impl Images {
             let problem = format!("{shift} is not possible: from 0 to below the image's {} pixels", height.min(width));
             return Err(recipe.error("test_time_averaging.shift", problem).into());
         }
-        Ok(Self { data, partition, augmenter, offline })
+        let labels = partition.train.iter().map(|&index| data.labels()[index as usize]);
+        let class_weights = match &recipe.recipe.class_weights {
+            Some(weights) => Some(
+                weights.of(labels, &data.class_names).map_err(|refusal| recipe.error(&refusal.key, refusal.problem))?,
+            ),
+            None => None,
+        };
+        Ok(Self { data, partition, augmenter, class_weights, offline })
     }
 }
 
@@ -235,6 +244,11 @@ fn hold_out(loaded: &LoadedRecipe, data: &TrainingData) -> Result<Partition, Tra
     if recipe.batch > left {
         let problem = format!("{} is not possible: from 1 to the {left} training images", recipe.batch);
         return Err(loaded.error("batch", problem).into());
+    }
+    let most = left / recipe.batch;
+    if recipe.accumulation > most {
+        let problem = format!("{} is not possible: from 1 to the {most} full batches of an epoch", recipe.accumulation);
+        return Err(loaded.error("accumulation", problem).into());
     }
     if let Some(averaging) = recipe.averaging {
         averaging

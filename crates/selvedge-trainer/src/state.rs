@@ -79,7 +79,7 @@ impl TrainState {
 
     /// A copy of everything.
     pub(crate) fn checkpoint(&self) -> Checkpoint {
-        let Learner { network, optimizer, averaging } = &self.learner;
+        let Learner { network, optimizer, averaging, .. } = &self.learner;
         let (first, second) = optimizer.moments();
         let average = averaging.as_ref().map(|averaging| {
             let (updates, weights, statistics) = averaging.state();

@@ -103,7 +103,7 @@ impl<'a> Training<'a> {
             options,
             inputs,
             schedule: Schedule::new(recipe, loader.steps() as u64),
-            step: TrainingStep::new(recipe, loader),
+            step: TrainingStep::new(recipe, loader, images.class_weights.clone()),
             held_out,
             best_monitor: recipe.early_stopping.map_or(default_monitor, |spec| spec.monitor),
             state: TrainState::new(inputs, network, options.started),
@@ -136,15 +136,15 @@ impl<'a> Training<'a> {
         inputs.threads.keep_awake(|| {
             let mut lap = Instant::now();
             self.step.begin_epoch(self.state.progress.epoch, first);
-            for batch in first..steps {
+            for number in first..steps {
                 let reason = self.options.stop.load(Ordering::Relaxed);
                 if reason != 0 {
                     return Ok(Some(reason));
                 }
                 let step = self.state.progress.step;
                 let rate = self.rate(step);
-                // After an epoch's last batch the loader has none to draw.
-                let args = StepArgs { step, rate, next: Some(batch + 1) };
+                // After an epoch's last step the loader has no batch to draw.
+                let args = StepArgs { step, rate, next: Some(number + 1) };
                 let metrics = self.step.run(&mut self.state.learner, args);
                 self.state.check_loss("loss", metrics.loss(), rate)?;
 

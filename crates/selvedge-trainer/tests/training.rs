@@ -205,8 +205,8 @@ fn a_resumed_run_ends_with_the_same_bits() {
     }
 }
 
-/// Muon with a group, and every average; each decides something about the last weights.
-const KINDS_OF_UPDATES: [&[&str]; 4] = [
+/// Muon with a group, every average, and what changes the gradients; each decides something about the last weights.
+const KINDS_OF_UPDATES: [&[&str]; 5] = [
     &[
         "optimizer={kind='muon', learning_rate=0.05, rest={learning_rate=0.02}}",
         "groups=[{kind='bias', rate=8, weight_decay=0.01}]",
@@ -214,6 +214,14 @@ const KINDS_OF_UPDATES: [&[&str]; 4] = [
     &["averaging={kind='lookahead'}"],
     &["averaging={kind='ema', decay=0.9, start=0.1}"],
     &["averaging={kind='swa', start=0.5, every=3, statistics_batches=2}"],
+    // Three batches of five images are a step, so that an epoch still has 8.
+    &[
+        "batch=5",
+        "accumulation=3",
+        "gradient_clipping={max_norm=0.5}",
+        "gradient_centralisation=true",
+        "class_weights=[1, 2, 1, 0.5]",
+    ],
 ];
 
 #[test]
@@ -238,6 +246,43 @@ fn every_kind_of_update_resumes_and_runs_on_any_threads_with_the_same_bits() {
             assert_eq!(figures(&out), figures(&whole));
         }
     }
+}
+
+/// Without batch norm, dropout and augmentation, the batches of a step are as good as one batch of all their images.
+#[test]
+fn accumulated_batches_are_one_large_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = small_dataset(dir.path());
+    let run = |name: &str, sets: &[&str]| {
+        let layers = "model.layers=[{layer='flatten'}, {layer='dense', units='classes'}]";
+        let usual = ["augmentation=[]", layers, "optimizer={kind='sgd', learning_rate=0.1}", "label_smoothing=0.0"];
+        let out = dir.path().join(name);
+        let summary = finished(train(&new_run(small_recipe(&data, &[&usual, sets].concat()), &out, 2), &mut Silent));
+        (summary.steps, figures(&out))
+    };
+    // 120 images: the last step of an epoch has 8 of 14, in batches of 7 and 1.
+    let (steps, expected) = run("whole", &["batch=14"]);
+    let (accumulated_steps, found) = run("parts", &["batch=7", "accumulation=2"]);
+    assert_eq!((steps, accumulated_steps), (27, 27));
+    for ((.., expected, expected_validation), (.., found, validation)) in expected.iter().zip(&found) {
+        assert!((found - expected).abs() < 1e-5 * expected, "{found} {expected}");
+        assert!(
+            (validation.unwrap() - expected_validation.unwrap()).abs() < 1e-5,
+            "{validation:?} {expected_validation:?}"
+        );
+    }
+    assert_eq!(run("dropped", &["batch=7", "accumulation=2", "drop_last=true"]).0, 24);
+}
+
+#[test]
+fn balanced_weights_are_found_in_the_training_images() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = small_dataset(dir.path());
+    let sha = |name: &str, set: &str| {
+        finished(train(&new_run(small_recipe(&data, &[set]), &dir.path().join(name), 2), &mut Silent)).weights_sha256
+    };
+    // Of the 120 images, 48 are of the first class, 24 of each other: 120 / (4 · 48) and 120 / (4 · 24).
+    assert_eq!(sha("balanced", "class_weights='balanced'"), sha("list", "class_weights=[0.625, 1.25, 1.25, 1.25]"));
 }
 
 #[test]
@@ -415,6 +460,8 @@ fn a_recipe_that_does_not_fit_the_data_is_refused_before_anything_is_written() {
             "model.layers.0={layer='conv2d', filters=20, kernel=3, init='whitening'}",
             ["layer 0.conv2d", "filters = 20 is not allowed with init = \"whitening\": an even number, at most 18"],
         ),
+        ("accumulation=8", ["--set accumulation=8: accumulation", "from 1 to the 7 full batches"]),
+        ("class_weights=[1, 2]", ["class_weights: a list of 2", "each of the 4 classes"]),
         ("augmentation.1.max=10", ["small.toml, line 7", "translate"]),
     ] {
         let message = message(&[set]);

@@ -1,8 +1,9 @@
 //! Softmax cross-entropy with label smoothing over a block's logits, and softmax for prediction.
 //!
 //! With logits z, targets t (one-hot for a label) of K classes and smoothing ε, the loss of an image is −Σ qᵢ·log pᵢ,
-//! where p = softmax(z) and q = (1 − ε)·t + ε/K (Szegedy et al., 2016). Its gradient by z is (Σ q)·p − q. Both subtract
-//! the largest logit first, so no exponential overflows.
+//! where p = softmax(z) and q = (1 − ε)·t + ε/K (Szegedy et al., 2016). With a weight wᵢ for each class, wᵢ·qᵢ takes the place
+//! of qᵢ, as in PyTorch's `CrossEntropyLoss(weight=w)`. The gradient by z is (Σ q)·p − q. Both subtract the largest logit
+//! first, so no exponential overflows.
 
 use crate::Cpu;
 use crate::layout::{BLOCK, BlockShape};
@@ -28,6 +29,15 @@ pub struct Logits<'a> {
     pub valid: usize,
 }
 
+/// What [`cross_entropy`] makes of the targets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TargetOptions<'a> {
+    /// The share of each target that goes evenly to all classes, from 0 to 1.
+    pub smoothing: f32,
+    /// A factor for each class of each target, smoothed before; `None` for 1.
+    pub class_weights: Option<&'a [f32]>,
+}
+
 /// Receives the gradient of [`cross_entropy`].
 #[derive(Debug)]
 pub struct LossGradient<'a> {
@@ -51,15 +61,16 @@ pub struct BlockLoss {
 /// A NaN among an image's logits makes its loss NaN and its prediction wrong.
 ///
 /// # Panics
-/// If a length does not fit the logits, a label is not below `classes`, or `smoothing` is not within 0..=1.
+/// If a length does not fit the logits, a label is not below `classes`, or the smoothing is not within 0..=1.
 ///
 /// ```
-/// use selvedge_compute::{Cpu, loss::{BlockTargets, Logits, LossGradient, cross_entropy}};
+/// use selvedge_compute::{Cpu, loss::{BlockTargets, Logits, LossGradient, TargetOptions, cross_entropy}};
 /// let (mut values, mut dlogits) = (vec![0.0; 32 * 16], vec![0.0; 32 * 16]);
 /// values[3] = 8.0;
 /// let logits = Logits { values: &values, classes: 10, valid: 1 };
 /// let gradient = LossGradient { scale: 1.0, dlogits: &mut dlogits };
-/// let loss = cross_entropy(Cpu::detect()?, logits, BlockTargets::Labels(&[3]), 0.0, Some(gradient));
+/// let (targets, options) = (BlockTargets::Labels(&[3]), TargetOptions::default());
+/// let loss = cross_entropy(Cpu::detect()?, logits, targets, options, Some(gradient));
 /// assert!(loss.sum < 0.01 && loss.correct == 1);
 /// assert!(dlogits[3] < 0.0 && dlogits[2] > 0.0);
 /// # Ok::<(), selvedge_compute::CpuError>(())
@@ -68,9 +79,10 @@ pub fn cross_entropy(
     cpu: Cpu,
     logits: Logits<'_>,
     targets: BlockTargets<'_>,
-    smoothing: f32,
+    options: TargetOptions<'_>,
     gradient: Option<LossGradient<'_>>,
 ) -> BlockLoss {
+    let TargetOptions { smoothing, class_weights } = options;
     logits.check();
     let (classes, valid) = (logits.classes, logits.valid);
     match targets {
@@ -86,11 +98,14 @@ pub fn cross_entropy(
         }
     }
     assert!((0.0..=1.0).contains(&smoothing), "label smoothing must be between 0 and 1, not {smoothing}");
+    if let Some(weights) = class_weights {
+        assert_eq!(weights.len(), classes, "{} class weights for {classes} classes", weights.len());
+    }
     if let Some(gradient) = &gradient {
         let (have, need) = (gradient.dlogits.len(), logits.values.len());
         assert_eq!(have, need, "the gradient has {have} elements and the logits {need}");
     }
-    dispatch(cpu, CrossEntropy { logits, targets, smoothing, gradient })
+    dispatch(cpu, CrossEntropy { logits, targets, options, gradient })
 }
 
 /// The probability of each class of each valid image, `[valid][classes]` without padding.
@@ -192,33 +207,41 @@ impl Logits<'_> {
 struct CrossEntropy<'a> {
     logits: Logits<'a>,
     targets: BlockTargets<'a>,
-    smoothing: f32,
+    options: TargetOptions<'a>,
     gradient: Option<LossGradient<'a>>,
 }
 
 impl CrossEntropy<'_> {
-    /// A vector of `image`'s smoothed targets from class `c` on, zero in lanes beyond the classes.
+    /// A vector of `image`'s smoothed and weighted targets from class `c` on, zero in lanes beyond the classes.
     #[inline(always)]
     fn target<S: Simd>(&self, s: S, image: usize, c: usize) -> S::V {
         let classes = self.logits.classes;
-        let base = s.splat(self.smoothing / classes as f32);
-        let kept = s.splat(1.0 - self.smoothing);
+        let base = s.splat(self.options.smoothing / classes as f32);
+        let kept = s.splat(1.0 - self.options.smoothing);
         let target = match self.targets {
             BlockTargets::Labels(labels) => {
                 let lanes = s.add_u(s.lane_numbers(), s.splat_u(c as u32));
                 s.select(s.eq_u(lanes, s.splat_u(u32::from(labels[image]))), kept, s.zero())
             }
-            BlockTargets::Soft(soft) => {
-                // Targets are not padded, so the last vector is copied from the classes that are left.
-                let mut lanes = [0.0; MAX_LANES];
-                let row = &soft[image * classes..][..classes];
-                let classes_left = &row[c..classes.min(c + S::LANES)];
-                lanes[..classes_left.len()].copy_from_slice(classes_left);
-                // SAFETY: `lanes` has MAX_LANES elements, at least LANES.
-                s.mul(kept, unsafe { s.load(lanes.as_ptr()) })
-            }
+            BlockTargets::Soft(soft) => s.mul(kept, Self::padded(s, &soft[image * classes..][..classes], c)),
         };
-        s.select(self.logits.is_class(s, c), s.add(target, base), s.zero())
+        let smoothed = s.add(target, base);
+        let weighted = match self.options.class_weights {
+            Some(weights) => s.mul(smoothed, Self::padded(s, weights, c)),
+            None => smoothed,
+        };
+        s.select(self.logits.is_class(s, c), weighted, s.zero())
+    }
+
+    /// A vector of `row`'s numbers from class `c` on, zero in lanes beyond them. Rows are not padded, so the last vector is
+    /// copied from the numbers that are left.
+    #[inline(always)]
+    fn padded<S: Simd>(s: S, row: &[f32], c: usize) -> S::V {
+        let mut lanes = [0.0; MAX_LANES];
+        let left = &row[c..row.len().min(c + S::LANES)];
+        lanes[..left.len()].copy_from_slice(left);
+        // SAFETY: `lanes` has MAX_LANES elements, at least LANES.
+        unsafe { s.load(lanes.as_ptr()) }
     }
 
     /// The class that a correct prediction of `image` has.

@@ -57,14 +57,15 @@ fn matches_reference_and_central_differences() {
                 (BlockTargets::Soft(&hard), &hard, 0.0),
             ] {
                 let mut dlogits = vec![7.0; values.len()];
+                let options = TargetOptions { smoothing, class_weights: None };
                 let loss = cross_entropy(
                     cpu,
                     logits,
                     targets,
-                    smoothing,
+                    options,
                     Some(LossGradient { scale: 0.5, dlogits: &mut dlogits }),
                 );
-                let without = cross_entropy(cpu, logits, targets, smoothing, None);
+                let without = cross_entropy(cpu, logits, targets, options, None);
                 assert_eq!(loss, without);
                 let (mut sum, mut correct, mut gradient) = (0.0, 0, vec![]);
                 for (z, t) in wide(&z).chunks(classes).zip(wide(weights).chunks(classes)) {
@@ -103,6 +104,11 @@ fn matches_reference_and_central_differences() {
 /// x.grad = None
 /// l = F.cross_entropy(x, q, label_smoothing=0.1, reduction='sum'); l.backward()
 /// print(l.item(), x.grad.flatten().tolist())
+/// w = torch.tensor([.5, 2., 1.25, .75])
+/// for t in (torch.tensor([3, 0, 2]), q):
+///     x.grad = None
+///     l = F.cross_entropy(x, t, weight=w, label_smoothing=0.1, reduction='sum'); l.backward()
+///     print(l.item(), x.grad.flatten().tolist())
 /// ```
 #[test]
 fn matches_pytorch() {
@@ -136,16 +142,48 @@ fn matches_pytorch() {
         0.0443991134,
         0.0753613385,
     ];
+    let weighted_labelled = [
+        0.1659185574,
+        -0.0101894387,
+        0.0530289589,
+        -0.2087580776,
+        -0.4381516038,
+        0.4390506107,
+        -0.0222927256,
+        0.0213937187,
+        0.1283970654,
+        0.2796493754,
+        -0.7919310971,
+        0.3838846564,
+    ];
+    let weighted_soft = [
+        -0.1083000581,
+        -0.5410898819,
+        0.0722927209,
+        0.577097219,
+        0.0313271131,
+        0.8302910993,
+        -0.5776269061,
+        -0.2839913063,
+        0.0030882412,
+        -0.2003187496,
+        0.0186990026,
+        0.1785315058,
+    ];
     let values = block(&x, 4, 0.0);
     let logits = Logits { values: &values, classes: 4, valid: 3 };
+    let class_weights = Some(&[0.5, 2.0, 1.25, 0.75][..]);
     for cpu in cpus() {
-        for (targets, sum, gradient) in [
-            (BlockTargets::Labels(&[3, 0, 2]), 4.939975189841707, labelled),
-            (BlockTargets::Soft(&q), 6.683725189841708, soft),
+        for (targets, class_weights, sum, gradient) in [
+            (BlockTargets::Labels(&[3, 0, 2]), None, 4.939975189841707, labelled),
+            (BlockTargets::Soft(&q), None, 6.683725189841708, soft),
+            (BlockTargets::Labels(&[3, 0, 2]), class_weights, 3.7402345595098248, weighted_labelled),
+            (BlockTargets::Soft(&q), class_weights, 7.296635355305795, weighted_soft),
         ] {
             let mut dlogits = vec![7.0; values.len()];
+            let options = TargetOptions { smoothing: 0.1, class_weights };
             let loss =
-                cross_entropy(cpu, logits, targets, 0.1, Some(LossGradient { scale: 1.0, dlogits: &mut dlogits }));
+                cross_entropy(cpu, logits, targets, options, Some(LossGradient { scale: 1.0, dlogits: &mut dlogits }));
             assert_close("loss", &[loss.sum as f32], &[sum], 5e-7);
             assert_close("gradient", &unpadded(&dlogits, 4, 3), &gradient, 3e-7);
         }
@@ -165,12 +203,13 @@ fn large_logits_ties_and_nan() {
             cpu,
             first,
             BlockTargets::Labels(&[1]),
-            0.0,
+            TargetOptions::default(),
             Some(LossGradient { scale: 1.0, dlogits: &mut dlogits }),
         );
         assert_eq!(loss.correct, 0, "the first of two equal logits counts");
         assert!((loss.sum - 2f64.ln()).abs() < 1e-6, "{}", loss.sum);
-        let loss = cross_entropy(cpu, logits, labels, 0.0, Some(LossGradient { scale: 1.0, dlogits: &mut dlogits }));
+        let gradient = LossGradient { scale: 1.0, dlogits: &mut dlogits };
+        let loss = cross_entropy(cpu, logits, labels, TargetOptions::default(), Some(gradient));
         assert!(loss.sum.is_nan(), "{} on {}", loss.sum, cpu.isa());
         assert_eq!(loss.correct, 2, "{}", cpu.isa());
         assert!(dlogits[16].is_nan());
@@ -182,5 +221,5 @@ fn large_logits_ties_and_nan() {
 fn labels_are_checked() {
     let values = [0.0; BLOCK * 16];
     let logits = Logits { values: &values, classes: 10, valid: 2 };
-    cross_entropy(cpus()[0], logits, BlockTargets::Labels(&[9, 10]), 0.0, None);
+    cross_entropy(cpus()[0], logits, BlockTargets::Labels(&[9, 10]), TargetOptions::default(), None);
 }

@@ -7,7 +7,7 @@ use super::blocks::BlockTensor;
 use super::error::{ArrayError, Call};
 use crate::Cpu;
 use crate::layout::{BLOCK, BlockShape};
-use crate::loss::{self, BlockLoss, BlockTargets, Logits, LossGradient};
+use crate::loss::{self, BlockLoss, BlockTargets, Logits, LossGradient, TargetOptions};
 
 /// What the images should be recognised as.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +79,8 @@ pub fn cross_entropy(
         .map(|(block, dlogits)| {
             let logits = Logits { values: blocks.block(block), classes, valid: blocks.valid(block) };
             let targets = owned.of_images(block * BLOCK..block * BLOCK + logits.valid, classes);
-            loss::cross_entropy(cpu, logits, targets, smoothing, Some(LossGradient { scale, dlogits }))
+            let options = TargetOptions { smoothing, class_weights: None };
+            loss::cross_entropy(cpu, logits, targets, options, Some(LossGradient { scale, dlogits }))
         })
         .collect();
     let sum: f64 = of_blocks.iter().map(|loss| loss.sum).sum();

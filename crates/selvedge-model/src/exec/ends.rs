@@ -3,7 +3,7 @@
 use selvedge_compute::aligned::{view, view_mut};
 use selvedge_compute::conv::first_layer::patches;
 use selvedge_compute::input::{self, BlockImages};
-use selvedge_compute::loss::{self, BlockLoss, BlockTargets, Logits, LossGradient};
+use selvedge_compute::loss::{self, BlockLoss, BlockTargets, Logits, LossGradient, TargetOptions};
 use selvedge_compute::simd::Element;
 use selvedge_compute::{BLOCK, BlockShape, sum};
 
@@ -90,8 +90,9 @@ pub(crate) fn step_loss<E: Element>(
     let ([values], [dlogits, grad]) = block.arenas.split([&value.data], [&ctx.plan.loss_gradient, &value.grad]);
     let dlogits = view_mut::<f32>(dlogits);
     let logits = Logits { values: view(values), classes, valid: block.valid };
-    let gradient = LossGradient { scale: 1.0 / batch.count as f32, dlogits: &mut *dlogits };
-    let result = loss::cross_entropy(ctx.cpu, logits, targets, loss.label_smoothing, Some(gradient));
+    let gradient = LossGradient { scale: batch.scale, dlogits: &mut *dlogits };
+    let options = TargetOptions { smoothing: loss.label_smoothing, class_weights: loss.class_weights.as_deref() };
+    let result = loss::cross_entropy(ctx.cpu, logits, targets, options, Some(gradient));
     sum::convert::<f32, E>(ctx.cpu, dlogits, view_mut(grad));
     result
 }

@@ -14,10 +14,30 @@ pub enum Targets<'a> {
 }
 
 /// Softmax cross-entropy, the mean over the batch.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Loss {
     /// The share of each target, from 0 to below 1, that goes evenly to all classes (Szegedy et al., 2015).
     pub label_smoothing: f32,
+    /// If given, the factor of each class in the loss, above 0, as in PyTorch's `CrossEntropyLoss(weight=…)`. The mean is
+    /// weighted, too: the sum over the images is divided by the sum of the weights of their targets. That of a distribution is
+    /// the mean of the weights by its shares, where PyTorch divides by the number of images.
+    pub class_weights: Option<Vec<f32>>,
+}
+
+impl Loss {
+    /// What the losses of `count` images with these targets are divided by for their mean: their number, or the sum of their
+    /// weights.
+    pub(crate) fn divisor(&self, targets: Targets<'_>, count: usize) -> f64 {
+        let Some(weights) = &self.class_weights else { return count as f64 };
+        match targets {
+            Targets::Labels(labels) => labels.iter().map(|&label| f64::from(weights[usize::from(label)])).sum(),
+            Targets::Soft(soft) => {
+                let of_image =
+                    |row: &[f32]| row.iter().zip(weights).map(|(t, w)| f64::from(*t) * f64::from(*w)).sum::<f64>();
+                soft.chunks_exact(weights.len()).map(of_image).sum()
+            }
+        }
+    }
 }
 
 /// The key of the random numbers of a training pass: passes with equal keys on equal data are bit-identical.
@@ -111,6 +131,8 @@ pub(crate) struct Batch<'a> {
     pub images: Images<'a>,
     pub targets: Targets<'a>,
     pub count: usize,
+    /// What the gradient of the summed loss is multiplied by.
+    pub scale: f32,
 }
 
 #[cfg(test)]

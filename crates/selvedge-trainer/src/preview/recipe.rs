@@ -29,7 +29,7 @@ struct Cell {
 
 /// Draws some images before and after the recipe's augmentation.
 pub(crate) fn recipe_sheet(recipe: &Recipe, images: Images) -> Result<Sheet, PreviewError> {
-    let Images { data, partition, augmenter, offline } = images;
+    let Images { data, partition, augmenter, offline, .. } = images;
     let [height, width, channels] = data.image_shape();
     check_channels(channels)?;
     let originals = offline.as_ref().map_or(data.labels().len(), |offline| offline.originals);

@@ -119,6 +119,8 @@ impl TimedRecipe {
         observer: &mut dyn Observer,
     ) -> Result<Self, ProfileError> {
         let mut loaded = loaded.clone();
+        // Where a step has several batches, the steps that are measured have one.
+        loaded.recipe.accumulation = 1;
         let cpu = Cpu::detect()?;
         let precision = choose_precision(loaded.recipe.precision, cpu)?;
         let data = TrainingData::load(&loaded.recipe.dataset, data_dir, &FetchOptions::default(), observer)
@@ -150,10 +152,10 @@ impl TimedRecipe {
 
     fn start(&mut self) -> Steps<'_> {
         let Self { recipe, precision, threads, images, learner } = self;
-        let Images { data, partition, augmenter, .. } = images;
+        let Images { data, partition, augmenter, class_weights, .. } = images;
         let loader = Loader::new(recipe, data, &partition.train, augmenter.clone());
         let rate = Schedule::new(recipe, loader.steps() as u64).rate(0);
-        let mut step = TrainingStep::new(recipe, loader);
+        let mut step = TrainingStep::new(recipe, loader, class_weights.clone());
         step.begin_epoch(0, 0);
         Steps { recipe, precision: *precision, threads: threads.count(), rate, learner, step, number: 0 }
     }

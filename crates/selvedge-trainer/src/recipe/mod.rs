@@ -6,6 +6,7 @@
 
 mod adapt;
 mod builtin;
+mod class_weights;
 mod place;
 mod source;
 mod spec;
@@ -15,8 +16,9 @@ mod validate;
 
 pub use builtin::BUILT_IN;
 pub(crate) use builtin::names as built_in_names;
+pub use class_weights::ClassWeights;
 pub use source::{LoadedRecipe, Override, RecipeError, RecipeSource};
 pub use spec::{
-    EarlyStoppingSpec, ModelTable, Monitor, Normalisation, OfflineCopies, PrecisionChoice, Recipe,
+    EarlyStoppingSpec, GradientClipping, ModelTable, Monitor, Normalisation, OfflineCopies, PrecisionChoice, Recipe,
     ReduceLrOnPlateauSpec, ScheduleSpec, TunedOn, Validation, WarmupSpec,
 };

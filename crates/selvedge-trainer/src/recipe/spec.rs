@@ -7,6 +7,7 @@ use selvedge_model::{LayerSpec, TestTimeAveraging};
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
+use super::class_weights::ClassWeights;
 use crate::averaging::AveragingSpec;
 use crate::optimizer::{GroupSpec, OptimizerSpec};
 
@@ -31,12 +32,20 @@ pub struct Recipe {
     pub precision: PrecisionChoice,
     /// Passes over the training images.
     pub epochs: u64,
-    /// Images per step.
+    /// Images per batch, and per step unless `accumulation` says otherwise.
     pub batch: usize,
-    /// Whether to leave out the last batch of an epoch if it is smaller than the others. By default it is trained on, as in
+    /// Batches per step of the optimizer, at least 1: each has `batch` images, their gradients are averaged over the images, and
+    /// schedules, averages and all else count steps, not batches. Batch norms see one batch at a time. The last step of an epoch
+    /// has the batches that are left.
+    #[serde(default = "default_accumulation", skip_serializing_if = "is_one")]
+    pub accumulation: usize,
+    /// Whether to leave out the last step of an epoch if it has fewer images than the others. By default it is taken, as in
     /// Keras.
     #[serde(default)]
     pub drop_last: bool,
+    /// The weight of each class in the loss. Without it all count the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class_weights: Option<ClassWeights>,
     /// The share of the target that is distributed over all classes, from 0 to below 1.
     #[serde(default)]
     pub label_smoothing: f64,
@@ -55,6 +64,13 @@ pub struct Recipe {
     /// is in is refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<GroupSpec>,
+    /// Limits the norm of the gradients of a step. Without it there is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradient_clipping: Option<GradientClipping>,
+    /// Whether to subtract from the gradient of the weights of each output, of convolutions and dense layers, their mean (Yong et
+    /// al., arXiv 2004.01461), after clipping.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gradient_centralisation: bool,
     /// The learning rate over the run, relative to its peak.
     #[serde(default)]
     pub schedule: ScheduleSpec,
@@ -96,6 +112,15 @@ pub struct OfflineCopies {
     pub count: usize,
     /// The operations applied to each copy once. Operations that mix images are refused: a copy has one label.
     pub augmentation: Vec<Augmentation>,
+}
+
+/// The table `[gradient_clipping]`, as PyTorch's `clip_grad_norm_`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GradientClipping {
+    /// If the L2 norm of all gradients of a step together is larger than this number above 0, they are scaled to have it.
+    /// Parameters that are not trained do not count.
+    pub max_norm: f64,
 }
 
 /// The table `[model]`.
@@ -377,6 +402,15 @@ fn default_dataset() -> String {
 
 fn default_seed() -> u64 {
     1
+}
+
+fn default_accumulation() -> usize {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_one(value: &usize) -> bool {
+    *value == 1
 }
 
 fn default_gamma() -> f64 {

@@ -59,7 +59,8 @@ fn the_full_recipe_holds_every_default() {
         assert_has(&full, &[part]);
     }
     assert_has(&full, &["kind = \"constant\"", "bias = true", "dataset = \"fashion-mnist\"", "p = 0.5"]);
-    for key in ["groups", "averaging"] {
+    for key in ["groups", "averaging", "accumulation", "class_weights", "gradient_clipping", "gradient_centralisation"]
+    {
         assert!(!full.contains(key), "{key} is not there unless it is given: {full}");
     }
 }
@@ -70,10 +71,16 @@ fn groups_averages_and_muon_have_defaults_and_repeat_themselves() {
         "optimizer={kind='muon', learning_rate=0.24, rest={learning_rate=0.1}}",
         "groups=[{match='*.beta', rate=64}, {kind='bias', weight_decay=0.1}]",
         "averaging={kind='swa'}",
+        "gradient_clipping={max_norm=1.0}",
+        "gradient_centralisation=true",
+        "accumulation=2",
+        "class_weights=[1, 2.5]",
     ];
     let full = load(SMALL, &sets).unwrap();
     let again = load(&full.to_toml(), &[]).unwrap();
     assert_eq!(again.recipe, full.recipe);
+    let balanced = load(SMALL, &["class_weights=balanced"]).unwrap();
+    assert_eq!(load(&balanced.to_toml(), &[]).unwrap().recipe.class_weights, Some(ClassWeights::Balanced));
     assert_has(&full.to_toml(), &["normalise = true", "steps = 3", "nesterov = true", "momentum = 0.6"]);
     assert_has(
         &full.to_toml(),
@@ -144,6 +151,14 @@ fn impossible_values_are_named_with_what_is_allowed() {
     assert_has(&refused("[model]", "[warmup]\nepochs = 3\n[model]"), &["line 12", "warmup.epochs", "2 epochs"]);
     let plateau = "[reduce_lr_on_plateau]\nfactor = 1.0\n[model]";
     assert_has(&refused("[model]", plateau), &["line 12", "reduce_lr_on_plateau.factor", "below 1"]);
+    assert_has(&refused("batch = 16", "batch = 16\naccumulation = 0"), &["line 4", "accumulation", "at least 1"]);
+    assert_has(&refused("batch = 16", "batch = 16\nclass_weights = [1, 0]"), &["line 4", "class_weights.1", "above 0"]);
+    assert_has(
+        &refused("batch = 16", "batch = 16\nclass_weights = \"even\""),
+        &["line 4", "class_weights:", "\"balanced\""],
+    );
+    let clipping = "[gradient_clipping]\nmax_norm = 0.0\n[model]";
+    assert_has(&refused("[model]", clipping), &["line 12", "gradient_clipping.max_norm", "above 0"]);
     let group = "[[groups]]\nkind = \"bias\"\n[[groups]]\nkind = \"beta\"\nrate = -1.0\n[model]";
     assert_has(&refused("[model]", group), &["line 15", "groups.1.rate", "0 or above"]);
     assert_has(&refused("[model]", "[[groups]]\nrate = 2.0\n[model]"), &["line 11", "groups.0", "`match`", "`kind`"]);

@@ -26,6 +26,13 @@ pub(super) fn validate(recipe: &Recipe) -> Result<(), Refusal> {
     if recipe.batch == 0 || recipe.batch > MAX_BATCH {
         return Err(Refusal::new("batch", recipe.batch, format_args!("from 1 to {MAX_BATCH} images")));
     }
+    if recipe.accumulation == 0 {
+        return Err(Refusal::new("accumulation", 0, "at least 1 batch per step"));
+    }
+    recipe.class_weights.as_ref().map_or(Ok(()), |weights| weights.check())?;
+    if let Some(clipping) = recipe.gradient_clipping {
+        number("gradient_clipping.max_norm", clipping.max_norm, Range::Positive)?;
+    }
     number("label_smoothing", recipe.label_smoothing, Range::BelowOne)?;
     if let Validation::Fraction(fraction) = recipe.validation {
         number("validation", fraction, Range::BelowOne)?;

@@ -1,6 +1,6 @@
 //! The pass that evaluates or predicts: every block through all operations, without a phase.
 
-use selvedge_compute::loss::{self, BlockTargets};
+use selvedge_compute::loss::{self, BlockTargets, TargetOptions};
 use selvedge_compute::simd::Element;
 
 use crate::exec::ends::{fill_input, logits};
@@ -68,7 +68,7 @@ impl Engine {
             match wanted {
                 Wanted::Metrics(labels) => {
                     let targets = BlockTargets::Labels(labels);
-                    *block_loss = loss::cross_entropy(ctx.cpu, logits, targets, 0.0, None);
+                    *block_loss = loss::cross_entropy(ctx.cpu, logits, targets, TargetOptions::default(), None);
                 }
                 Wanted::Probabilities(rows) => loss::softmax(ctx.cpu, logits, rows),
                 Wanted::Logits(rows) => logits.copy_rows(rows),

@@ -77,7 +77,7 @@ fn check(cpu: Cpu, precision: Precision, case: &Case, tensors: &Tensors<'_>) {
     let mut network = Network::build_on(cpu, &case.spec, &options(count, precision)).unwrap();
     network.restore(&Snapshot { params: tensors.floats("params"), buffers: tensors.floats("buffers") });
 
-    let loss = Loss { label_smoothing: case.label_smoothing };
+    let loss = Loss { label_smoothing: case.label_smoothing, class_weights: None };
     let metrics = network.forward_backward(images, targets, &loss, StepKey { seed: 0, step: 0 });
     type Compare = fn(&str, &[f32], &[f32], f32, f32);
     let json = serde_json::to_string(&case.spec).unwrap();

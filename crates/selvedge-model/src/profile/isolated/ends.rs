@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 use selvedge_compute::input::{self, BlockImages};
-use selvedge_compute::loss::{self, BlockTargets, Logits, LossGradient};
+use selvedge_compute::loss::{self, BlockTargets, Logits, LossGradient, TargetOptions};
 use selvedge_compute::{AlignedVec, BLOCK, BlockShape, Precision, cost};
 
 use super::{Make, Pass, numbers, vectors};
@@ -38,7 +38,8 @@ pub(super) fn cross_entropy(classes: usize) -> Make {
             blocks.for_each(|(values, gradient)| {
                 let logits = Logits { values, classes, valid: BLOCK };
                 let gradient = Some(LossGradient { scale: 1.0 / 64.0, dlogits: gradient });
-                loss::cross_entropy(cpu, logits, BlockTargets::Labels(&labels), 0.1, gradient);
+                let options = TargetOptions { smoothing: 0.1, class_weights: None };
+                loss::cross_entropy(cpu, logits, BlockTargets::Labels(&labels), options, gradient);
             });
         });
         let costs = |images| cost::cross_entropy(images, stride);

@@ -29,6 +29,7 @@ mod setup;
 mod state;
 mod step;
 mod summary;
+mod time_left;
 mod train;
 mod trained;
 

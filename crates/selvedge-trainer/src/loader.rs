@@ -63,6 +63,11 @@ impl<'a> Loader<'a> {
         first..self.batches().min(first + self.accumulation)
     }
 
+    /// Images of all steps of an epoch.
+    pub fn images_per_epoch(&self) -> usize {
+        if self.drop_last { self.full_batches() * self.batch } else { self.indices.len() }
+    }
+
     /// Batches of an epoch that are full.
     pub fn full_batches(&self) -> usize {
         self.indices.len() / self.batch

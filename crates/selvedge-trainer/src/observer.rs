@@ -1,11 +1,15 @@
 //! [`Observer`]: receives the events of training; [`Console`] prints them.
 
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::download::{ConsoleProgress, Progress};
 use crate::summary::HistoryLine;
+use crate::time_left::in_words;
+
+pub use crate::time_left::Estimate;
 
 /// Receives the events of training. The provided methods do nothing. Notes arrive by [`Progress::note`].
 pub trait Observer: Progress + Send {
@@ -16,6 +20,15 @@ pub trait Observer: Progress + Send {
     /// An epoch, counted from 1, begins, or resumes after `done` of its `steps`.
     fn epoch_begins(&mut self, epoch: u64, epochs: u64, done: u64, steps: u64) {
         let _ = (epoch, epochs, done, steps);
+    }
+    /// Once, after about a second of training: how long it will take.
+    fn estimate(&mut self, estimate: &Estimate) {
+        let _ = estimate;
+    }
+    /// The time until the run's last epoch ends, by the pace so far. It comes before each [`Observer::step_ends`] but the
+    /// process's first.
+    fn time_left(&mut self, left: Duration) {
+        let _ = left;
     }
     /// A step has ended: mean loss and accuracy of the epoch so far.
     fn step_ends(&mut self, loss: f64, accuracy: f64) {
@@ -40,12 +53,13 @@ pub struct Console {
     download: ConsoleProgress,
     bar: Option<ProgressBar>,
     terminal: bool,
+    left: Option<Duration>,
 }
 
 impl Console {
     /// Checks whether standard error is a terminal.
     pub fn new() -> Self {
-        Self { download: ConsoleProgress::new(), bar: None, terminal: io::stderr().is_terminal() }
+        Self { download: ConsoleProgress::new(), bar: None, terminal: io::stderr().is_terminal(), left: None }
     }
 
     /// Ignores errors: a closed pipe must not end a training run.
@@ -75,7 +89,11 @@ impl Progress for Console {
         self.download.end(file);
     }
     fn note(&mut self, message: &str) {
-        self.download.note(message);
+        let download = &mut self.download;
+        match &self.bar {
+            Some(bar) => bar.suspend(|| download.note(message)),
+            None => download.note(message),
+        }
     }
 }
 
@@ -84,13 +102,21 @@ impl Observer for Console {
         self.line(table);
     }
 
+    fn estimate(&mut self, estimate: &Estimate) {
+        self.note(&estimate_in_words(estimate));
+    }
+
+    fn time_left(&mut self, left: Duration) {
+        self.left = Some(left);
+    }
+
     fn epoch_begins(&mut self, epoch: u64, epochs: u64, done: u64, steps: u64) {
         if !self.terminal {
             return;
         }
         let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr());
         // Should indicatif refuse this constant, its own default will do.
-        if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {msg} {eta} left") {
+        if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {msg}") {
             bar.set_style(style);
         }
         bar.set_prefix(format!("epoch {epoch}/{epochs}"));
@@ -102,7 +128,8 @@ impl Observer for Console {
         if let Some(bar) = &self.bar {
             // Formatting every step would cost more than drawing the few that are shown.
             if bar.position().is_multiple_of(16) {
-                bar.set_message(format!("loss {loss:.4} accuracy {accuracy:.4}"));
+                let left = self.left.map(|left| format!("  {} left", in_words(left))).unwrap_or_default();
+                bar.set_message(format!("loss {loss:.4} accuracy {accuracy:.4}{left}"));
             }
             bar.inc(1);
         }
@@ -125,5 +152,33 @@ impl Observer for Console {
             line.images_per_second,
             width = epochs.to_string().len(),
         ));
+    }
+}
+
+/// `about 3 min 20 s of training left on 2 threads (avx512, f32)`.
+fn estimate_in_words(estimate: &Estimate) -> String {
+    let Estimate { left, threads, isa, precision, may_stop_early } = estimate;
+    let threads = if *threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") };
+    let early = if *may_stop_early { "; less if it stops early" } else { "" };
+    format!("about {} of training left on {threads} ({isa}, {precision}){early}", in_words(*left))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn estimates_name_what_they_depend_on() {
+        let estimate = |threads, may_stop_early| Estimate {
+            left: Duration::from_secs(200),
+            threads,
+            isa: "avx512".to_owned(),
+            precision: "f32".to_owned(),
+            may_stop_early,
+        };
+        let text = estimate_in_words(&estimate(2, false));
+        assert_eq!(text, "about 3 min 20 s of training left on 2 threads (avx512, f32)");
+        let text = estimate_in_words(&estimate(1, true));
+        assert_eq!(text, "about 3 min 20 s of training left on 1 thread (avx512, f32); less if it stops early");
     }
 }

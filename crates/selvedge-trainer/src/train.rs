@@ -21,6 +21,7 @@ use crate::setup::{Inputs, Run, Setup, TrainOptions};
 use crate::state::TrainState;
 use crate::step::{StepArgs, TrainingStep};
 use crate::summary::{HistoryLine, Summary};
+use crate::time_left::{Estimate, Pace};
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,12 +83,14 @@ fn run(options: &TrainOptions, setup: Setup, observer: &mut dyn Observer) -> Res
 struct Training<'a> {
     options: &'a TrainOptions,
     inputs: &'a Inputs,
+    images_per_epoch: u64,
     step: TrainingStep<'a>,
     schedule: Schedule,
     held_out: HeldOut,
     /// The figure whose best epoch `best.ckpt` holds.
     best_monitor: Monitor,
     state: TrainState,
+    pace: Pace,
     saver: Saver,
     folder: RunFolder,
 }
@@ -99,9 +102,12 @@ impl<'a> Training<'a> {
         let held_out = HeldOut::gather(&images.data, &images.partition.validation);
         // Without validation images only the training loss can tell the best epoch.
         let default_monitor = if held_out.is_empty() { Monitor::TrainLoss } else { Monitor::ValidationLoss };
+        let images_per_epoch = loader.images_per_epoch() as u64;
         Self {
             options,
             inputs,
+            images_per_epoch,
+            pace: Pace::new(recipe.epochs * images_per_epoch),
             schedule: Schedule::new(recipe, loader.steps() as u64),
             step: TrainingStep::new(recipe, loader, images.class_weights.clone()),
             held_out,
@@ -150,12 +156,30 @@ impl<'a> Training<'a> {
 
                 let now = Instant::now();
                 self.state.end_step(&metrics, now - mem::replace(&mut lap, now));
+                self.tell_time_left(now, observer);
                 let progress = &self.state.progress;
                 let (loss, accuracy) = (progress.loss_sum, progress.correct as f64);
                 observer.step_ends(loss / progress.count as f64, accuracy / progress.count as f64);
             }
             Ok(None)
         })
+    }
+
+    /// Tells the observer how long the run will take, after a step that ended `now`.
+    fn tell_time_left(&mut self, now: Instant, observer: &mut dyn Observer) {
+        let progress = &self.state.progress;
+        let done = progress.epoch * self.images_per_epoch + progress.count;
+        let Some(left) = self.pace.end_step(now, done) else { return };
+        observer.time_left(left);
+        if self.pace.settles(now) {
+            observer.estimate(&Estimate {
+                left,
+                threads: self.inputs.threads.count(),
+                isa: progress.isa.clone(),
+                precision: self.inputs.precision.to_string(),
+                may_stop_early: self.inputs.recipe.early_stopping.is_some(),
+            });
+        }
     }
 
     /// Validates, writes the epoch's line of history, runs the callbacks and saves when it is time. If there is an average of the

@@ -4,9 +4,9 @@
 mod common;
 
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Workplace, assert_fails, stdout};
@@ -77,6 +77,21 @@ fn a_killed_run_that_is_resumed_ends_with_the_same_bits() {
         let lines = |run: &str| fs::read_to_string(place.file(run).join("history.jsonl")).unwrap().lines().count();
         assert_eq!(lines(run), lines("whole"));
     }
+}
+
+#[test]
+fn the_time_left_is_told_after_a_second_of_training() {
+    let place = Workplace::new();
+    let mut training = place.training(&["--epochs", "1000000", "--out", "run"]);
+    // A pipe that nobody reads would fill up with lines of epochs.
+    let mut child = training.stdout(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let told = lines.find_map(|line| line.ok().filter(|line| line.starts_with("note: about ")));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let told = told.unwrap();
+    let ends = told.contains(" of training left on 2 threads (") && told.ends_with(", f32); less if it stops early");
+    assert!(ends, "{told}");
 }
 
 #[test]

@@ -82,6 +82,12 @@ impl<Y> PooledOutput<'_, Y> {
     }
 }
 
+/// What maxima must be above to pass: 0 with a ReLU; −∞ without, so that there is no branch in the inner loop.
+#[inline(always)]
+pub(super) fn floor<S: Simd>(s: S, relu: bool) -> S::V {
+    s.splat(if relu { 0.0 } else { f32::NEG_INFINITY })
+}
+
 /// A vector of the maxima of a window.
 pub(super) struct Maxima<S: Simd> {
     pub values: S::V,
@@ -102,16 +108,26 @@ impl<S: Simd> Maxima<S> {
         }
         Self { values, argmax }
     }
+
+    /// The maxima plus the bias. Those that are not above [`floor`] become it, and have no argmax.
+    #[inline(always)]
+    pub(super) fn after(self, s: S, bias: S::V, floor: S::V) -> Self {
+        let values = s.add(self.values, bias);
+        let above = s.gt(values, floor);
+        Self {
+            values: s.select(above, values, floor),
+            argmax: s.select_u(above, self.argmax, s.splat_u(NO_ARGMAX.into())),
+        }
+    }
 }
 
-/// Writes a vector of maxima after `relu` and dropout, and their indices, to the elements from `to` on.
+/// Writes a vector of maxima after dropout, and their indices, to the elements from `to` on.
 ///
 /// # Safety
 /// `y` and the indices must have room for a vector at `to`.
 #[inline(always)]
 pub(super) unsafe fn store<S: Simd, Y: Element>(
     s: S,
-    relu: bool,
     y: &mut [Y],
     training: &mut Option<Training<'_>>,
     to: usize,
@@ -119,11 +135,7 @@ pub(super) unsafe fn store<S: Simd, Y: Element>(
     draws: &Option<Draws<S>>,
     draw: S::U,
 ) {
-    // A number instead of a branch in the inner loop: without a ReLU every maximum passes.
-    let floor = s.splat(if relu { 0.0 } else { f32::NEG_INFINITY });
-    let above = s.gt(maxima.values, floor);
-    let mut kept = s.select(above, maxima.values, floor);
-    let mut argmax = s.select_u(above, maxima.argmax, s.splat_u(NO_ARGMAX.into()));
+    let Maxima { values: mut kept, mut argmax } = maxima;
     if let Some(draws) = draws {
         let dropped = draws.drops(s, draw);
         kept = draws.keep(s, dropped, kept);
@@ -184,6 +196,7 @@ impl<'a, P: Product, Y: Element> ForwardPooled<'a, P, Y> {
         for column in (0..columns).step_by(S::LANES) {
             // SAFETY: `new` ran `check`, and the channels lie within the stride.
             let bias = unsafe { self.output.bias_at(s, channel + column) };
+            let floor = floor(s, self.output.relu);
             let positions = math::positions(s, (number * self.pooled.channels + channel + column) as u32);
             let mut of_pair = [positions; 2];
             for image in 0..self.gemm.images {
@@ -197,10 +210,10 @@ impl<'a, P: Product, Y: Element> ForwardPooled<'a, P, Y> {
                 // pixel, whose room `new` asserted.
                 unsafe {
                     let load = |pixel: usize| s.load(sums.0.as_ptr().add(pixel * BLOCK * columns + from));
-                    let mut maxima = Maxima::of(s, pixels, load);
-                    maxima.values = s.add(maxima.values, bias);
-                    let PooledOutput { relu, y, training, .. } = &mut self.output;
-                    store(s, *relu, y, training, to, maxima, draws, of_pair[image % 2]);
+                    let maxima = Maxima::of(s, pixels, load);
+                    let maxima = maxima.after(s, bias, floor);
+                    let PooledOutput { y, training, .. } = &mut self.output;
+                    store(s, y, training, to, maxima, draws, of_pair[image % 2]);
                 }
             }
         }

@@ -9,7 +9,7 @@
 use std::ops::Range;
 
 use crate::conv::first_layer::batch_norm::sees_patches;
-use crate::conv::pooled::{Maxima, PooledOutput, pooled_shape, store};
+use crate::conv::pooled::{Maxima, PooledOutput, floor, pooled_shape, store};
 use crate::conv::{Conv2dShape, PANEL, Part};
 use crate::cpu::Cpu;
 use crate::layout::{BLOCK, BlockShape};
@@ -86,6 +86,7 @@ impl<Y: Element> Kernel for Forward<'_, Y> {
     fn run<S: Simd>(mut self, s: S) {
         let pooled = pooled_shape(self.shape, WINDOW);
         let draws = self.output.draws(s);
+        let floor = floor(s, self.output.relu);
         let mut rows = InputRows::new();
         for y in self.rows.clone() {
             rows.fill(&self.shape.input, self.x, y);
@@ -110,10 +111,10 @@ impl<Y: Element> Kernel for Forward<'_, Y> {
                         // the indices with `rows`.
                         unsafe {
                             let sums = window_sums(s, &rows, 2 * x * BLOCK + image, &taps);
-                            let mut maxima = Maxima::of(s, sums.len(), |pixel| sums[pixel]);
-                            maxima.values = s.add(maxima.values, bias);
-                            let PooledOutput { relu, y, training, .. } = &mut self.output;
-                            store(s, *relu, y, training, to, maxima, &draws, of_pair[image % 2]);
+                            let maxima = Maxima::of(s, sums.len(), |pixel| sums[pixel]);
+                            let maxima = maxima.after(s, bias, floor);
+                            let PooledOutput { y, training, .. } = &mut self.output;
+                            store(s, y, training, to, maxima, &draws, of_pair[image % 2]);
                         }
                     }
                 }

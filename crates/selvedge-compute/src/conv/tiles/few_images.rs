@@ -12,7 +12,7 @@ use half::bf16;
 
 use crate::amx::{ROWS, TileGemm};
 use crate::conv::implicit_gemm::{Direction, ImplicitGemm, Target};
-use crate::conv::pooled::{ForwardPooled, MAX_WINDOW, Maxima, store};
+use crate::conv::pooled::{ForwardPooled, MAX_WINDOW, Maxima, floor, store};
 use crate::conv::tiles::product::TileProduct;
 use crate::conv::tiles::sliding::SlidingRows;
 use crate::conv::{Conv2dShape, PANEL};
@@ -224,9 +224,9 @@ impl<Y: Element> Kernel for FewImagesPooled<'_, Y> {
                             let at = (lane / PANEL * MAX_WIDTH + column) * PANEL + lane % PANEL;
                             s.load(sums.add(row * row_len + at))
                         };
-                        let mut maxima = Maxima::of(s, window[0] * window[1], load);
-                        maxima.values = s.add(maxima.values, pass.output.bias_at(s, channel));
-                        store(s, pass.output.relu, pass.output.y, &mut None, to, maxima, &None, s.splat_u(0));
+                        let maxima = Maxima::of(s, window[0] * window[1], load);
+                        let maxima = maxima.after(s, pass.output.bias_at(s, channel), floor(s, pass.output.relu));
+                        store(s, pass.output.y, &mut None, to, maxima, &None, s.splat_u(0));
                     }
                 }
             }

@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 
 use crate::amx::{PIXELS, ROWS};
 use crate::conv::implicit_gemm::Direction;
-use crate::conv::pooled::{ForwardPooled, MAX_WINDOW, Maxima, PooledOutput, store};
+use crate::conv::pooled::{ForwardPooled, MAX_WINDOW, Maxima, PooledOutput, floor, store};
 use crate::conv::tiles::product::TileProduct;
 use crate::conv::tiles::sliding::{Slide, SlidingRows};
 use crate::conv::{Conv2dShape, PANEL};
@@ -73,6 +73,7 @@ impl<'a, Y: Element> PooledSlidingRows<'a, Y> {
                 let channel = group.panel * PANEL + lane;
                 // SAFETY: `ForwardPooled::new` compared the bias with the channel stride.
                 let bias = unsafe { pass.output.bias_at(s, channel) };
+                let floor = floor(s, pass.output.relu);
                 let positions = math::positions(s, (number * pooled.channels + channel) as u32);
                 let mut of_pair = [positions; 2];
                 for image in group.first_image..images.min(group.first_image + ROWS) {
@@ -85,13 +86,13 @@ impl<'a, Y: Element> PooledSlidingRows<'a, Y> {
                     // SAFETY: the caller's promise: the group has WINDOW rows of up to PIXELS pixels. `to` lies in the
                     // pooled pixel, whose room `ForwardPooled::new` asserted.
                     unsafe {
-                        let mut maxima = Maxima::of(s, WINDOW * WINDOW, |pixel| {
+                        let maxima = Maxima::of(s, WINDOW * WINDOW, |pixel| {
                             let (row, column) = (pixel / WINDOW, pixel % WINDOW);
                             s.load(group.sums.add((row * PIXELS + column) * ROWS * PANEL + from))
                         });
-                        maxima.values = s.add(maxima.values, bias);
-                        let PooledOutput { relu, y, training, .. } = &mut pass.output;
-                        store(s, *relu, y, training, to, maxima, draws, of_pair[image % 2]);
+                        let maxima = maxima.after(s, bias, floor);
+                        let PooledOutput { y, training, .. } = &mut pass.output;
+                        store(s, y, training, to, maxima, draws, of_pair[image % 2]);
                     }
                 }
             }

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use super::super::{Conv2dShape, MAX_WINDOW, PANEL};
 use super::transform::{Linear, Strided, both};
 use crate::conv::Epilogue;
-use crate::conv::pooled::{Maxima, PooledOutput, Training, pooled_shape, store};
+use crate::conv::pooled::{Maxima, PooledOutput, Training, floor, pooled_shape, store};
 use crate::dropout::{Draws, DropoutMask};
 use crate::layout::BlockShape;
 use crate::simd::{Element, Simd, math};
@@ -201,6 +201,7 @@ impl<Y: Element> Outputs for Pooled<'_, Y> {
         let bias = Epilogue { bias: self.bias, relu: false };
         // SAFETY: `new` compared the bias with the channel stride, within which the channels lie.
         let bias = unsafe { bias.bias_at(s, place.channel) };
+        let floor = floor(s, self.relu);
         let mut of_pair = [[[s.splat_u(0); 2]; M]; M];
         for image in 0..place.images {
             // SAFETY: the caller's promise.
@@ -214,8 +215,8 @@ impl<Y: Element> Outputs for Pooled<'_, Y> {
                         of_pair[i][j] = draws.of_pair(s, image / 2, positions);
                     }
                     let value = |pixel: usize| results[i * height + pixel / width][j * width + pixel % width];
-                    let mut maxima = Maxima::of(s, height * width, value);
-                    maxima.values = s.add(maxima.values, bias);
+                    let maxima = Maxima::of(s, height * width, value);
+                    let maxima = maxima.after(s, bias, floor);
                     let pixel = self.shape.offset(row, column);
                     let to = pixel + self.shape.channel(place.channel) + image * self.shape.plane();
                     debug_assert!(height * width <= MAX_WINDOW);
@@ -226,7 +227,7 @@ impl<Y: Element> Outputs for Pooled<'_, Y> {
                         let y = self.y.part(to, S::LANES);
                         let indices = self.indices.as_ref().map(|indices| indices.part(to, S::LANES));
                         let mut training = indices.map(|indices| Training { indices, dropout: self.dropout });
-                        store(s, self.relu, y, &mut training, 0, maxima, draws, draw);
+                        store(s, y, &mut training, 0, maxima, draws, draw);
                     }
                 }
             }

@@ -11,7 +11,7 @@ use super::{PANEL_LEN, PATCH, packed_len};
 use crate::amx::patches::{PIXELS, TILE};
 use crate::amx::{Depth, ROWS, Registers, Tiles, patches, with_tiles};
 use crate::conv::first_layer::pooled::WINDOW;
-use crate::conv::pooled::{Maxima, PooledOutput, pooled_shape, store};
+use crate::conv::pooled::{Maxima, PooledOutput, floor, pooled_shape, store};
 use crate::conv::{Conv2dShape, PANEL, Part};
 use crate::cpu::Cpu;
 use crate::dropout::Draws;
@@ -71,6 +71,7 @@ impl<Y: Element> Forward<'_, Y> {
             let channel = panel * PANEL + lane;
             // SAFETY: `forward` compared the bias with the channel stride.
             let bias = unsafe { self.output.bias_at(s, channel) };
+            let floor = floor(s, self.output.relu);
             let first = (number - self.rows.start * pooled.width) * pooled.pixel() + pooled.channel(channel);
             let positions = math::positions(s, (number * pooled.channels + channel) as u32);
             let mut of_pair = [positions; 2];
@@ -83,10 +84,10 @@ impl<Y: Element> Forward<'_, Y> {
                 debug_assert!(to + S::LANES <= self.output.y.len());
                 // SAFETY: the caller's promise; `to` lies in the window's pixel, whose room `forward` asserted.
                 unsafe {
-                    let mut maxima = Maxima::of(s, PIXELS, |pixel| s.load(sums.add(pixel * TILE + from)));
-                    maxima.values = s.add(maxima.values, bias);
-                    let PooledOutput { relu, y, training, .. } = &mut self.output;
-                    store(s, *relu, y, training, to, maxima, draws, of_pair[image % 2]);
+                    let maxima = Maxima::of(s, PIXELS, |pixel| s.load(sums.add(pixel * TILE + from)));
+                    let maxima = maxima.after(s, bias, floor);
+                    let PooledOutput { y, training, .. } = &mut self.output;
+                    store(s, y, training, to, maxima, draws, of_pair[image % 2]);
                 }
             }
         }

@@ -187,6 +187,22 @@ pub fn dropout(shape: &BlockShape, images: usize, element: usize) -> Passes {
     each(shape, images, element, [1, 2], [1, 2])
 }
 
+/// Global pooling by half the sum of average and maximum: forward x is read, backward its gradient written.
+pub fn average_max_pool(shape: &BlockShape, images: usize, element: usize) -> Passes {
+    each(shape, images, element, [2, 1], [1, 1])
+}
+
+/// Global pooling by the generalised mean, with the usual exponent: forward x is read, backward it is read and its gradient written.
+pub fn generalized_mean(shape: &BlockShape, images: usize, element: usize) -> Passes {
+    each(shape, images, element, [4, 1], [3, 2])
+}
+
+/// The gates of squeeze-and-excitation: forward a tensor is read and one written; backward the gradient is read twice, x once, and
+/// a tensor written.
+pub fn gate(shape: &BlockShape, images: usize, element: usize) -> Passes {
+    each(shape, images, element, [1, 2], [3, 4])
+}
+
 /// The sum of two tensors forward; backward the same where two branches of a residual block begin.
 pub fn add(shape: &BlockShape, images: usize, element: usize) -> Passes {
     each(shape, images, element, [1, 3], [1, 3])

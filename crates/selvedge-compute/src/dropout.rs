@@ -65,6 +65,20 @@ impl DropoutMask {
         (1.0 / (1.0 - f64::from(self.rate))) as f32
     }
 
+    /// What the first element of each image of a block is multiplied by: 0 or [`scale`](Self::scale).
+    pub(crate) fn factors(&self) -> [f32; BLOCK] {
+        std::array::from_fn(|image| {
+            let random = random_u32(pair_key(self.key, (self.first_image + image as u64) / 2), 0);
+            let draw = if image.is_multiple_of(2) { random << 16 } else { random };
+            if draw < self.threshold() { 0.0 } else { self.scale() }
+        })
+    }
+
+    /// An element is dropped if its random number is below this: its upper 16 bits below rate·2¹⁶.
+    fn threshold(&self) -> u32 {
+        ((f64::from(self.rate) * 2f64.powi(16)) as u32) << 16
+    }
+
     #[track_caller]
     pub(crate) fn check(&self) {
         assert!(self.first_image.is_multiple_of(2), "the first image's number {} is odd", self.first_image);
@@ -83,9 +97,7 @@ impl<S: Simd> Draws<S> {
     #[inline(always)]
     pub(crate) fn new(s: S, mask: &DropoutMask) -> Self {
         let keys = std::array::from_fn(|pair| pair_key(mask.key, mask.first_image / 2 + pair as u64));
-        // An element is dropped if its 16 bits are below rate·2¹⁶.
-        let threshold = s.splat_u(((f64::from(mask.rate) * 2f64.powi(16)) as u32) << 16);
-        Self { keys, threshold, scale: s.splat(mask.scale()) }
+        Self { keys, threshold: s.splat_u(mask.threshold()), scale: s.splat(mask.scale()) }
     }
 
     /// The draws for the elements at `positions` of images 2·`pair` and 2·`pair` + 1.
@@ -172,6 +184,14 @@ fn pair_key(key: u32, pair: u64) -> u32 {
     x = (x ^ x >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
     x = (x ^ x >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     (x ^ x >> 33) as u32
+}
+
+/// [`math::random_u32`] of one number.
+fn random_u32(key: u32, position: u32) -> u32 {
+    let x = position ^ key;
+    let x = (x ^ x >> 16).wrapping_mul(0x85eb_ca6b);
+    let x = (x ^ x >> 13).wrapping_mul(0xc2b2_ae35);
+    x ^ x >> 16
 }
 
 #[cfg(test)]

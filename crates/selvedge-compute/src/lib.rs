@@ -8,6 +8,7 @@ pub mod cost;
 mod counting_allocator;
 pub mod cpu;
 pub mod dropout;
+pub mod gate;
 pub mod input;
 pub mod layout;
 pub mod loss;
@@ -21,6 +22,7 @@ pub mod pool;
 mod prefetch;
 pub mod scratch;
 pub mod simd;
+pub mod stochastic_depth;
 pub mod sum;
 pub mod threads;
 

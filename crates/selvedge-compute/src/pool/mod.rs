@@ -5,8 +5,11 @@
 //! without edge cases in images or channels. The backward functions gather: each pixel of the input sums the gradients
 //! of the windows that cover it, in f32 and in a fixed order, and is written once. So overlapping windows need no
 //! second pass, pixels outside all windows become zero, and any partition of the rows can be computed in parallel. For
-//! windows that do not overlap, [`scatter()`] reads each gradient once.
+//! windows that do not overlap, [`scatter()`] reads each gradient once. [`average_max`] and [`generalized_mean`] pool whole images
+//! in other ways.
 
+pub mod average_max;
+pub mod generalized_mean;
 mod scatter;
 
 use std::ops::Range;

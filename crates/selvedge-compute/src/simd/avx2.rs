@@ -242,6 +242,16 @@ impl Simd for Avx2 {
         unsafe { _mm256_blendv_epi8(b, a, _mm256_castps_si256(m)) }
     }
     #[inline(always)]
+    fn to_bits(self, a: Self::V) -> Self::U {
+        // SAFETY: `self` proves AVX2 and FMA.
+        unsafe { _mm256_castps_si256(a) }
+    }
+    #[inline(always)]
+    fn of_bits(self, a: Self::U) -> Self::V {
+        // SAFETY: `self` proves AVX2 and FMA.
+        unsafe { _mm256_castsi256_ps(a) }
+    }
+    #[inline(always)]
     fn to_f32(self, a: Self::U) -> Self::V {
         // SAFETY: `self` proves AVX2 and FMA.
         unsafe { _mm256_cvtepi32_ps(a) }

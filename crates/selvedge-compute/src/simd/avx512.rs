@@ -257,6 +257,16 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         unsafe { _mm512_mask_blend_epi32(m, b, a) }
     }
     #[inline(always)]
+    fn to_bits(self, a: Self::V) -> Self::U {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_castps_si512(a) }
+    }
+    #[inline(always)]
+    fn of_bits(self, a: Self::U) -> Self::V {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_castsi512_ps(a) }
+    }
+    #[inline(always)]
     fn to_f32(self, a: Self::U) -> Self::V {
         // SAFETY: `self` proves AVX-512.
         unsafe { _mm512_cvtepi32_ps(a) }

@@ -131,6 +131,10 @@ pub trait Simd: Copy + Send + Sync {
     fn eq_u(self, a: Self::U, b: Self::U) -> Self::M;
     /// a where the condition holds, else b.
     fn select_u(self, m: Self::M, a: Self::U, b: Self::U) -> Self::U;
+    /// The bits of the f32.
+    fn to_bits(self, a: Self::V) -> Self::U;
+    /// The f32 of these bits.
+    fn of_bits(self, a: Self::U) -> Self::V;
     /// The numbers, below 2³¹, as f32.
     fn to_f32(self, a: Self::U) -> Self::V;
     /// `LANES` bytes from `from` on, widened.

@@ -225,6 +225,16 @@ impl Simd for Neon {
         unsafe { vbslq_u32(m, a, b) }
     }
     #[inline(always)]
+    fn to_bits(self, a: Self::V) -> Self::U {
+        // SAFETY: `self` proves NEON.
+        unsafe { vreinterpretq_u32_f32(a) }
+    }
+    #[inline(always)]
+    fn of_bits(self, a: Self::U) -> Self::V {
+        // SAFETY: `self` proves NEON.
+        unsafe { vreinterpretq_f32_u32(a) }
+    }
+    #[inline(always)]
     fn to_f32(self, a: Self::U) -> Self::V {
         // SAFETY: `self` proves NEON.
         unsafe { vcvtq_f32_u32(a) }

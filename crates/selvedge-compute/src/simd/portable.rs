@@ -178,6 +178,14 @@ impl Simd for Portable {
         r
     }
     #[inline(always)]
+    fn to_bits(self, a: Self::V) -> Self::U {
+        a.map(f32::to_bits)
+    }
+    #[inline(always)]
+    fn of_bits(self, a: Self::U) -> Self::V {
+        a.map(f32::from_bits)
+    }
+    #[inline(always)]
     fn to_f32(self, a: Self::U) -> Self::V {
         a.map(|a| a as i32 as f32)
     }

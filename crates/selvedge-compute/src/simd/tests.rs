@@ -105,6 +105,10 @@ fn functions() {
     check("erf", Erf, |a, _| erf_reference(a as f64), 3e-7);
     check("exp_m1", ExpM1, |a, _| (a.min(88.0) as f64).exp_m1(), 4e-7);
     check("tanh", Tanh, |a, _| (a as f64).tanh(), 3e-7);
+    binary!(Ln, |s, a, _b| math::ln(s, s.add(s.mul(a, a), s.splat(1e-6))));
+    binary!(LnOfSmall, |s, a, _b| math::ln(s, s.mul(s.add(s.mul(a, a), s.splat(1e-6)), s.splat(1e-30))));
+    check("ln", Ln, |a, _| f64::from(a * a + 1e-6).ln(), 3e-7);
+    check("ln", LnOfSmall, |a, _| f64::from((a * a + 1e-6) * 1e-30).ln(), 3e-7);
 }
 
 /// e^x − 1 and tanh keep their relative error where they are small.

@@ -75,7 +75,7 @@ pub(crate) fn keras_classifier() -> ModelSpec {
 /// A residual network of nine layers with weights, 64 to 512 channels.
 pub(crate) fn resnet9() -> ModelSpec {
     let block = |filters| [conv(filters, false), norm(), RELU];
-    let pair = |filters| LayerSpec::Residual { layers: [block(filters), block(filters)].concat() };
+    let pair = |filters| LayerSpec::Residual { layers: [block(filters), block(filters)].concat(), drop: 0.0 };
     let mut layers = [block(64), block(128)].concat();
     layers.extend([max_pool(2), pair(128)]);
     layers.extend(block(256));
@@ -120,11 +120,14 @@ pub(crate) fn wild_spec() -> impl Strategy<Value = ModelSpec> {
         1 => (count(), proptest::option::of(count())).prop_map(|(size, stride)| LayerSpec::AvgPool2d { size, stride }),
         3 => simple_layer(),
         1 => number().prop_map(|rate| LayerSpec::Dropout { rate }),
+        1 => number().prop_map(|p| LayerSpec::GemPool { p }),
+        1 => count().prop_map(|reduction| LayerSpec::SqueezeExcitation { reduction }),
         1 => (number(), number(), any::<bool>())
             .prop_map(|(momentum, epsilon, scale)| LayerSpec::BatchNorm { momentum, epsilon, scale }),
     ];
     let layer = leaf.prop_recursive(4, 16, 4, |inner| {
-        proptest::collection::vec(inner, 0..4).prop_map(|layers| LayerSpec::Residual { layers })
+        (proptest::collection::vec(inner, 0..4), number())
+            .prop_map(|(layers, drop)| LayerSpec::Residual { layers, drop })
     });
     let input = (count(), count(), count(), number(), number())
         .prop_map(|(height, width, channels, mean, std)| InputSpec { height, width, channels, mean, std });
@@ -133,9 +136,9 @@ pub(crate) fn wild_spec() -> impl Strategy<Value = ModelSpec> {
 }
 
 fn simple_layer() -> impl Strategy<Value = LayerSpec> {
-    use LayerSpec::{Flatten, GlobalAvgPool, GlobalMaxPool};
+    use LayerSpec::{Flatten, GlobalAvgMaxPool, GlobalAvgPool, GlobalMaxPool};
     let activations = Activation::ALL.map(LayerSpec::Activation);
-    proptest::sample::select([&activations[..], &[Flatten, GlobalAvgPool, GlobalMaxPool]].concat())
+    proptest::sample::select([&activations[..], &[Flatten, GlobalAvgPool, GlobalMaxPool, GlobalAvgMaxPool]].concat())
 }
 
 /// Small specs that are networks.
@@ -152,9 +155,15 @@ pub(crate) fn small_spec() -> impl Strategy<Value = ModelSpec> {
         (1usize..3, proptest::option::of(1usize..3)).prop_map(|(size, stride)| LayerSpec::MaxPool2d { size, stride }),
         any::<bool>().prop_map(|scale| LayerSpec::BatchNorm { momentum: 0.1, epsilon: 1e-5, scale }),
         Just(RELU),
-        Just(LayerSpec::Residual { layers: vec![norm(), LayerSpec::Activation(Activation::Silu)] }),
+        (1usize..20).prop_map(|reduction| LayerSpec::SqueezeExcitation { reduction }),
+        proptest::sample::select(vec![0.0, 0.3]).prop_map(|drop| LayerSpec::Residual {
+            layers: vec![norm(), LayerSpec::Activation(Activation::Silu)],
+            drop
+        }),
     ];
-    let end = proptest::sample::select(vec![LayerSpec::Flatten, LayerSpec::GlobalAvgPool, LayerSpec::GlobalMaxPool]);
+    use LayerSpec::{Flatten, GemPool, GlobalAvgMaxPool, GlobalAvgPool, GlobalMaxPool};
+    let end = vec![Flatten, GlobalAvgPool, GlobalMaxPool, GlobalAvgMaxPool, GemPool { p: 2.5 }];
+    let end = proptest::sample::select(end);
     let input = (12usize..17, 12usize..17, prop_oneof![Just(1usize), Just(3), Just(15), Just(17)])
         .prop_map(|(height, width, channels)| InputSpec { height, width, channels, mean: 0.25, std: 0.5 });
     (2usize..20, input, body, proptest::collection::vec(image_layer, 0..3), end, proptest::option::of(1usize..20))

@@ -19,6 +19,8 @@ const LARGE: &str = r#"
     { layer = "batch_norm" },
     { layer = "relu" },
     { layer = "max_pool2d", size = 3 },
+    { layer = "squeeze_excitation" },
+    { layer = "residual", drop = 0.2, layers = [{ layer = "mish" }] },
     { layer = "conv2d", filters = 128, kernel = 3 },
     { layer = "flatten" },
     { layer = "dense", units = "classes" },

@@ -110,3 +110,46 @@ fn inference_drops_nothing() {
     assert_eq!(with.predict(&images), without.predict(&images));
     assert_eq!(with.evaluate(&images, &labels), without.evaluate(&images, &labels));
 }
+
+/// A residual body that is the identity, before [`probe`]'s dense layer.
+fn stochastic_depth(drop: &str) -> Network {
+    let layers = format!(
+        r#"
+        {{ layer = "residual", {drop} layers = [{{ layer = "dropout", rate = 0.0 }}] }},
+        {{ layer = "flatten" }},
+        {{ layer = "dense", units = "classes", bias = false }},
+        "#
+    );
+    let mut spec = spec(&layers);
+    (spec.input.mean, spec.input.std) = (0.0, 1.0);
+    let mut network = build(&spec, 64, &threads(2));
+    network.restore(&Snapshot { params: vec![0.0; VALUES * CLASSES], buffers: vec![] });
+    network
+}
+
+#[test]
+fn stochastic_depth_drops_the_body_of_whole_images() {
+    let mut network = stochastic_depth("drop = 0.4,");
+    let keys = (0..400).map(|i| StepKey { seed: 3 + i % 2, step: i / 2 });
+    let all: Vec<f32> = keys
+        .map(|key| {
+            let seen = seen(&mut network, key);
+            assert!(seen.iter().all(|&x| (x - seen[0]).abs() < 1e-5), "an image is dropped in whole, or kept");
+            seen[0]
+        })
+        .collect();
+    assert!(all.iter().all(|&x| (x - 1.0).abs() < 1e-5 || (x - 1.0 - 1.0 / 0.6).abs() < 1e-5), "{all:?}");
+    assert_share(share(&all, |&x| x > 1.5), 0.6, all.len());
+}
+
+#[test]
+fn stochastic_depth_drops_nothing_in_inference() {
+    let (images, _) = images(40, 2);
+    let weights = Snapshot { params: (0..VALUES * CLASSES).map(|i| (i % 7) as f32 * 0.1).collect(), buffers: vec![] };
+    let predict = |drop: &str| {
+        let mut network = stochastic_depth(drop);
+        network.restore(&weights);
+        network.predict(&images)
+    };
+    assert_eq!(predict("drop = 0.4,"), predict(""));
+}

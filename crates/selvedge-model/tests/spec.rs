@@ -33,6 +33,12 @@ fn defaults_are_filled_in() {
         layer(r#"{ layer = "batch_norm" }"#).unwrap(),
         LayerSpec::BatchNorm { momentum: 0.1, epsilon: 1e-5, scale: true }
     );
+    assert_eq!(layer(r#"{ layer = "gem_pool" }"#).unwrap(), LayerSpec::GemPool { p: 3.0 });
+    assert_eq!(layer(r#"{ layer = "squeeze_excitation" }"#).unwrap(), LayerSpec::SqueezeExcitation { reduction: 16 });
+    assert_eq!(
+        layer(r#"{ layer = "residual", layers = [] }"#).unwrap(),
+        LayerSpec::Residual { layers: vec![], drop: 0.0 }
+    );
 }
 
 #[test]
@@ -128,6 +134,8 @@ fn toml_and_json_give_back_what_they_took() {
             { layer = "residual", layers = [{ layer = "conv2d", filters = 16, kernel = 3 }, { layer = "silu" }] },
             { layer = "max_pool2d", size = 3, stride = 2 },
             { layer = "dropout", rate = 0.3 },
+            { layer = "squeeze_excitation", reduction = 4 },
+            { layer = "residual", layers = [{ layer = "mish" }], drop = 0.25 },
             { layer = "global_max_pool" },
             { layer = "dense", units = "classes", bias = false, frozen = true },
         ]
@@ -141,6 +149,7 @@ fn toml_and_json_give_back_what_they_took() {
     for (key, written_times) in [("init = \"dirac\"\n", 1), ("init", 1), ("frozen = true\n", 1), ("frozen", 1)] {
         assert_eq!(written.matches(key).count(), written_times, "{key} in {written}");
     }
+    assert_eq!(written.matches("drop = ").count(), 1, "a body that is never dropped is written as before: {written}");
     let json = serde_json::to_string(&spec).unwrap();
     assert_eq!(serde_json::from_str::<ModelSpec>(&json).unwrap(), spec);
     // What is built in code without a stride is written out with one.

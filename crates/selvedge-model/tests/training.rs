@@ -63,6 +63,23 @@ fn central_differences_confirm_the_gradient() {
     ));
 }
 
+#[test]
+fn central_differences_confirm_the_gradient_of_stochastic_depth_and_pooling() {
+    central_differences_confirm_the_gradient_of(&spec(
+        r#"
+        { layer = "conv2d", filters = 5, kernel = 3, stride = 2 },
+        { layer = "mish" },
+        { layer = "residual", drop = 0.4, layers = [
+            { layer = "conv2d", filters = 5, kernel = [2, 3] },
+            { layer = "batch_norm" },
+            { layer = "residual", drop = 0.3, layers = [{ layer = "tanh" }] },
+        ] },
+        { layer = "gem_pool" },
+        { layer = "dense", units = "classes" },
+        "#,
+    ));
+}
+
 /// In tiles of four results and of three; the last convolution has more weights than activations, so that its gradient is
 /// summed by panels.
 const BY_WINOGRAD: &str = r#"
@@ -366,6 +383,8 @@ fn elementwise_layers_cut_over_threads_change_no_bit() {
             { layer = "relu" },
             { layer = "batch_norm" },
         ] },
+        { layer = "squeeze_excitation" },
+        { layer = "residual", drop = 0.3, layers = [{ layer = "tanh" }] },
         { layer = "max_pool2d", stride = 1 },
         { layer = "avg_pool2d", stride = 1 },
         { layer = "conv2d", filters = 256, kernel = 1, bias = false },
@@ -392,6 +411,21 @@ fn more_threads_than_blocks_change_no_bit_of(spec: &ModelSpec) {
         for thread_count in [2, 5, 16] {
             assert!(pass(thread_count) == one, "a pass in {precision} on {thread_count} threads");
         }
+    }
+}
+
+/// Global poolings that read a whole image of many channels, whose gradient is cut by rows.
+#[test]
+fn global_pooling_cut_over_threads_changes_no_bit() {
+    for pool in ["global_avg_max_pool", "gem_pool"] {
+        more_threads_than_blocks_change_no_bit_of(&spec(&format!(
+            r#"
+            {{ layer = "conv2d", filters = 256, kernel = 3 }},
+            {{ layer = "silu" }},
+            {{ layer = "{pool}" }},
+            {{ layer = "dense", units = "classes" }},
+            "#
+        )));
     }
 }
 

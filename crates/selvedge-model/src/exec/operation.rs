@@ -6,8 +6,9 @@ use selvedge_compute::activation;
 use selvedge_compute::aligned::{view, view_mut};
 use selvedge_compute::dropout::{self, DropoutMask};
 use selvedge_compute::partition::{RowPartition, Rows, elementwise, rows_of};
+use selvedge_compute::pool::{average_max, generalized_mean};
 use selvedge_compute::simd::Element;
-use selvedge_compute::{BlockShape, pool, sum};
+use selvedge_compute::{BlockShape, gate, pool, stochastic_depth, sum};
 
 use crate::exec::block::Block;
 use crate::exec::context::Context;
@@ -51,6 +52,22 @@ pub(crate) fn forward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block<
                 pool::average_forward(cpu, shape, rows, view(x), y.data)
             });
         }
+        Op::AvgMaxPool { x, y, indices } => {
+            let shape = &ctx.plan.values[*x].shape;
+            let ([x], [y, indices]) = block.arenas.split([ctx.data(*x)], [ctx.data(*y), indices]);
+            let indices = ctx.training.map(|_| view_mut(indices));
+            average_max::forward::<E>(cpu, shape, view(x), view_mut(y), indices);
+        }
+        Op::GemPool { p, x, y } => {
+            let shape = &ctx.plan.values[*x].shape;
+            let ([x], [y]) = block.arenas.split([ctx.data(*x)], [ctx.data(*y)]);
+            generalized_mean::forward::<E>(cpu, shape, *p, view(x), view_mut(y));
+        }
+        Op::Gate { x, z, y } => {
+            let shape = &ctx.plan.values[*x].shape;
+            let ([x, z], [y]) = block.arenas.split([ctx.data(*x), ctx.data(*z)], [ctx.data(*y)]);
+            apply_gate::<E>(ctx, shape, [x, z], y);
+        }
         Op::Norm(layer) => norm::forward::<E>(ctx, layer, block),
         Op::Dropout { dropout, x, y } => {
             let shape = &ctx.plan.values[*x].shape;
@@ -62,11 +79,25 @@ pub(crate) fn forward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block<
             }
         }
         Op::Fork { .. } => {}
-        Op::Add { shortcut, body, y } => {
+        Op::Add { shortcut, body, y, drop } => {
+            let plane = ctx.plan.values[*y].shape.plane();
+            let mask = drop.and_then(|drop| ctx.mask(drop, block));
             let ([a, b], [y]) = block.arenas.split([ctx.data(*shortcut), ctx.data(*body)], [ctx.data(*y)]);
-            elementwise(ctx.chunks, [a, b], y, |[a, b], y| sum::add::<E>(cpu, view(a), view(b), view_mut(y)));
+            elementwise(ctx.chunks, [a, b], y, |[a, b], y| match &mask {
+                Some(mask) => stochastic_depth::add::<E>(cpu, plane, mask, [view(a), view(b)], view_mut(y)),
+                None => sum::add::<E>(cpu, view(a), view(b), view_mut(y)),
+            });
         }
     }
+}
+
+/// x·sigmoid(z), or the gradient of x from that of the result.
+fn apply_gate<E: Element>(ctx: &Context<'_>, shape: &BlockShape, [x, z]: [&[u8]; 2], y: &mut [u8]) {
+    let partition = RowPartition::of_bytes(shape.height, ctx.chunks, x.len() + y.len());
+    partition.for_each(Rows::of(shape, view_mut::<E>(y)), |rows, y| {
+        let x = rows_of(shape, view(x), &rows);
+        gate::apply(ctx.cpu, shape, rows, x, view(z), y.data);
+    });
 }
 
 /// Dropout of a whole tensor, forward or backward.
@@ -117,6 +148,35 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block
                 pool::average_backward(cpu, shape, rows, view(dy), dx.data)
             });
         }
+        Op::AvgMaxPool { x, y, indices } => {
+            let shape = &ctx.plan.values[*x].shape;
+            let ([dy, indices], [dx]) = block.arenas.split([ctx.grad(*y), indices], [ctx.grad(*x)]);
+            let partition = RowPartition::of_bytes(shape.height, ctx.chunks, dx.len() + dy.len());
+            partition.for_each(Rows::of(shape, view_mut::<E>(dx)), |rows, dx| {
+                average_max::backward(cpu, shape, rows, view(dy), view(indices), dx.data);
+            });
+        }
+        Op::GemPool { p, x, y } => {
+            let shape = &ctx.plan.values[*x].shape;
+            let ([x, y, dy], [dx]) = block.arenas.split([ctx.data(*x), ctx.data(*y), ctx.grad(*y)], [ctx.grad(*x)]);
+            let partition = RowPartition::of_bytes(shape.height, ctx.chunks, x.len() + dx.len());
+            partition.for_each(Rows::of(shape, view_mut::<E>(dx)), |rows, dx| {
+                generalized_mean::backward(cpu, shape, rows, *p, view(x), [view(y), view(dy)], dx.data);
+            });
+        }
+        Op::Gate { x, z, y } => {
+            let shape = &ctx.plan.values[*x].shape;
+            let reads = [ctx.data(*x), ctx.data(*z), ctx.grad(*y)];
+            let ([x, z, dy], [dx, dz]) = block.arenas.split(reads, [ctx.grad(*x), ctx.grad(*z)]);
+            apply_gate::<E>(ctx, shape, [dy, z], dx);
+            let plane = shape.plane_len();
+            let partition = RowPartition::of_bytes(shape.pixel() / plane, ctx.chunks, x.len() + dy.len());
+            partition.for_each(Rows { data: view_mut::<E>(dz), row: plane }, |planes, dz| {
+                let elements = planes.start * plane..planes.end * plane;
+                let z = &view(z)[elements.clone()];
+                gate::gradient(cpu, shape, elements, [view(x), view(dy)], z, dz.data);
+            });
+        }
         Op::Norm(layer) => norm::backward::<E>(ctx, layer, block),
         Op::Dropout { dropout, x, y } => {
             let shape = &ctx.plan.values[*x].shape;
@@ -124,14 +184,19 @@ pub(crate) fn backward<E: Element>(ctx: &Context<'_>, op: &Op, block: &mut Block
             let ([dy], [dx]) = block.arenas.split([ctx.grad(*y)], [ctx.grad(*x)]);
             apply_dropout::<E>(ctx, shape, &mask, dy, dx);
         }
-        Op::Fork { x, body, sum } => {
-            let ([a, b], [dx]) = block.arenas.split([ctx.grad(*body), ctx.grad(*sum)], [ctx.grad(*x)]);
+        Op::Fork { x, body, other } => {
+            let ([a, b], [dx]) = block.arenas.split([ctx.grad(*body), ctx.grad(*other)], [ctx.grad(*x)]);
             elementwise(ctx.chunks, [a, b], dx, |[a, b], dx| sum::add::<E>(cpu, view(a), view(b), view_mut(dx)));
         }
-        Op::Add { body, y, .. } => {
+        Op::Add { body, y, drop, .. } => {
+            let plane = ctx.plan.values[*y].shape.plane();
+            let mask = drop.and_then(|drop| ctx.mask(drop, block));
             // A copy: the passes of the body change its gradient in place, and the fork still needs that of the sum.
             let ([dy], [dx]) = block.arenas.split([ctx.grad(*y)], [ctx.grad(*body)]);
-            elementwise(ctx.chunks, [dy], dx, |[dy], dx| dx.copy_from_slice(dy));
+            elementwise(ctx.chunks, [dy], dx, |[dy], dx| match &mask {
+                Some(mask) => stochastic_depth::body_gradient::<E>(cpu, plane, mask, view(dy), view_mut(dx)),
+                None => dx.copy_from_slice(dy),
+            });
         }
     }
 }

@@ -73,7 +73,9 @@ impl Plan {
         for (extra, place) in extras.iter().zip(of_extras) {
             let place = place.clone();
             match (extra.kind, extra.op.map(|op| &mut self.ops[op])) {
-                (ExtraKind::Indices, Some(Op::MaxPool { indices, .. })) => *indices = place,
+                (ExtraKind::Indices, Some(Op::MaxPool { indices, .. } | Op::AvgMaxPool { indices, .. })) => {
+                    *indices = place;
+                }
                 (ExtraKind::Indices, Some(Op::Conv(conv))) => {
                     conv.pool.as_mut().expect("a pool keeps indices").indices = place;
                 }
@@ -129,6 +131,9 @@ impl Plan {
                 // Written in the phase before.
                 Op::ConvNorm(_) => keep(ExtraKind::Partial, PATCH_SUMS * size_of::<f64>(), f - 1, f),
                 Op::MaxPool { shape, .. } => keep(ExtraKind::Indices, shape.output().len() * size_of::<u16>(), f, b),
+                Op::AvgMaxPool { y, .. } => {
+                    keep(ExtraKind::Indices, self.values[*y].shape.len() * size_of::<u16>(), f, b);
+                }
                 Op::Norm(BatchNorm { norm, pool, .. }) => {
                     if let Some(pool) = pool {
                         let len = pool.shape.output().len();

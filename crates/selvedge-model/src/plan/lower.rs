@@ -117,6 +117,17 @@ impl Lowering {
                 LayerSpec::AvgPool2d { size, stride } => x = self.avg_pool(window(input, *size, *stride), x),
                 LayerSpec::GlobalMaxPool => x = self.max_pool(Pool2dShape::global(input), x),
                 LayerSpec::GlobalAvgPool => x = self.avg_pool(Pool2dShape::global(input), x),
+                LayerSpec::GlobalAvgMaxPool => {
+                    let y = self.value(Pool2dShape::global(input).output(), None);
+                    self.plan.ops.push(Op::AvgMaxPool { x, y, indices: 0..0 });
+                    x = y;
+                }
+                LayerSpec::GemPool { p } => {
+                    let y = self.value(Pool2dShape::global(input).output(), None);
+                    self.plan.ops.push(Op::GemPool { p: *p, x, y });
+                    x = y;
+                }
+                LayerSpec::SqueezeExcitation { .. } => x = self.squeeze_excitation(&shapes[index], x),
                 LayerSpec::Dropout { rate } => {
                     let dropout = Dropout { rate: *rate, key: self.dropout_key() };
                     let y = self.value(input, None);
@@ -139,7 +150,7 @@ impl Lowering {
                     self.plan.ops.push(Op::Norm(BatchNorm { norm, pool, shortcut: None, x, y, partial: 0..0 }));
                     x = y;
                 }
-                LayerSpec::Residual { layers } => x = self.residual(layers, &shapes[index], x),
+                LayerSpec::Residual { layers, drop } => x = self.residual(layers, *drop, &shapes[index], x),
             }
             self.plan.names.resize(self.plan.ops.len(), name_of(&shapes[first..=index]));
             index += 1;
@@ -222,28 +233,54 @@ impl Lowering {
         y
     }
 
-    fn residual(&mut self, layers: &[LayerSpec], block: &LayerShape, x: ValueId) -> ValueId {
+    /// Another value with the content of `x`, and a gradient of its own.
+    fn branch(&mut self, x: ValueId) -> ValueId {
+        let Value { shape, same_as, .. } = self.plan.values[x];
+        self.value(shape, Some(same_as.unwrap_or(x)))
+    }
+
+    fn squeeze_excitation(&mut self, layer: &LayerShape, x: ValueId) -> ValueId {
         let shape = self.plan.values[x].shape;
-        let body = self.value(shape, Some(self.plan.values[x].same_as.unwrap_or(x)));
+        let [squeezed, gated] = [self.branch(x), self.branch(x)];
+        self.plan.ops.push(Op::Fork { x, body: squeezed, other: gated });
+        let mut z = self.avg_pool(Pool2dShape::global(shape), squeezed);
+        self.plan.names.resize(self.plan.ops.len(), layer.name.clone());
+        for (dense, relu) in layer.body.iter().zip([true, false]) {
+            let conv = dense.conv.expect("shape inference gives a dense layer its shape");
+            let fused = Fused { relu, window: None, dropout: None };
+            z = self.conv(conv, dense.params.start, Some(dense.params.start + 1), fused, z);
+            self.plan.names.push(dense.name.clone());
+        }
+        let y = self.value(shape, None);
+        self.plan.ops.push(Op::Gate { x: gated, z, y });
+        y
+    }
+
+    fn residual(&mut self, layers: &[LayerSpec], drop: f32, block: &LayerShape, x: ValueId) -> ValueId {
+        let shape = self.plan.values[x].shape;
+        let body = self.branch(x);
         let fork = self.plan.ops.len();
-        self.plan.ops.push(Op::Fork { x, body, sum: 0 });
+        self.plan.ops.push(Op::Fork { x, body, other: 0 });
         self.plan.names.push(block.name.clone());
         let end = self.layers(layers, &block.body, body);
         let y = match (self.plan.ops.last_mut(), self.plan.names.last_mut()) {
             // Its gradient is that of the sum.
-            (Some(Op::Norm(BatchNorm { pool: None, shortcut: shortcut @ None, y, .. })), Some(name)) if *y == end => {
+            (Some(Op::Norm(BatchNorm { pool: None, shortcut: shortcut @ None, y, .. })), Some(name))
+                if *y == end && drop == 0.0 =>
+            {
                 *shortcut = Some(x);
                 name.push_str(" + residual");
                 end
             }
             _ => {
                 let y = self.value(shape, None);
-                self.plan.ops.push(Op::Add { shortcut: x, body: end, y });
+                let drop = (drop > 0.0).then(|| Dropout { rate: drop, key: self.dropout_key() });
+                self.plan.ops.push(Op::Add { shortcut: x, body: end, y, drop });
                 y
             }
         };
-        if let Op::Fork { sum, .. } = &mut self.plan.ops[fork] {
-            *sum = y;
+        if let Op::Fork { other, .. } = &mut self.plan.ops[fork] {
+            *other = y;
         }
         y
     }

@@ -27,17 +27,23 @@ pub(crate) enum Op {
     MaxPool { shape: Pool2dShape, x: ValueId, y: ValueId, indices: Range<usize> },
     /// Average pooling.
     AvgPool { shape: Pool2dShape, x: ValueId, y: ValueId },
+    /// Global pooling by half the sum of average and maximum.
+    AvgMaxPool { x: ValueId, y: ValueId, indices: Range<usize> },
+    /// Global pooling by the generalised mean with exponent `p`.
+    GemPool { p: f32, x: ValueId, y: ValueId },
+    /// The end of squeeze-and-excitation: y = x·sigmoid(z), with a z for each channel of an image.
+    Gate { x: ValueId, z: ValueId, y: ValueId },
     /// The first convolution with the batch normalisation after it, and a ReLU, as one convolution.
     ConvNorm(Box<ConvNorm>),
     /// Batch normalisation, with an activation in the same pass, and max pooling or a sum.
     Norm(BatchNorm),
     /// Dropout that is not fused into a convolution.
     Dropout { dropout: Dropout, x: ValueId, y: ValueId },
-    /// The beginning of a residual block: nothing in the forward pass; in the backward pass dx = the gradient of the body's
-    /// input + that of the sum.
-    Fork { x: ValueId, body: ValueId, sum: ValueId },
-    /// The end of a residual block: sum = body + shortcut.
-    Add { shortcut: ValueId, body: ValueId, y: ValueId },
+    /// Where a value is read twice, as at the beginning of a residual block: nothing in the forward pass; in the backward pass dx
+    /// = the gradient of the body's input + that of `other`, the block's sum or the input of another branch.
+    Fork { x: ValueId, body: ValueId, other: ValueId },
+    /// The end of a residual block: sum = body + shortcut. With `drop`, a training pass leaves the body out of some images.
+    Add { shortcut: ValueId, body: ValueId, y: ValueId, drop: Option<Dropout> },
 }
 
 /// A convolution or dense layer.
@@ -147,6 +153,9 @@ impl Op {
             | Op::Activate { x, y, .. }
             | Op::MaxPool { x, y, .. }
             | Op::AvgPool { x, y, .. }
+            | Op::AvgMaxPool { x, y, .. }
+            | Op::GemPool { x, y, .. }
+            | Op::Gate { x, y, .. }
             | Op::Norm(BatchNorm { x, y, .. })
             | Op::Dropout { x, y, .. } => (x, y),
             Op::Fork { x, body, .. } => (x, body),
@@ -159,6 +168,7 @@ impl Op {
         match *self {
             Op::Norm(BatchNorm { shortcut, .. }) => shortcut,
             Op::Add { shortcut, .. } => Some(shortcut),
+            Op::Gate { z, .. } => Some(z),
             Op::Conv(_)
             | Op::ConvNorm(_)
             | Op::Round { .. }
@@ -166,6 +176,8 @@ impl Op {
             | Op::Activate { .. }
             | Op::MaxPool { .. }
             | Op::AvgPool { .. }
+            | Op::AvgMaxPool { .. }
+            | Op::GemPool { .. }
             | Op::Dropout { .. }
             | Op::Fork { .. } => None,
         }
@@ -178,10 +190,13 @@ impl Op {
             Op::Conv(ref conv) => [Some(conv.x), (conv.pool.is_none() && conv.plan.fusion().relu).then_some(conv.y)],
             Op::ConvNorm(ref layer) => [Some(layer.x), layer.plan.fusion().relu.then_some(layer.y)],
             Op::Activate { x, .. } | Op::Norm(BatchNorm { x, .. }) => [Some(x), None],
+            Op::GemPool { x, y, .. } => [Some(x), Some(y)],
+            Op::Gate { x, z, .. } => [Some(x), Some(z)],
             Op::Round { .. }
             | Op::Widen { .. }
             | Op::MaxPool { .. }
             | Op::AvgPool { .. }
+            | Op::AvgMaxPool { .. }
             | Op::Dropout { .. }
             | Op::Fork { .. }
             | Op::Add { .. } => [None; 2],
@@ -194,13 +209,16 @@ impl Op {
         let third = match self {
             Op::Conv(conv) => (!conv.plan.takes_fused_gradient()).then(|| conv.result()),
             // The sum's gradient is the shortcut's, which the fork adds to the body's.
-            Op::Fork { sum, .. } => Some(*sum),
+            Op::Fork { other, .. } => Some(*other),
+            Op::Gate { z, .. } => Some(*z),
             Op::ConvNorm(_)
             | Op::Round { .. }
             | Op::Widen { .. }
             | Op::Activate { .. }
             | Op::MaxPool { .. }
             | Op::AvgPool { .. }
+            | Op::AvgMaxPool { .. }
+            | Op::GemPool { .. }
             | Op::Norm(_)
             | Op::Dropout { .. }
             | Op::Add { .. } => None,
@@ -217,6 +235,9 @@ impl Op {
             Op::Activate { .. } => "activation",
             Op::MaxPool { .. } => "max_pool",
             Op::AvgPool { .. } => "average_pool",
+            Op::AvgMaxPool { .. } => "average_max_pool",
+            Op::GemPool { .. } => "gem_pool",
+            Op::Gate { .. } => "gate",
             Op::Norm(_) => "norm",
             Op::Dropout { .. } => "dropout",
             Op::Fork { .. } | Op::Add { .. } => "residual",
@@ -240,6 +261,9 @@ impl Op {
             Op::Activate { kind, x, .. } => cost::activation(*kind, &values[*x].shape, images, values[*x].element),
             Op::MaxPool { shape, x, .. } => cost::max_pool(shape, images, values[*x].element),
             Op::AvgPool { shape, x, .. } => cost::average_pool(shape, images, values[*x].element),
+            Op::AvgMaxPool { x, .. } => of(*x, cost::average_max_pool),
+            Op::GemPool { x, .. } => of(*x, cost::generalized_mean),
+            Op::Gate { x, .. } => of(*x, cost::gate),
             Op::Norm(BatchNorm { pool: Some(pool), x, .. }) => {
                 cost::norm_pooled(&pool.shape, images, values[*x].element)
             }

@@ -9,10 +9,11 @@ use crate::plan::{Op, Plan};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Operation {
     /// The layer's name, as in [`crate::ModelSpec::summary`], and the kinds of the layers after it that are fused into it:
-    /// `0.conv2d + relu + max_pool2d`.
+    /// `0.conv2d + relu + max_pool2d`. The dense layers of squeeze-and-excitation are `1.squeeze_excitation.fc1` and `fc2`.
     pub name: String,
-    /// `conv2d`, `dense`, `activation`, `max_pool`, `average_pool`, `norm`, `dropout`, `residual` for the beginning or end of
-    /// a residual block, or `round` for the rounding of the input to bf16 or of logits back to f32.
+    /// `conv2d`, `dense`, `activation`, `max_pool`, `average_pool`, `average_max_pool`, `gem_pool`, `norm`, `dropout`, `gate` for
+    /// the end of squeeze-and-excitation, `residual` for the beginning or end of a residual block, where squeeze-and-excitation
+    /// begins, too, or `round` for the rounding of the input to bf16 or of logits back to f32.
     pub kind: &'static str,
     /// Height, width and channels of its input.
     pub input: [usize; 3],

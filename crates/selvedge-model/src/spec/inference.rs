@@ -7,6 +7,7 @@ use std::fmt;
 use std::ops::Range;
 
 use selvedge_compute::conv::Conv2dShape;
+use selvedge_compute::pool::generalized_mean;
 use selvedge_compute::{BlockShape, padded_channels};
 
 use crate::spec::array::{ArrayShape, ParamKind, ParamShape};
@@ -34,7 +35,7 @@ pub(crate) struct LayerShape {
     pub(crate) params: Range<usize>,
     /// Its entries in [`NetworkShape::buffers`], those of a body included.
     pub(crate) buffers: Range<usize>,
-    /// The layers of a residual block.
+    /// The layers of a residual block, or the two dense layers of squeeze-and-excitation.
     pub(crate) body: Vec<LayerShape>,
 }
 
@@ -178,7 +179,10 @@ impl Inference {
                 return Err(refuse(LayerProblem::Init { init: Init::Whitening, allowed }));
             }
             let Step { output, conv, body } = match layer {
-                LayerSpec::Residual { layers } => self.residual(layers, &name, current, depth)?,
+                LayerSpec::Residual { layers, drop } => {
+                    probability("drop", *drop).map_err(refuse)?;
+                    self.residual(layers, &name, current, depth)?
+                }
                 _ => self.layer(layer, &name, current).map_err(refuse)?,
             };
             self.activations += output.block.height * output.block.width * output.block.channel_stride;
@@ -243,14 +247,21 @@ impl Inference {
                 require_image(&input)?;
                 pool(input.block, size, stride.unwrap_or(size)).map(Step::to)
             }
-            LayerSpec::GlobalAvgPool | LayerSpec::GlobalMaxPool => {
+            LayerSpec::GlobalAvgPool
+            | LayerSpec::GlobalMaxPool
+            | LayerSpec::GlobalAvgMaxPool
+            | LayerSpec::GemPool { .. } => {
                 require_image(&input)?;
+                if let LayerSpec::GemPool { p } = *layer {
+                    number("p", p, |p| generalized_mean::EXPONENTS.contains(&p), "from 1 to 6")?;
+                }
                 Ok(Step::to(TensorShape::features(BlockShape::new(1, 1, input.block.channels))))
             }
+            LayerSpec::SqueezeExcitation { reduction } => self.squeeze_excitation(name, input, reduction),
             LayerSpec::Flatten => Ok(Step::to(TensorShape::features(input.block))),
             LayerSpec::Activation(_) => Ok(Step::to(input)),
             LayerSpec::Dropout { rate } => {
-                number("rate", rate, |rate| (0.0..1.0).contains(&rate), "from 0 to below 1")?;
+                probability("rate", rate)?;
                 Ok(Step::to(input))
             }
             LayerSpec::BatchNorm { momentum, epsilon, scale } => {
@@ -264,6 +275,27 @@ impl Inference {
             }
             LayerSpec::Residual { .. } => unreachable!("`sequence` infers residual blocks"),
         }
+    }
+
+    /// The two dense layers are its body, `fc1` and `fc2` as in torchvision.
+    fn squeeze_excitation(&mut self, name: &str, input: TensorShape, reduction: usize) -> Result<Step, LayerProblem> {
+        require_image(&input)?;
+        at_least_one("reduction", reduction)?;
+        let channels = input.block.channels;
+        let mut current = TensorShape::features(BlockShape::new(1, 1, channels));
+        let mut body = Vec::with_capacity(2);
+        for (part, units) in [("fc1", (channels / reduction).max(1)), ("fc2", channels)] {
+            let (name, params) = (format!("{name}.{part}"), self.params.len());
+            limit(&[current.block.channel_stride, padded(units)?], MAX_PARAMETERS)?;
+            let conv = Conv2dShape::dense(current.block, units);
+            self.add_weights(&name, vec![current.block.channels, units], conv, true)?;
+            let output = TensorShape::features(conv.output);
+            let params = params..self.params.len();
+            let buffers = self.buffers.len()..self.buffers.len();
+            body.push(LayerShape { name, input: current, output, conv: Some(conv), params, buffers, body: vec![] });
+            current = output;
+        }
+        Ok(Step { output: input, conv: None, body })
     }
 
     fn add_weights(
@@ -382,6 +414,10 @@ fn require_image(input: &TensorShape) -> Result<(), LayerProblem> {
 
 fn at_least_one(option: &'static str, value: usize) -> Result<(), LayerProblem> {
     if value == 0 { Err(LayerProblem::Zero { option }) } else { Ok(()) }
+}
+
+fn probability(option: &'static str, found: f32) -> Result<(), LayerProblem> {
+    number(option, found, |found| (0.0..1.0).contains(&found), "from 0 to below 1")
 }
 
 /// Refuses a number that is not allowed; `allowed` says in words which are.

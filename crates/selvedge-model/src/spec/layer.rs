@@ -69,6 +69,16 @@ pub enum LayerSpec {
     /// The largest value of each channel: image to features.
     #[serde(deserialize_with = "no_options")]
     GlobalMaxPool,
+    /// Half the sum of the mean and the largest value of each channel: image to features. Known as `avgmax` in timm.
+    #[serde(deserialize_with = "no_options")]
+    GlobalAvgMaxPool,
+    /// The generalised mean of each channel, GeM (Radenović, Tolias and Chum, 2018): the p-th root of the mean of p-th powers, where
+    /// numbers below 1e-6 count as 1e-6. Image to features.
+    GemPool {
+        /// The exponent, from 1 to 6: with 1 it is the average of positive numbers, and the larger it is, the nearer to the maximum.
+        #[serde(default = "three")]
+        p: f32,
+    },
     /// Image to features, in the order rows, columns, channels.
     #[serde(deserialize_with = "no_options")]
     Flatten,
@@ -94,8 +104,19 @@ pub enum LayerSpec {
         #[serde(default = "yes")]
         scale: bool,
     },
+    /// x·sigmoid(fc2(relu(fc1(mean(x))))), with the mean of each channel over the image and two dense layers: a factor for each
+    /// channel that depends on the image (Hu et al., 2018).
+    SqueezeExcitation {
+        /// The channels divided by this, but at least 1, are the units between the two dense layers.
+        #[serde(default = "sixteen")]
+        reduction: usize,
+    },
     /// x + body(x): the body must keep the shape of its input (He et al., 2015).
     Residual {
+        /// Stochastic depth (Huang et al., 2016): in training the body is left out of each image with this probability, from 0 to
+        /// below 1, and divided by 1 - `drop` otherwise.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        drop: f32,
         /// The body.
         layers: Vec<LayerSpec>,
     },
@@ -111,10 +132,13 @@ impl LayerSpec {
             LayerSpec::AvgPool2d { .. } => "avg_pool2d",
             LayerSpec::GlobalAvgPool => "global_avg_pool",
             LayerSpec::GlobalMaxPool => "global_max_pool",
+            LayerSpec::GlobalAvgMaxPool => "global_avg_max_pool",
+            LayerSpec::GemPool { .. } => "gem_pool",
             LayerSpec::Flatten => "flatten",
             LayerSpec::Activation(kind) => kind.name(),
             LayerSpec::Dropout { .. } => "dropout",
             LayerSpec::BatchNorm { .. } => "batch_norm",
+            LayerSpec::SqueezeExcitation { .. } => "squeeze_excitation",
             LayerSpec::Residual { .. } => "residual",
         }
     }
@@ -129,11 +153,15 @@ impl LayerSpec {
             LayerSpec::AvgPool2d { size, .. } => format!("AveragePooling2D {size}x{size}"),
             LayerSpec::GlobalAvgPool => "GlobalAveragePooling2D".to_owned(),
             LayerSpec::GlobalMaxPool => "GlobalMaxPooling2D".to_owned(),
+            LayerSpec::GlobalAvgMaxPool => "GlobalAverageMaxPooling2D".to_owned(),
+            LayerSpec::GemPool { p } => format!("GlobalGeMPooling2D {p}"),
             LayerSpec::Flatten => "Flatten".to_owned(),
             LayerSpec::Activation(kind) => kind.title().to_owned(),
             LayerSpec::Dropout { rate } => format!("Dropout {rate}"),
             LayerSpec::BatchNorm { .. } => "BatchNormalization".to_owned(),
-            LayerSpec::Residual { .. } => "Add of input and body".to_owned(),
+            LayerSpec::SqueezeExcitation { reduction } => format!("SqueezeExcitation {reduction}"),
+            LayerSpec::Residual { drop: 0.0, .. } => "Add of input and body".to_owned(),
+            LayerSpec::Residual { drop, .. } => format!("Add of input and body, drop {drop}"),
         }
     }
 }
@@ -183,6 +211,18 @@ fn one() -> usize {
 
 fn two() -> usize {
     2
+}
+
+fn three() -> f32 {
+    3.0
+}
+
+fn sixteen() -> usize {
+    16
+}
+
+fn is_zero(number: &f32) -> bool {
+    *number == 0.0
 }
 
 fn yes() -> bool {

@@ -69,7 +69,7 @@ fn add_rows(rows: &mut Vec<Row>, specs: &[LayerSpec], layers: &[LayerShape], sha
             }
         };
         rows.push([name, tuple(layer.output.logical), params, work]);
-        if let LayerSpec::Residual { layers } = spec {
+        if let LayerSpec::Residual { layers, .. } = spec {
             add_rows(rows, layers, &layer.body, shape, depth + 1);
         }
     }

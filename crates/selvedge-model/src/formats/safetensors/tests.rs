@@ -10,7 +10,7 @@ use crate::test_support::{classes, conv, grey, keras_classifier, norm, small_spe
 
 /// A file of a small network with every kind of tensor.
 fn sample() -> Vec<u8> {
-    let residual = LayerSpec::Residual { layers: vec![conv(2, false), norm()] };
+    let residual = LayerSpec::Residual { layers: vec![conv(2, false), norm()], drop: 0.0 };
     let spec = grey(4, 4, vec![conv(2, true), residual, LayerSpec::Flatten, classes()]);
     let shape = NetworkShape::infer(&spec).unwrap();
     bytes_of(&spec, &shape, &init::initial(&shape, 3))

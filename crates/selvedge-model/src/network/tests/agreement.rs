@@ -14,7 +14,7 @@ fn network() -> ModelSpec {
         RELU,
         max_pool(2),
         Dropout { rate: 0.25 },
-        Residual { layers: vec![conv(6, false), norm(), Activation(Silu)] },
+        Residual { layers: vec![conv(6, false), norm(), Activation(Silu)], drop: 0.0 },
         LayerSpec::AvgPool2d { size: 2, stride: None },
         Flatten,
         dense(40),

@@ -56,7 +56,7 @@ fn training_and_inference_match_pytorch() {
     let (_, metadata) = SafeTensors::read_metadata(FIXTURE).unwrap();
     let cases: Vec<Case> = serde_json::from_str(&metadata.metadata().as_ref().unwrap()["cases"]).unwrap();
     let file = SafeTensors::deserialize(FIXTURE).unwrap();
-    assert_eq!(cases.len(), 11);
+    assert_eq!(cases.len(), 16);
     for cpu in Cpu::all() {
         for precision in [Precision::F32, Precision::Bf16] {
             for case in cases.iter().filter(|_| cpu.check(precision).is_ok()) {

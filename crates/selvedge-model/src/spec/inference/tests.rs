@@ -36,6 +36,27 @@ fn the_keras_classifier() {
 }
 
 #[test]
+fn squeeze_and_excitation_has_two_dense_layers() {
+    let layers = |reduction| {
+        vec![conv(40, true), LayerSpec::SqueezeExcitation { reduction }, LayerSpec::GlobalAvgPool, classes()]
+    };
+    let shapes = |reduction| {
+        let shape = NetworkShape::infer(&grey(28, 28, layers(reduction))).unwrap();
+        assert_eq!(shape.layers[1].output, shape.layers[1].input);
+        let params = shape.params[shape.layers[1].params.clone()].iter();
+        params.map(|param| (param.array.name.clone(), param.array.shape.clone())).collect::<Vec<_>>()
+    };
+    let expected = [
+        ("1.squeeze_excitation.fc1.weight".to_owned(), vec![40, 2]),
+        ("1.squeeze_excitation.fc1.bias".to_owned(), vec![2]),
+        ("1.squeeze_excitation.fc2.weight".to_owned(), vec![2, 40]),
+        ("1.squeeze_excitation.fc2.bias".to_owned(), vec![40]),
+    ];
+    assert_eq!(shapes(16), expected);
+    assert_eq!(shapes(1000)[0].1, [40, 1], "at least one unit");
+}
+
+#[test]
 fn the_residual_network() {
     let shape = NetworkShape::infer(&resnet9()).unwrap();
     // The same sum layer by layer: pixels · 9 · in · out.
@@ -105,6 +126,13 @@ fn options_out_of_range_are_refused() {
     for rate in [-0.1, 1.0, f32::NAN] {
         assert_refused(vec![LayerSpec::Dropout { rate }], &["rate = ", "from 0 to below 1"]);
     }
+    for drop in [-0.1, 1.0, f32::NAN] {
+        assert_refused(vec![LayerSpec::Residual { layers: vec![RELU], drop }], &["drop = ", "from 0 to below 1"]);
+    }
+    for p in [0.9, 6.1, f32::NAN] {
+        assert_refused(vec![LayerSpec::GemPool { p }], &["0.gem_pool", "p = ", "from 1 to 6"]);
+    }
+    assert_refused(vec![LayerSpec::SqueezeExcitation { reduction: 0 }], &["reduction = 0"]);
     for momentum in [0.0, 1.1, f32::NAN] {
         let layer = LayerSpec::BatchNorm { momentum, epsilon: 1e-5, scale: true };
         assert_refused(vec![layer], &["momentum = ", "above 0, at most 1"]);
@@ -122,7 +150,12 @@ fn layers_that_do_not_fit_together_are_refused() {
     assert_refused(vec![LayerSpec::Flatten, max_pool(2)], &["layer 1.max_pool2d", "takes an image"]);
     assert_refused(vec![LayerSpec::GlobalAvgPool, LayerSpec::GlobalMaxPool], &["1.global_max_pool", "takes an image"]);
     assert_refused(vec![LayerSpec::Flatten, norm()], &["1.batch_norm", "cannot follow flatten directly"]);
-    let residual = |layers| LayerSpec::Residual { layers };
+    for layer in
+        [LayerSpec::GlobalAvgMaxPool, LayerSpec::GemPool { p: 3.0 }, LayerSpec::SqueezeExcitation { reduction: 1 }]
+    {
+        assert_refused(vec![LayerSpec::Flatten, layer], &["784 features", "takes an image"]);
+    }
+    let residual = |layers| LayerSpec::Residual { layers, drop: 0.0 };
     assert_refused(vec![residual(vec![])], &["layer 0.residual", "no layers"]);
     assert_refused(
         vec![conv(4, true), residual(vec![conv(5, true)])],
@@ -173,7 +206,7 @@ fn initial_weights_that_a_layer_cannot_have_are_refused() {
 
 #[test]
 fn deep_nesting_and_enormous_sizes_are_refused() {
-    let nested = |depth| (0..depth).fold(RELU, |inner, _| LayerSpec::Residual { layers: vec![inner] });
+    let nested = |depth| (0..depth).fold(RELU, |inner, _| LayerSpec::Residual { layers: vec![inner], drop: 0.0 });
     let network = |depth| grey(4, 4, vec![nested(depth), LayerSpec::Flatten, classes()]);
     assert!(NetworkShape::infer(&network(MAX_DEPTH)).is_ok());
     assert!(refusal(&network(MAX_DEPTH + 1)).contains("nested more than 16 deep"));

@@ -7,7 +7,7 @@ use crate::test_support::{classes, conv, grey, keras_classifier, norm, resnet9, 
 
 #[test]
 fn a_small_network() {
-    let residual = LayerSpec::Residual { layers: vec![conv(8, false), norm()] };
+    let residual = LayerSpec::Residual { layers: vec![conv(8, false), norm()], drop: 0.0 };
     let spec = grey(28, 28, vec![conv(8, true), residual, LayerSpec::GlobalAvgPool, classes()]);
     let expected = "\
 Layer (type)                                    Output Shape       Param #  Multiply-Adds
@@ -26,6 +26,17 @@ Non-trainable params: 16 (64.00 B)
 Multiply-adds per image: 508,112
 ";
     assert_eq!(spec.summary().unwrap(), expected);
+}
+
+#[test]
+fn a_row_of_squeeze_and_excitation_has_its_dense_layers() {
+    let layers =
+        vec![conv(8, true), LayerSpec::SqueezeExcitation { reduction: 4 }, LayerSpec::GemPool { p: 3.0 }, classes()];
+    let text = grey(28, 28, layers).summary().unwrap();
+    // 8 · 2 + 2 + 2 · 8 + 8 parameters.
+    let row = "1.squeeze_excitation (SqueezeExcitation 4)  (None, 28, 28, 8)       42             32";
+    assert!(text.contains(row), "{text}");
+    assert!(text.contains("2.gem_pool (GlobalGeMPooling2D 3)"), "{text}");
 }
 
 #[test]

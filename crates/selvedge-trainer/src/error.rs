@@ -52,7 +52,7 @@ pub enum TrainError {
         /// The learning rate.
         rate: f64,
     },
-    /// The summary of a run cannot be used.
+    /// The summary of a run, or of several seeds, cannot be used.
     #[error("{path} cannot be used: {problem}", path = path.display())]
     Summary {
         /// The file.

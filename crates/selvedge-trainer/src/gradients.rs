@@ -110,6 +110,7 @@ mod tests {
             range,
             shape: shape.to_vec(),
             kind,
+            frozen: false,
             layout: ParamLayout::Channels(shape.iter().product()),
         };
         let mut grads = [0.0; 32];

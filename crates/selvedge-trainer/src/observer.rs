@@ -6,6 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::download::{ConsoleProgress, Progress};
+use crate::seeds::Turn;
 use crate::summary::HistoryLine;
 use crate::time_left::in_words;
 
@@ -54,12 +55,25 @@ pub struct Console {
     bar: Option<ProgressBar>,
     terminal: bool,
     left: Option<Duration>,
+    /// The turn of a seed among several, whose layers and epochs are not printed.
+    turn: Option<Turn>,
 }
 
 impl Console {
     /// Checks whether standard error is a terminal.
     pub fn new() -> Self {
-        Self { download: ConsoleProgress::new(), bar: None, terminal: io::stderr().is_terminal(), left: None }
+        Self {
+            download: ConsoleProgress::new(),
+            bar: None,
+            terminal: io::stderr().is_terminal(),
+            left: None,
+            turn: None,
+        }
+    }
+
+    /// For a seed among several: only the bar and notes.
+    pub(crate) fn for_seed(turn: Turn) -> Self {
+        Self { turn: Some(turn), ..Self::new() }
     }
 
     /// Ignores errors: a closed pipe must not end a training run.
@@ -99,11 +113,13 @@ impl Progress for Console {
 
 impl Observer for Console {
     fn network(&mut self, table: &str) {
-        self.line(table);
+        if self.turn.is_none() {
+            self.line(table);
+        }
     }
 
     fn estimate(&mut self, estimate: &Estimate) {
-        self.note(&estimate_in_words(estimate));
+        self.note(&estimate_in_words(estimate, self.turn));
     }
 
     fn time_left(&mut self, left: Duration) {
@@ -119,7 +135,9 @@ impl Observer for Console {
         if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {msg}") {
             bar.set_style(style);
         }
-        bar.set_prefix(format!("epoch {epoch}/{epochs}"));
+        let seed =
+            self.turn.map(|Turn { seed, number, of }| format!("seed {seed} ({number}/{of}) ")).unwrap_or_default();
+        bar.set_prefix(format!("{seed}epoch {epoch}/{epochs}"));
         bar.set_position(done);
         self.bar = Some(bar);
     }
@@ -139,6 +157,9 @@ impl Observer for Console {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
+        if self.turn.is_some() {
+            return;
+        }
         let validation = match (line.validation_loss, line.validation_accuracy) {
             (Some(loss), Some(accuracy)) => format!("  validation loss {loss:.4} accuracy {accuracy:.4}"),
             _ => String::new(),
@@ -156,11 +177,12 @@ impl Observer for Console {
 }
 
 /// `about 3 min 20 s of training left on 2 threads (avx512, f32)`.
-fn estimate_in_words(estimate: &Estimate) -> String {
+fn estimate_in_words(estimate: &Estimate, turn: Option<Turn>) -> String {
     let Estimate { left, threads, isa, precision, may_stop_early } = estimate;
     let threads = if *threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") };
+    let seed = turn.map(|Turn { seed, number, of }| format!(" of seed {seed} ({number} of {of})")).unwrap_or_default();
     let early = if *may_stop_early { "; less if it stops early" } else { "" };
-    format!("about {} of training left on {threads} ({isa}, {precision}){early}", in_words(*left))
+    format!("about {} of training{seed} left on {threads} ({isa}, {precision}){early}", in_words(*left))
 }
 
 #[cfg(test)]
@@ -176,9 +198,11 @@ mod tests {
             precision: "f32".to_owned(),
             may_stop_early,
         };
-        let text = estimate_in_words(&estimate(2, false));
+        let text = estimate_in_words(&estimate(2, false), None);
         assert_eq!(text, "about 3 min 20 s of training left on 2 threads (avx512, f32)");
-        let text = estimate_in_words(&estimate(1, true));
-        assert_eq!(text, "about 3 min 20 s of training left on 1 thread (avx512, f32); less if it stops early");
+        let text = estimate_in_words(&estimate(1, true), Some(Turn { seed: 7, number: 2, of: 5 }));
+        let expected =
+            "about 3 min 20 s of training of seed 7 (2 of 5) left on 1 thread (avx512, f32); less if it stops early";
+        assert_eq!(text, expected);
     }
 }

@@ -1,5 +1,6 @@
 //! [`RunFolder`]: the folder that a run writes its results into. A file there under its final name is complete.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -47,6 +48,15 @@ pub enum FolderError {
         /// The file it should have.
         missing: &'static str,
     },
+    /// The folder does not hold several seeds.
+    #[error(
+        "{path} is not a folder of several seeds: it has no seeds.json. To continue a single run, leave out --seeds",
+        path = path.display()
+    )]
+    NotSeveralSeeds {
+        /// The folder.
+        path: PathBuf,
+    },
     /// Another process trains in the folder.
     #[error("another process is training in {path}", path = path.display())]
     Busy {
@@ -93,20 +103,90 @@ impl Destination {
                 Err(FolderError::NotAFolder { path: path.clone() })
             }
             Self::Folder(path) if path.exists() => {
-                let mut entries = fs::read_dir(path).map_err(refused("read", path))?;
-                if entries.next().is_some() { Err(FolderError::NotEmpty { path: path.clone() }) } else { Ok(()) }
+                let entries = fs::read_dir(path).map_err(refused("read", path))?;
+                let names = entries.map(|entry| entry.map(|entry| entry.file_name())).collect::<io::Result<Vec<_>>>();
+                // A process that was killed before it wrote its recipe has left no more than these.
+                let is_leftover = |name: &OsString| {
+                    name == LOCK || (name == HISTORY && fs::metadata(path.join(name)).is_ok_and(|file| file.len() == 0))
+                };
+                if names.map_err(refused("read", path))?.iter().all(is_leftover) {
+                    Ok(())
+                } else {
+                    Err(FolderError::NotEmpty { path: path.clone() })
+                }
             }
             _ => Ok(()),
         }
     }
 }
 
+/// A folder, locked against other processes while this value lives.
+#[derive(Debug)]
+pub(crate) struct LockedFolder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl LockedFolder {
+    /// Makes the folder; the name of a dated one ends with `name`.
+    pub(crate) fn create(destination: &Destination, name: &str) -> Result<Self, FolderError> {
+        destination.check()?;
+        let path = match destination {
+            Destination::Folder(path) => {
+                fs::create_dir_all(path).map_err(refused("create", path))?;
+                path.clone()
+            }
+            Destination::Below(parent) => create_dated(parent, name)?,
+        };
+        Self::open(&path)
+    }
+
+    /// Locks a folder that exists.
+    pub(crate) fn open(path: &Path) -> Result<Self, FolderError> {
+        let lock_path = path.join(LOCK);
+        // Without truncation: Windows refuses to change a file that another process has locked.
+        let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&lock_path);
+        let lock = lock.map_err(refused("write", &lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(FolderError::Busy { path: path.to_owned() }),
+            // A file system without locks: there the user must not train twice in one folder.
+            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {}
+            Err(TryLockError::Error(error)) => return Err(refused("lock", &lock_path)(error)),
+        }
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of one of its files.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Writes a file atomically: `name` is always a complete file, the old one or the new one.
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), FolderError> {
+        let (temporary, path) = (self.path.join(format!(".{name}.part")), self.path.join(name));
+        // The folder is locked: what a killed process left under the one temporary name is replaced.
+        let mut file = AtomicFile::create_through(temporary, &path).map_err(not_written)?;
+        file.write_all(bytes).map_err(refused("write the file", &path))?;
+        file.commit().map_err(not_written)
+    }
+
+    /// Removes the lock's file, before the folder itself is removed.
+    pub(crate) fn remove_lock(&self) {
+        // A file that cannot be removed does no harm: it is locked by nobody.
+        let _ = fs::remove_file(self.file(LOCK));
+    }
+}
+
 /// The folder of a run, locked against other processes while this value lives.
 #[derive(Debug)]
 pub struct RunFolder {
-    path: PathBuf,
+    folder: LockedFolder,
     history: File,
-    _lock: File,
 }
 
 impl RunFolder {
@@ -115,15 +195,7 @@ impl RunFolder {
     /// # Errors
     /// [`FolderError`]
     pub fn create(destination: &Destination, recipe: &str) -> Result<Self, FolderError> {
-        destination.check()?;
-        let path = match destination {
-            Destination::Folder(path) => {
-                fs::create_dir_all(path).map_err(refused("create", path))?;
-                path.clone()
-            }
-            Destination::Below(parent) => create_dated(parent, recipe)?,
-        };
-        Self::lock(path)
+        Self::of(LockedFolder::create(destination, recipe)?)
     }
 
     /// Opens the folder of a run to resume it.
@@ -134,35 +206,23 @@ impl RunFolder {
         if !path.join(RECIPE).is_file() {
             return Err(FolderError::NotARun { path: path.to_owned(), missing: RECIPE });
         }
-        Self::lock(path.to_owned())
+        Self::of(LockedFolder::open(path)?)
     }
 
-    fn lock(path: PathBuf) -> Result<Self, FolderError> {
-        let lock_path = path.join(LOCK);
-        // Without truncation: Windows refuses to change a file that another process has locked.
-        let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&lock_path);
-        let lock = lock.map_err(refused("write", &lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(FolderError::Busy { path }),
-            // A file system without locks: there the user must not train twice in one folder.
-            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {}
-            Err(TryLockError::Error(error)) => return Err(refused("lock", &lock_path)(error)),
-        }
-        let history_path = path.join(HISTORY);
-        let history = OpenOptions::new().create(true).append(true).open(&history_path);
-        let history = history.map_err(refused("write", &history_path))?;
-        Ok(Self { path, history, _lock: lock })
+    fn of(folder: LockedFolder) -> Result<Self, FolderError> {
+        let path = folder.file(HISTORY);
+        let history = OpenOptions::new().create(true).append(true).open(&path).map_err(refused("write", &path))?;
+        Ok(Self { folder, history })
     }
 
     /// The folder.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.folder.path()
     }
 
     /// The path of one of its files.
     pub fn file(&self, name: &str) -> PathBuf {
-        self.path.join(name)
+        self.folder.file(name)
     }
 
     /// Writes a file atomically: `name` is always a complete file, the old one or the new one.
@@ -170,11 +230,7 @@ impl RunFolder {
     /// # Errors
     /// [`FolderError::Io`]
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), FolderError> {
-        let (temporary, path) = (self.path.join(format!(".{name}.part")), self.path.join(name));
-        // The folder is locked: what a killed process left under the one temporary name is replaced.
-        let mut file = AtomicFile::create_through(temporary, &path).map_err(not_written)?;
-        file.write_all(bytes).map_err(refused("write the file", &path))?;
-        file.commit().map_err(not_written)
+        self.folder.write(name, bytes)
     }
 
     /// Appends a line to the history.
@@ -182,7 +238,7 @@ impl RunFolder {
     /// # Errors
     /// [`FolderError::Io`]
     pub fn append_history(&mut self, line: &impl Serialize) -> Result<(), FolderError> {
-        let path = self.path.join(HISTORY);
+        let path = self.folder.file(HISTORY);
         let mut text = serde_json::to_string(line).map_err(|error| refused("write", &path)(error.into()))?;
         text.push('\n');
         self.history.write_all(text.as_bytes()).map_err(refused("write", &path))
@@ -193,7 +249,7 @@ impl RunFolder {
     /// # Errors
     /// [`FolderError::Io`]
     pub fn sync_history(&self) -> Result<(), FolderError> {
-        self.history.sync_all().map_err(refused("sync", &self.path.join(HISTORY)))
+        self.history.sync_all().map_err(refused("sync", &self.folder.file(HISTORY)))
     }
 
     /// Keeps the first `epochs` lines of the history. The epochs after the checkpoint that the run resumes from will be
@@ -202,7 +258,7 @@ impl RunFolder {
     /// # Errors
     /// [`FolderError::Io`]
     pub fn truncate_history(&mut self, epochs: u64) -> Result<(), FolderError> {
-        let path = self.path.join(HISTORY);
+        let path = self.folder.file(HISTORY);
         let text = fs::read_to_string(&path).map_err(refused("read", &path))?;
         let keep = usize::try_from(epochs).unwrap_or(usize::MAX);
         let kept: usize = text.split_inclusive('\n').take(keep).filter(|line| line.ends_with('\n')).map(str::len).sum();
@@ -268,6 +324,18 @@ mod tests {
         let error = RunFolder::create(&Destination::Folder(out.clone()), "seed").unwrap_err();
         assert!(error.to_string().contains("not empty"), "{error}");
         assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_folder_whose_run_wrote_no_recipe_is_taken_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let destination = Destination::Folder(dir.path().to_owned());
+        drop(RunFolder::create(&destination, "seed").unwrap());
+        let mut again = RunFolder::create(&destination, "seed").unwrap();
+        assert!(matches!(RunFolder::create(&destination, "seed"), Err(FolderError::Busy { .. })));
+        again.append_history(&"one").unwrap();
+        drop(again);
+        assert!(matches!(RunFolder::create(&destination, "seed"), Err(FolderError::NotEmpty { .. })));
     }
 
     #[test]

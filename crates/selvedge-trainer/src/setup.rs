@@ -215,7 +215,7 @@ pub(crate) fn choose_precision(choice: PrecisionChoice, cpu: Cpu) -> Result<Prec
 
 /// Replaces values that depend on this machine by what was found here, so that the recipe in the run's folder repeats the
 /// run.
-fn settle(recipe: &mut LoadedRecipe, precision: Precision, data_dir: &Path) {
+pub(crate) fn settle(recipe: &mut LoadedRecipe, precision: Precision, data_dir: &Path) {
     recipe.recipe.precision = match precision {
         Precision::F32 => PrecisionChoice::F32,
         Precision::Bf16 => PrecisionChoice::Bf16,

@@ -80,6 +80,26 @@ fn a_killed_run_that_is_resumed_ends_with_the_same_bits() {
 }
 
 #[test]
+fn interrupted_seeds_continue_where_they_were() {
+    let place = Workplace::new();
+    let mut child = place.training(&["--epochs", "60", "--seeds", "3", "--out", "many"]).spawn().unwrap();
+    wait_for(&mut child, &place.file("many/seed-2/history.jsonl"), 1);
+    send("INT", &child);
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(130) && stderr.contains("--resume many"), "{stderr}");
+    assert!(place.file("many/seed-1/summary.json").is_file() && !place.file("many/seed-2/summary.json").exists());
+    assert!(place.file("many/seed-2/last.ckpt").is_file() && !place.file("many/seed-3").exists());
+    let first = fs::metadata(place.file("many/seed-1/summary.json")).unwrap().modified().unwrap();
+
+    let text = stdout(&place.command(&["train", "--resume", "many"]).output().unwrap());
+    assert!(["seed 1", "seed 2", "seed 3", "standard error"].iter().all(|part| text.contains(part)), "{text}");
+    assert_eq!(fs::metadata(place.file("many/seed-1/summary.json")).unwrap().modified().unwrap(), first);
+    stdout(&place.training(&["--epochs", "60", "--seed", "2", "--out", "alone"]).output().unwrap());
+    assert_eq!(place.weights("many/seed-2"), place.weights("alone"));
+}
+
+#[test]
 fn the_time_left_is_told_after_a_second_of_training() {
     let place = Workplace::new();
     let mut training = place.training(&["--epochs", "1000000", "--out", "run"]);

@@ -288,7 +288,8 @@ impl Inference {
             let (name, params) = (format!("{name}.{part}"), self.params.len());
             limit(&[current.block.channel_stride, padded(units)?], MAX_PARAMETERS)?;
             let conv = Conv2dShape::dense(current.block, units);
-            self.add_weights(&name, vec![current.block.channels, units], conv, true)?;
+            let weights = Weights { bias: true, init: Init::default(), frozen: false };
+            self.add_weights(&name, vec![current.block.channels, units], conv, weights)?;
             let output = TensorShape::features(conv.output);
             let params = params..self.params.len();
             let buffers = self.buffers.len()..self.buffers.len();

@@ -258,6 +258,11 @@ impl LoadedRecipe {
         adapt(&mut self.recipe, data)
     }
 
+    /// The command-line options that changed the recipe, in order.
+    pub fn changes(&self) -> impl Iterator<Item = &str> {
+        self.origin.overrides.iter().map(|change| change.origin.as_str())
+    }
+
     /// The text that the recipe was read from, without overrides.
     pub fn source_text(&self) -> &str {
         &self.origin.source.text

@@ -192,7 +192,8 @@ fn initial_weights_that_a_layer_cannot_have_are_refused() {
     assert_refused(vec![whitening(10, 17)], &["init = \"whitening\" is not allowed", "at most 256"]);
     assert!(NetworkShape::infer(&accepted(whitening(512, 16))).is_ok());
     let place = ["init = \"whitening\" is not allowed", "first layer"];
-    for layers in [vec![RELU, whitening(4, 3)], vec![LayerSpec::Residual { layers: vec![whitening(2, 3)] }]] {
+    for layers in [vec![RELU, whitening(4, 3)], vec![LayerSpec::Residual { layers: vec![whitening(2, 3)], drop: 0.0 }]]
+    {
         assert_refused(layers, &place);
     }
     let mut colour = accepted(whitening(54, 3));

@@ -102,7 +102,8 @@ fn interrupted_seeds_continue_where_they_were() {
 #[test]
 fn the_time_left_is_told_after_a_second_of_training() {
     let place = Workplace::new();
-    let mut training = place.training(&["--epochs", "1000000", "--out", "run"]);
+    let patient = ["--epochs", "1000000", "--set", "early_stopping.patience=1000000"];
+    let mut training = place.training(&[&patient[..], &["--out", "run"]].concat());
     // A pipe that nobody reads would fill up with lines of epochs.
     let mut child = training.stdout(Stdio::null()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();

@@ -65,7 +65,7 @@ impl<'a> Loader<'a> {
 
     /// Images of all steps of an epoch.
     pub fn images_per_epoch(&self) -> usize {
-        if self.drop_last { self.full_batches() * self.batch } else { self.indices.len() }
+        if self.drop_last { self.batches() * self.batch } else { self.indices.len() }
     }
 
     /// Batches of an epoch that are full.

@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn the_commands_of_selvedge_are_found_in_its_source() {
         let names: Vec<String> = subcommands().into_iter().map(|command| command.name).collect();
-        for name in ["download", "evaluate", "predict", "preview", "profile", "train"] {
+        for name in ["download", "evaluate", "predict", "preview", "profile", "search", "train"] {
             assert!(names.iter().any(|found| found == name), "{name} is not among {names:?}");
         }
     }

@@ -1,6 +1,6 @@
 //! The images of a run: loads and verifies the training split, and holds out images to validate on.
 //!
-//! Training reads the training split only; evaluation ([`crate::evaluate`]) reads the test split.
+//! Training uses the training split only; evaluation ([`crate::evaluate`]) reads the test split.
 
 use std::path::{Path, PathBuf};
 
@@ -85,11 +85,37 @@ impl TrainingData {
         fetch: &FetchOptions,
         progress: &mut P,
     ) -> Result<Self, DataError> {
+        let data = Self::read(dataset, data_dir, progress, |watch| download::ensure(dataset, data_dir, fetch, watch))?;
+        if download::find(dataset).is_none() {
+            // Hashes prove that the files of a known data set are sound. For any other folder, broken test files must not
+            // come to light after hours of training.
+            load_test(&data.dir, data.image_shape(), data.class_names.len())?;
+        }
+        Ok(data)
+    }
+
+    /// Like [`TrainingData::load`], but leaves the test files alone: they are neither read nor downloaded, and may be missing.
+    pub(crate) fn load_without_test<P: Progress + Send + ?Sized>(
+        dataset: &str,
+        data_dir: &Path,
+        fetch: &FetchOptions,
+        progress: &mut P,
+    ) -> Result<Self, DataError> {
+        Self::read(dataset, data_dir, progress, |watch| download::ensure_training(dataset, data_dir, fetch, watch))
+    }
+
+    /// Reads the training split while `verify` makes sure of its files.
+    fn read<P: Progress + Send + ?Sized>(
+        dataset: &str,
+        data_dir: &Path,
+        progress: &mut P,
+        verify: impl FnOnce(&mut Watch<'_, P>) -> Result<PathBuf, DownloadError> + Send,
+    ) -> Result<Self, DataError> {
         let registered = download::find(dataset);
         let expected_dir = registered.map_or_else(|| PathBuf::from(dataset), |known| data_dir.join(known.name));
         let mut watch = Watch { inner: progress, fetched: false };
         let (verified, early) = std::thread::scope(|scope| {
-            let verified = scope.spawn(|| download::ensure(dataset, data_dir, fetch, &mut watch));
+            let verified = scope.spawn(|| verify(&mut watch));
             let early = Split::load(&expected_dir, Part::Train);
             (verified.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), early)
         });
@@ -100,13 +126,7 @@ impl TrainingData {
             return Err(DataError::Classes { dir, classes: class_names.len() });
         }
         check_labels(&dir, &split, class_names.len(), "training")?;
-        let data = Self { dir, split, class_names };
-        if registered.is_none() {
-            // Hashes prove that the files of a known data set are sound. For any other folder, broken test files must not
-            // come to light after hours of training.
-            load_test(&data.dir, data.image_shape(), data.class_names.len())?;
-        }
-        Ok(data)
+        Ok(Self { dir, split, class_names })
     }
 
     /// Height, width and channels of every image.
@@ -191,12 +211,13 @@ impl<P: Progress + ?Sized> Progress for Watch<'_, P> {
 
 /// What a random stream is for. No two purposes share a stream.
 #[derive(Clone, Copy, Debug)]
-enum Purpose {
+pub(crate) enum Purpose {
     Order = 1,
     ValidationSplit = 2,
+    Search = 3,
 }
 
-fn stream(seed: u64, purpose: Purpose, number: u64) -> ChaCha8Rng {
+pub(crate) fn stream(seed: u64, purpose: Purpose, number: u64) -> ChaCha8Rng {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
     key[8] = purpose as u8;

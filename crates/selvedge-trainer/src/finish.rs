@@ -11,7 +11,7 @@ use crate::setup::Inputs;
 use crate::state::TrainState;
 use crate::summary::{Summary, sha256_hex};
 
-/// A run after its last step.
+/// A run after its last step, with its final weights.
 pub(crate) struct FinishedRun<'a> {
     pub(crate) inputs: &'a Inputs,
     pub(crate) held_out: &'a HeldOut,
@@ -19,13 +19,10 @@ pub(crate) struct FinishedRun<'a> {
     pub(crate) folder: &'a RunFolder,
 }
 
-/// Restores the best weights if the recipe asks for it, evaluates, and writes `model.safetensors`, then `summary.json`.
+/// Evaluates the final weights, and writes `model.safetensors`, then `summary.json`.
 pub(crate) fn finish(run: FinishedRun<'_>) -> Result<Summary, TrainError> {
     let FinishedRun { inputs, held_out, mut state, folder } = run;
     let (recipe, data) = (&inputs.recipe, &inputs.images.data);
-    if let Some(best) = state.best_network.take() {
-        state.learner.network.restore(&best);
-    }
     let network = &mut state.learner.network;
     let validation = held_out.evaluate(network);
     let split = load_test(&data.dir, data.image_shape(), data.class_names.len())?;

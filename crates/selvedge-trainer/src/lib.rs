@@ -25,6 +25,7 @@ pub mod recipe;
 pub mod run_folder;
 mod saver;
 pub mod schedule;
+mod search;
 pub mod seeds;
 mod setup;
 mod state;

@@ -182,11 +182,52 @@ impl LockedFolder {
     }
 }
 
+/// A file of JSON lines that grows at its end.
+#[derive(Debug)]
+pub(crate) struct JsonLines {
+    path: PathBuf,
+    file: File,
+}
+
+impl JsonLines {
+    /// Opens the file, or makes an empty one.
+    pub(crate) fn open(path: PathBuf) -> Result<Self, FolderError> {
+        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(refused("write", &path))?;
+        Ok(Self { path, file })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn append(&mut self, line: &impl Serialize) -> Result<(), FolderError> {
+        let mut text = serde_json::to_string(line).map_err(|error| refused("write", &self.path)(error.into()))?;
+        text.push('\n');
+        self.file.write_all(text.as_bytes()).map_err(refused("write", &self.path))
+    }
+
+    /// Writes what was appended to the disk.
+    pub(crate) fn sync(&self) -> Result<(), FolderError> {
+        self.file.sync_all().map_err(refused("sync", &self.path))
+    }
+
+    pub(crate) fn read(&self) -> Result<String, FolderError> {
+        fs::read_to_string(&self.path).map_err(refused("read", &self.path))
+    }
+
+    /// Keeps the first `bytes` of the file.
+    pub(crate) fn truncate(&self, bytes: usize) -> Result<(), FolderError> {
+        // `self.file` is open for appending, and on Windows such a handle may not change the length.
+        let file = OpenOptions::new().write(true).open(&self.path).map_err(refused("write", &self.path))?;
+        file.set_len(bytes as u64).map_err(refused("write", &self.path))
+    }
+}
+
 /// The folder of a run, locked against other processes while this value lives.
 #[derive(Debug)]
 pub struct RunFolder {
     folder: LockedFolder,
-    history: File,
+    history: JsonLines,
 }
 
 impl RunFolder {
@@ -210,8 +251,7 @@ impl RunFolder {
     }
 
     fn of(folder: LockedFolder) -> Result<Self, FolderError> {
-        let path = folder.file(HISTORY);
-        let history = OpenOptions::new().create(true).append(true).open(&path).map_err(refused("write", &path))?;
+        let history = JsonLines::open(folder.file(HISTORY))?;
         Ok(Self { folder, history })
     }
 
@@ -238,10 +278,7 @@ impl RunFolder {
     /// # Errors
     /// [`FolderError::Io`]
     pub fn append_history(&mut self, line: &impl Serialize) -> Result<(), FolderError> {
-        let path = self.folder.file(HISTORY);
-        let mut text = serde_json::to_string(line).map_err(|error| refused("write", &path)(error.into()))?;
-        text.push('\n');
-        self.history.write_all(text.as_bytes()).map_err(refused("write", &path))
+        self.history.append(line)
     }
 
     /// Syncs the history to disk, so that no checkpoint is newer than it.
@@ -249,7 +286,7 @@ impl RunFolder {
     /// # Errors
     /// [`FolderError::Io`]
     pub fn sync_history(&self) -> Result<(), FolderError> {
-        self.history.sync_all().map_err(refused("sync", &self.folder.file(HISTORY)))
+        self.history.sync()
     }
 
     /// Keeps the first `epochs` lines of the history. The epochs after the checkpoint that the run resumes from will be
@@ -258,13 +295,10 @@ impl RunFolder {
     /// # Errors
     /// [`FolderError::Io`]
     pub fn truncate_history(&mut self, epochs: u64) -> Result<(), FolderError> {
-        let path = self.folder.file(HISTORY);
-        let text = fs::read_to_string(&path).map_err(refused("read", &path))?;
+        let text = self.history.read()?;
         let keep = usize::try_from(epochs).unwrap_or(usize::MAX);
         let kept: usize = text.split_inclusive('\n').take(keep).filter(|line| line.ends_with('\n')).map(str::len).sum();
-        // `self.history` is open for appending, and on Windows such a handle may not change the length.
-        let file = OpenOptions::new().write(true).open(&path).map_err(refused("write", &path))?;
-        file.set_len(kept as u64).map_err(refused("write", &path))
+        self.history.truncate(kept)
     }
 }
 

@@ -1,16 +1,19 @@
-//! [`Saver`]: writes checkpoints, at most one a minute, and one at the end.
+//! [`Saver`]: what a run writes into its folder while it trains: a line of history after each epoch, checkpoints at most
+//! once a minute, and one at the end.
 
 use std::time::{Duration, Instant};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::TrainError;
+use crate::observer::Observer;
 use crate::run_folder::{BEST, LAST, RunFolder};
-use crate::state::TrainState;
+use crate::state::{EpochEnd, TrainState};
 
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// Writes checkpoints.
+/// Writes the history and checkpoints.
 pub(crate) struct Saver {
+    folder: RunFolder,
     /// When a checkpoint was written, or the run began.
     last: Instant,
     /// The state after the best epoch, until it is written.
@@ -18,28 +21,47 @@ pub(crate) struct Saver {
 }
 
 impl Saver {
-    pub(crate) fn new() -> Self {
-        Self { last: Instant::now(), best: None }
+    pub(crate) fn new(folder: RunFolder) -> Self {
+        Self { folder, last: Instant::now(), best: None }
     }
 
-    /// Whether it is time to save.
-    pub(crate) fn is_due(&self) -> bool {
-        self.last.elapsed() >= INTERVAL
+    pub(crate) fn folder(&self) -> &RunFolder {
+        &self.folder
     }
 
-    /// Keeps a copy of the state; the next save writes it as `best.ckpt`.
-    pub(crate) fn keep_best(&mut self, state: &TrainState) {
-        self.best = Some(state.checkpoint());
+    /// Returns to the last checkpoint. A run that was stopped before its first checkpoint starts over, and ends with the
+    /// same weights.
+    pub(crate) fn restore_last(
+        &mut self,
+        state: &mut TrainState,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        let path = self.folder.file(LAST);
+        if path.exists() {
+            state.restore(Checkpoint::load(&path)?, &path, observer)?;
+        }
+        self.folder.truncate_history(state.progress.epoch)?;
+        Ok(())
+    }
+
+    /// Writes the line of an epoch that has ended. Keeps a copy of the best state, which the next save writes as
+    /// `best.ckpt`. Saves when it is time; `rate` is the learning rate of the next step.
+    pub(crate) fn end_epoch(&mut self, epoch: &EpochEnd, state: &TrainState, rate: f64) -> Result<(), TrainError> {
+        self.folder.append_history(&epoch.line)?;
+        if epoch.is_best {
+            self.best = Some(state.checkpoint());
+        }
+        if self.last.elapsed() >= INTERVAL { self.save(state, rate) } else { Ok(()) }
     }
 
     /// Syncs the history, then writes `best.ckpt` if there is a new best epoch, then `last.ckpt`.
-    pub(crate) fn save(&mut self, state: &TrainState, rate: f64, folder: &RunFolder) -> Result<(), TrainError> {
+    pub(crate) fn save(&mut self, state: &TrainState, rate: f64) -> Result<(), TrainError> {
         state.check_parameters(rate)?;
-        folder.sync_history()?;
+        self.folder.sync_history()?;
         if let Some(best) = self.best.take() {
-            folder.write(BEST, &best.encode())?;
+            self.folder.write(BEST, &best.encode())?;
         }
-        folder.write(LAST, &state.checkpoint().encode())?;
+        self.folder.write(LAST, &state.checkpoint().encode())?;
         self.last = Instant::now();
         Ok(())
     }

@@ -100,44 +100,61 @@ impl Setup {
             }
             Run::Resume(path) => Some(RunFolder::open(path)?),
         };
-        let mut loaded = match &options.run {
+        let loaded = match &options.run {
             Run::New { recipe, .. } => (**recipe).clone(),
             Run::Resume(path) => RecipeSource::read(&path.join(RECIPE))?.load(&[])?,
         };
         let cpu = Cpu::detect()?;
-        let precision = choose_precision(loaded.recipe.precision, cpu)?;
+        // A recipe that this processor cannot train is refused before the data set is downloaded.
+        choose_precision(loaded.recipe.precision, cpu)?;
         let threads = Threads::new(options.threads)?;
         let data = TrainingData::load(&loaded.recipe.dataset, &options.data_dir, &options.fetch, observer)?;
-        for note in loaded.adapt(&data) {
-            observer.note(&note);
-        }
-        settle(&mut loaded, precision, &data.dir);
-
-        let images = threads.install(|| Images::prepare(&loaded, data))?;
-        let mut network = build_network(&loaded, &images.augmenter, precision, &threads)?;
-        whiten(&mut network, &images, &loaded)?;
-        observer.network(&network.spec().summary()?);
-
         let resumed = opened.is_some();
         // A later version may fill in more defaults, and a checkpoint knows its run by the hash of this text.
-        let recipe_text = if resumed { loaded.source_text().to_owned() } else { loaded.to_toml() };
+        let written = resumed.then(|| loaded.source_text().to_owned());
+        let note = &mut |note: &str| observer.note(note);
+        let (mut inputs, network) = Inputs::prepare(loaded, Arc::new(data), cpu, &threads, note)?;
+        observer.network(&network.spec().summary()?);
+        if let Some(text) = written {
+            inputs.recipe_text = text;
+        }
         let folder = match (opened, &options.run) {
             (Some(folder), _) => folder,
-            (None, Run::New { destination, .. }) => RunFolder::create(destination, &loaded.recipe.name)?,
+            (None, Run::New { destination, .. }) => RunFolder::create(destination, &inputs.recipe.name)?,
             (None, Run::Resume(path)) => RunFolder::open(path)?,
         };
         if !resumed {
-            folder.write(RECIPE, recipe_text.as_bytes())?;
+            folder.write(RECIPE, inputs.recipe_text.as_bytes())?;
         }
-        let inputs = Inputs { recipe: loaded.recipe, recipe_text, cpu, precision, threads, images };
         Ok(Self { inputs, network, folder, resumed })
+    }
+}
+
+impl Inputs {
+    /// Adapts the recipe to the data set and the machine, prepares the images and builds the network: every check that needs
+    /// the data. `note` receives what was adapted.
+    pub(crate) fn prepare(
+        mut loaded: LoadedRecipe,
+        data: Arc<TrainingData>,
+        cpu: Cpu,
+        threads: &Threads,
+        note: &mut dyn FnMut(&str),
+    ) -> Result<(Self, Network), TrainError> {
+        let precision = choose_precision(loaded.recipe.precision, cpu)?;
+        loaded.adapt(&data).iter().for_each(|text| note(text));
+        settle(&mut loaded, precision, &data.dir);
+        let images = threads.install(|| Images::prepare(&loaded, data))?;
+        let mut network = build_network(&loaded, &images.augmenter, precision, threads)?;
+        whiten(&mut network, &images, &loaded)?;
+        let recipe_text = loaded.to_toml();
+        Ok((Self { recipe: loaded.recipe, recipe_text, cpu, precision, threads: threads.clone(), images }, network))
     }
 }
 
 /// The images of a run and how they are augmented: the part that training, preview and profile share.
 pub(crate) struct Images {
     /// The data set, offline copies included.
-    pub(crate) data: TrainingData,
+    pub(crate) data: Arc<TrainingData>,
     pub(crate) partition: Partition,
     pub(crate) augmenter: Augmenter,
     /// The weight of each class in the loss, if the recipe has them.
@@ -148,14 +165,16 @@ pub(crate) struct Images {
 
 impl Images {
     /// Makes the recipe's offline copies, on the current rayon pool, and holds out the validation images.
-    pub(crate) fn prepare(recipe: &LoadedRecipe, mut data: TrainingData) -> Result<Self, TrainError> {
+    pub(crate) fn prepare(recipe: &LoadedRecipe, data: impl Into<Arc<TrainingData>>) -> Result<Self, TrainError> {
+        let mut data = data.into();
         let [height, width, channels] = data.image_shape();
         let (shape, classes) = (ImageShape { height, width, channels }, data.class_names.len());
         let augmenter = Augmenter::new(recipe.recipe.augmentation.clone(), shape, classes)
             .map_err(|error| recipe.error("augmentation", error))?;
         let offline = Offline::new(recipe, &data)?;
         if let Some(offline) = &offline {
-            data.split = offline.enlarge(&data.split);
+            let split = offline.enlarge(&data.split);
+            data = Arc::new(TrainingData { dir: data.dir.clone(), split, class_names: data.class_names.clone() });
         }
         let partition = hold_out(recipe, &data)?;
         if let Some(shift) = recipe.recipe.test_time_averaging.map(|averaging| averaging.shift)

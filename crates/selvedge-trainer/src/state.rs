@@ -16,6 +16,13 @@ use crate::setup::Inputs;
 use crate::step::Learner;
 use crate::summary::HistoryLine;
 
+/// What is known at the end of an epoch.
+pub(crate) struct EpochEnd {
+    pub(crate) line: HistoryLine,
+    /// Whether it is the best epoch so far.
+    pub(crate) is_best: bool,
+}
+
 /// Everything that changes from step to step.
 pub(crate) struct TrainState {
     pub(crate) learner: Learner,

@@ -27,7 +27,7 @@ impl Workplace {
 fn help_has_examples_and_every_command() {
     let place = Workplace::new();
     let help = stdout(&place.run(&["--help"]));
-    for command in ["train", "evaluate", "predict", "preview", "profile", "download"] {
+    for command in ["train", "evaluate", "predict", "preview", "profile", "search", "download"] {
         assert!(help.contains(command), "{help}");
         assert!(stdout(&place.run(&[command, "--help"])).contains("Examples:"), "{command}");
     }

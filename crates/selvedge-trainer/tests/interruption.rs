@@ -177,3 +177,78 @@ fn closed_pipes_end_no_run_and_cause_no_panic() {
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
     assert!(place.file("second/summary.json").is_file());
 }
+
+/// A search of eight runs, each of which takes a moment.
+const SEARCH: &str = r#"recipe = "small.toml"
+validation = 30
+set = { dataset = "data" }
+halving = { rungs = [30, 60], keep = 0.3 }
+[values]
+optimizer.learning_rate = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3]
+"#;
+
+impl Workplace {
+    fn searching(&self, args: &[&str]) -> Command {
+        fs::write(self.file("s.toml"), SEARCH).unwrap();
+        self.command(&[&["search", "s.toml"], args].concat())
+    }
+
+    /// The records of a search but for times and threads, in the order of trial and rung.
+    fn records(&self, folder: &str) -> Vec<serde_json::Value> {
+        let text = fs::read_to_string(self.file(folder).join("trials.jsonl")).unwrap();
+        let mut records: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        for record in &mut records {
+            record.as_object_mut().unwrap().retain(|key, _| key != "train_seconds" && key != "threads");
+        }
+        records.sort_by_key(|record| ["rung", "trial"].map(|key| record[key].as_u64()));
+        records
+    }
+}
+
+#[test]
+fn a_killed_search_that_is_resumed_has_the_records_of_an_uninterrupted_one() {
+    let place = Workplace::new();
+    stdout(&place.searching(&["--out", "whole", "--threads", "2"]).output().unwrap());
+    assert_eq!(place.records("whole").len(), 8);
+    for (folder, jobs) in [("killed", "1"), ("killed-side-by-side", "2")] {
+        let args = ["--out", folder, "--threads", "2", "--jobs", jobs];
+        // Killed before the first record, after the first, and in the second rung.
+        for lines in [0, 1, 6] {
+            let mut child = place.searching(&args).spawn().unwrap();
+            wait_for(&mut child, &place.file(folder).join("search.toml"), 1);
+            let records = || fs::read_to_string(place.file(folder).join("trials.jsonl")).unwrap_or_default();
+            let begun = Instant::now();
+            while records().matches('\n').count() < lines {
+                assert!(
+                    begun.elapsed() < Duration::from_secs(60) && child.try_wait().unwrap().is_none(),
+                    "no {lines} records"
+                );
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert!(records().matches('\n').count() < 8, "the search ended before it was killed");
+        }
+        stdout(&place.searching(&args).output().unwrap());
+        assert_eq!(place.records(folder), place.records("whole"), "{folder}");
+    }
+}
+
+#[test]
+fn ctrl_c_ends_a_search_and_says_how_to_continue() {
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let place = Workplace::new();
+        let mut child = place.searching(&["--out", "found"]).spawn().unwrap();
+        wait_for(&mut child, &place.file("found/trials.jsonl"), 1);
+        send(signal, &child);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(code));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(stderr.contains("search --resume found"), "{stderr}");
+        let text = fs::read_to_string(place.file("found/trials.jsonl")).unwrap();
+        assert!(text.ends_with('\n') && text.lines().count() < 8, "{text}");
+        stdout(&place.command(&["search", "--resume", "found"]).output().unwrap());
+        assert_eq!(place.records("found").len(), 8);
+    }
+}

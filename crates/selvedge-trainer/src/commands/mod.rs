@@ -8,6 +8,8 @@ mod evaluate;
 mod predict;
 mod preview;
 mod profile;
+mod search;
+mod signals;
 mod train;
 
 use std::error::Error;
@@ -52,6 +54,7 @@ enum Command {
     Predict(predict::PredictArgs),
     Preview(preview::PreviewArgs),
     Profile(Box<profile::ProfileArgs>),
+    Search(search::SearchArgs),
     Download(download::DownloadArgs),
 }
 
@@ -63,6 +66,7 @@ pub fn main(started: Instant) -> ExitCode {
         Command::Predict(args) => args.run(),
         Command::Preview(args) => args.run(),
         Command::Profile(args) => args.run(),
+        Command::Search(args) => args.run(),
         Command::Download(args) => args.run(),
     };
     result.unwrap_or_else(|error| {

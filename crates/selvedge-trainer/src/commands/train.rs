@@ -3,14 +3,12 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{anyhow, bail};
 use clap::Args;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
 
+use super::signals;
 use crate::download::tell;
 use crate::evaluate::standard_error;
 use crate::observer::{Console, Observer};
@@ -110,7 +108,7 @@ impl TrainArgs {
             }
         };
         let options = TrainOptions { started, ..TrainOptions::new(run, self.data_dir.path(), self.threads.count()?) };
-        watch_signals(&options)?;
+        signals::watch(&options.stop, &options.exit_at_once)?;
         let mut console = Console::new();
         let outcome = train(&options, &mut console);
         // This removes the progress bar of an interrupted epoch, which would erase the last line.
@@ -128,7 +126,7 @@ impl TrainArgs {
     fn train_seeds(&self, folder: SeedsFolder, started: Instant) -> anyhow::Result<ExitCode> {
         let path = folder.path().to_owned();
         let template = TrainOptions::new(Run::Resume(path.clone()), self.data_dir.path(), self.threads.count()?);
-        watch_signals(&template)?;
+        signals::watch(&template.stop, &template.exit_at_once)?;
         // The first run's time to its first step counts from the start of the process.
         let mut started = Some(started);
         let mut options =
@@ -184,19 +182,6 @@ impl SeedsObserver for SeedLines {
 fn interrupted(saved: &str, folder: &Path, signal: usize) -> ExitCode {
     tell(&format!("interrupted; {saved}. Continue with: selvedge train --resume {}", folder.display()));
     ExitCode::from(128 + u8::try_from(signal).unwrap_or(0))
-}
-
-/// The first signal asks the run to stop. The second, or one before training begins, ends the process at once. Windows
-/// has both signals too: Ctrl-C is SIGINT.
-fn watch_signals(options: &TrainOptions) -> anyhow::Result<()> {
-    let watch = |signal: i32| -> io::Result<()> {
-        let at_once = Arc::clone(&options.exit_at_once);
-        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&at_once))?;
-        flag::register(signal, at_once)?;
-        flag::register_usize(signal, Arc::clone(&options.stop), signal as usize)?;
-        Ok(())
-    };
-    [SIGINT, SIGTERM].into_iter().try_for_each(watch).context("cannot watch for Ctrl-C")
 }
 
 /// The figures of a run in a few lines, accuracies with their standard errors.

@@ -80,10 +80,21 @@ pub fn fetch(
     options: &FetchOptions,
     progress: &mut dyn Progress,
 ) -> Result<Vec<FileOutcome>, DownloadError> {
+    fetch_files(dir, dataset, &dataset.files, options, progress)
+}
+
+/// Like [`fetch`], for some of the files.
+pub(super) fn fetch_files(
+    dir: &Path,
+    dataset: &NamedDataset,
+    files: &[PinnedFile],
+    options: &FetchOptions,
+    progress: &mut dyn Progress,
+) -> Result<Vec<FileOutcome>, DownloadError> {
     // First: a bad mirror is an error even if nothing is missing.
     let sources = open_sources(dataset, options)?;
     let mut outcomes = Vec::new();
-    for pin in &dataset.files {
+    for pin in files {
         let outcome = match verify_file(dir, pin)?.state {
             FileState::Verified(matched) => Outcome::Present(matched),
             FileState::Missing | FileState::Wrong { .. } => {

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::error::DownloadError;
-use super::registry::{DATASETS, NamedDataset, RAW_NAMES};
+use super::registry::{DATASETS, NamedDataset, RAW_NAMES, TRAINING_NAMES};
 use super::verify::{FileState, sha256_of, verify};
 
 /// Name of the lock file in a data set's folder.
@@ -38,7 +38,7 @@ pub fn confirm(dir: &Path, data_dir: &Path) -> Result<Confirmation, DownloadErro
     let lock = dir.join(LOCK_NAME);
     match fs::read_to_string(&lock) {
         Ok(text) => {
-            compare(dir, &lock, &text)?;
+            compare(dir, &lock, &text, &RAW_NAMES)?;
             return Ok(Confirmation::Unchanged);
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -76,6 +76,16 @@ pub fn confirm(dir: &Path, data_dir: &Path) -> Result<Confirmation, DownloadErro
     }
 }
 
+/// Compares the training files of a folder with its [`LOCK_NAME`], if it has one.
+pub(super) fn compare_training(dir: &Path) -> Result<(), DownloadError> {
+    let lock = dir.join(LOCK_NAME);
+    match fs::read_to_string(&lock) {
+        Ok(text) => compare(dir, &lock, &text, &TRAINING_NAMES),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(DownloadError::io("read", &lock)(error)),
+    }
+}
+
 /// Whether the folder holds this data set. If it should but does not, that is an error.
 fn is_named(dir: &Path, data_dir: &Path, dataset: &'static NamedDataset) -> Result<bool, DownloadError> {
     let reports = verify(dir, dataset)?;
@@ -89,7 +99,8 @@ fn is_named(dir: &Path, data_dir: &Path, dataset: &'static NamedDataset) -> Resu
     Ok(false)
 }
 
-fn compare(dir: &Path, lock: &Path, text: &str) -> Result<(), DownloadError> {
+/// Compares the files of these names with the text of the lock file.
+fn compare(dir: &Path, lock: &Path, text: &str, names: &[&'static str]) -> Result<(), DownloadError> {
     let bad = |problem: String| DownloadError::BadLock { lock: lock.to_owned(), problem };
     let mut locked = Vec::new();
     for (index, line) in text.lines().enumerate() {
@@ -99,7 +110,7 @@ fn compare(dir: &Path, lock: &Path, text: &str) -> Result<(), DownloadError> {
         };
         locked.push(entry);
     }
-    for name in RAW_NAMES {
+    for &name in names {
         let Some(path) = locate(dir, name) else {
             return Err(DownloadError::MissingFile { dir: dir.to_owned(), name });
         };

@@ -96,3 +96,24 @@ pub fn ensure(
     }
     Ok(dir)
 }
+
+/// Like [`ensure`], for the two training files alone. The first use of a folder leaves no `selvedge.lock`, which lists all
+/// four files.
+pub(crate) fn ensure_training(
+    name_or_dir: &str,
+    data_dir: &Path,
+    options: &FetchOptions,
+    progress: &mut dyn Progress,
+) -> Result<PathBuf, DownloadError> {
+    if let Some(dataset) = find(name_or_dir) {
+        let dir = data_dir.join(dataset.name);
+        fetch::fetch_files(&dir, dataset, dataset.training_files(), options, progress)?;
+        return Ok(dir);
+    }
+    let dir = PathBuf::from(name_or_dir);
+    if !dir.is_dir() {
+        return Err(DownloadError::unknown(name_or_dir));
+    }
+    lock::compare_training(&dir)?;
+    Ok(dir)
+}

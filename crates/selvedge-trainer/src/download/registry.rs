@@ -6,6 +6,9 @@ use std::fmt::Write;
 pub(crate) const RAW_NAMES: [&str; 4] =
     ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"];
 
+/// The names of the two training files, without `.gz`.
+pub(super) const TRAINING_NAMES: [&str; 2] = [RAW_NAMES[0], RAW_NAMES[1]];
+
 /// A gzipped IDX file with its hashes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PinnedFile {
@@ -54,6 +57,13 @@ pub struct NamedDataset {
     pub files: [PinnedFile; 4],
     /// Addresses with the four files directly below them, in the order in which they are tried.
     pub sources: &'static [&'static str],
+}
+
+impl NamedDataset {
+    /// Training images and training labels.
+    pub(super) fn training_files(&self) -> &[PinnedFile] {
+        &self.files[..2]
+    }
 }
 
 const fn pin(

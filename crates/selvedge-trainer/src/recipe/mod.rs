@@ -7,7 +7,7 @@
 mod adapt;
 mod builtin;
 mod class_weights;
-mod place;
+pub(crate) mod place;
 mod source;
 mod spec;
 #[cfg(test)]

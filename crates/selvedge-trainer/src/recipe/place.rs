@@ -15,7 +15,7 @@ const TAGS: [&str; 3] = ["kind", "layer", "op"];
 /// Deserialisation stops at the first error, so keys after the culprit cannot change the message: the culprit is the last of
 /// the keys that do, or lies inside it. A tag changes the meaning of the keys beside it, and is blamed only if none of them
 /// is. A missing key belongs to the table that accepts it.
-pub(super) fn blame<T: DeserializeOwned>(document: &Table, message: &str) -> String {
+pub(crate) fn blame<T: DeserializeOwned>(document: &Table, message: &str) -> String {
     let document = Value::Table(document.clone());
     let message_after = |change: &dyn Fn(&mut Value)| {
         let mut changed = document.clone();
@@ -107,7 +107,7 @@ fn remove(value: &mut Value, path: &[String]) {
 }
 
 /// The line, counted from 1, of the value at a dotted path, or of the longest part of the path that exists.
-pub(super) fn line_of(text: &str, path: &str) -> Option<usize> {
+pub(crate) fn line_of(text: &str, path: &str) -> Option<usize> {
     let document = DeTable::parse(text).ok()?;
     let mut value = DeValue::Table(document.into_inner());
     let mut start = None;
@@ -130,7 +130,7 @@ pub(super) fn line_of(text: &str, path: &str) -> Option<usize> {
 }
 
 /// Line and column of a byte of the text, both counted from 1.
-pub(super) fn line_and_column(text: &str, byte: usize) -> (usize, usize) {
+pub(crate) fn line_and_column(text: &str, byte: usize) -> (usize, usize) {
     let before = text.get(..byte).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
     (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)

@@ -98,6 +98,16 @@ impl Override {
         Ok(Self { key: key.to_owned(), value, origin })
     }
 
+    /// The dotted path.
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The new value.
+    pub(crate) fn value(&self) -> &Value {
+        &self.value
+    }
+
     fn apply(&self, table: &mut Table) -> Result<(), RecipeError> {
         let fail = |problem: String| RecipeError::Override { origin: self.origin.clone(), problem };
         let mut segments: Vec<&str> = self.key.split('.').collect();
@@ -111,6 +121,10 @@ impl Override {
 
     fn covers(&self, key: &str) -> bool {
         key.strip_prefix(&self.key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    }
+
+    fn is_inside(&self, key: &str) -> bool {
+        self.key.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'))
     }
 }
 
@@ -169,15 +183,26 @@ impl RecipeSource {
     /// # Errors
     /// [`RecipeError::Unknown`] and [`RecipeError::Read`].
     pub fn find(name_or_file: &str) -> Result<Self, RecipeError> {
+        Self::find_from(name_or_file, Path::new(""))
+    }
+
+    /// Like [`RecipeSource::find`]; a relative path begins at `folder`.
+    pub(crate) fn find_from(name_or_file: &str, folder: &Path) -> Result<Self, RecipeError> {
         if let Some(text) = builtin::find(name_or_file) {
             return Ok(Self::from_text(format!("built-in recipe {name_or_file}"), text));
         }
-        let path = Path::new(name_or_file);
-        let is_path = path.extension().is_some_and(|extension| extension == "toml") || path.components().count() > 1;
+        let given = Path::new(name_or_file);
+        let is_path = given.extension().is_some_and(|extension| extension == "toml") || given.components().count() > 1;
+        let path = folder.join(given);
         if !is_path && !path.is_file() {
             return Err(RecipeError::Unknown { asked: name_or_file.to_owned() });
         }
-        Self::read(path)
+        Self::read(&path)
+    }
+
+    /// The text.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
     }
 
     /// A file.
@@ -229,11 +254,16 @@ struct Origin {
 impl Origin {
     fn error(&self, key: &str, problem: impl Into<String>) -> RecipeError {
         let changed = self.overrides.iter().rev().find(|change| change.covers(key));
-        let place = match (changed, place::line_of(&self.source.text, key)) {
+        let mut place = match (changed, place::line_of(&self.source.text, key)) {
             (Some(change), _) => change.origin.clone(),
             (None, Some(line)) => format!("{}, line {line}", self.source.origin),
             (None, None) => self.source.origin.clone(),
         };
+        if changed.is_none() {
+            // The culprit may be a value inside, such as one of a layer where `model.layers` is refused.
+            let inside = self.overrides.iter().filter(|change| change.is_inside(key));
+            inside.for_each(|change| place += &format!(", changed by {}", change.origin));
+        }
         RecipeError::Value { place, key: key.to_owned(), problem: problem.into() }
     }
 }

@@ -8,6 +8,10 @@ use thiserror::Error;
 
 use crate::cpu::flush_denormals;
 
+/// Bytes of a worker's stack. Built without optimisation, which gives every inlined function its own part of the frame, the passes
+/// of [`crate::nd`] need between 3 and 4 MB.
+const STACK: usize = 8 << 20;
+
 /// A thread pool for kernels.
 ///
 /// Every worker takes denormal numbers for zero, on x86-64 and aarch64: arithmetic on them is 20 to 50 times slower on many
@@ -58,6 +62,7 @@ impl Threads {
         }
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(count)
+            .stack_size(STACK)
             .thread_name(|i| format!("selvedge-{i}"))
             .start_handler(|_| flush_denormals())
             .build()

@@ -12,7 +12,7 @@ use crate::download::default_data_dir;
 use crate::recipe::{LoadedRecipe, Override, PrecisionChoice, RecipeError, RecipeSource, built_in_names};
 
 /// The recipe that commands use by default.
-pub(crate) const DEFAULT_RECIPE: &str = "seed";
+pub(crate) const DEFAULT_RECIPE: &str = "fast";
 
 /// The help of an option that names a recipe; `before` and `after` are what the command adds.
 pub(crate) fn recipe_help(before: &str, after: &str) -> String {

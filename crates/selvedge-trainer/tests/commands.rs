@@ -51,7 +51,7 @@ fn wrong_usage_is_exit_code_2() {
 #[test]
 fn failure_is_exit_code_1() {
     let place = Workplace::new();
-    place.assert_fails(&place.run(&["train", "--recipe", "fats"]), 1, &["fats", "built in: seed"]);
+    place.assert_fails(&place.run(&["train", "--recipe", "fats"]), 1, &["fats", "built in: fast, quick, seed"]);
     place.assert_fails(&place.train(&["--set", "epoch=3"]), 1, &["--set epoch=3", "unknown key", "`epochs`"]);
     place.assert_fails(&place.train(&["--epochs", "0"]), 1, &["--epochs 0", "from 1"]);
     place.assert_fails(&place.run(&["train", "--dataset", "nowhere"]), 1, &["nowhere", "fashion-mnist"]);

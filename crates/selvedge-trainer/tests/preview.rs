@@ -217,7 +217,7 @@ fn what_cannot_be_drawn_is_refused_and_nothing_is_written() {
     let before = fs::read_dir(place.path()).unwrap().count();
     let small = ["--recipe", "small.toml", "--dataset", "data"];
     for (args, code, parts) in [
-        (&["--recipe", "fats"][..], 1, &["fats", "built in: seed"][..]),
+        (&["--recipe", "fats"][..], 1, &["fats", "built in: fast, quick, seed"][..]),
         (&["--dataset", "nowhere"], 1, &["nowhere", "fashion-mnist"]),
         (&["--dataset", "data", "--seed", "3"], 2, &["--recipe"]),
         (&["--set", "seed=3"], 2, &["--recipe"]),

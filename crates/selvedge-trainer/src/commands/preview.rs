@@ -24,13 +24,13 @@ use crate::setup::Images;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  preview                                          the recipe `seed`, into preview-seed.png
+  preview                                          the recipe `fast`, into preview-fast.png
   preview --recipe my.toml --seed 7 --out my.png   another recipe, other draws
   preview --recipe seed --set 'augmentation=[{op=\"rotate\", limit=20, p=1}, {op=\"cutmix\"}]'
   preview --recipe seed --dataset mnist            the recipe on another data set
   preview --dataset fashion-mnist                  the data set alone, into preview-fashion-mnist.png")]
 pub(super) struct PreviewArgs {
-    #[arg(long, value_name = "NAME or FILE", help = recipe_help("The recipe: ", " [default: seed, unless --dataset is given]"))]
+    #[arg(long, value_name = "NAME or FILE", help = recipe_help("The recipe: ", " [default: fast, unless --dataset is given]"))]
     recipe: Option<String>,
     /// A data set by name (fashion-mnist, mnist, kmnist), or a folder with its four files [default: the recipe's]
     #[arg(long, value_name = "NAME or DIR")]

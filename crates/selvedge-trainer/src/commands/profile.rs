@@ -25,7 +25,7 @@ const BATCH: usize = 128;
 /// First come the machine's peaks: arithmetic in f32 and bf16, reading and copying in the caches and beyond. Then
 /// operations, each on common shapes or on yours: time, operations and bytes per second, and the share of the limit that
 /// bounds it. Then the training steps of a recipe, layer by layer: forward, backward, update, and the time that is left.
-/// Without --op and --recipe it measures all operations and the recipe `seed`, in less than a minute.
+/// Without --op and --recipe it measures all operations and the recipe `fast`, in less than a minute.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -32,12 +32,12 @@ use crate::train::{Outcome, train};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  train                                            the recipe `seed` on Fashion-MNIST
+  train                                            the recipe `fast` on Fashion-MNIST
   train --epochs 5 --threads 2 --out runs/short    a short run into a folder of your choice
   train --dataset mnist --seed 7                   another data set, downloaded on first use
-  train --set optimizer.learning_rate=5e-4 --set validation=6000
-  train --seeds 5 --epochs 20                      seeds 1 to 5, one after another, and their mean and deviation
-  train --recipe seed --print-recipe > my.toml     a recipe to edit, then: train --recipe my.toml
+  train --recipe seed --set optimizer.learning_rate=5e-4 --set validation=6000
+  train --seeds 5 --recipe quick                   seeds 1 to 5, one after another, and their mean and deviation
+  train --print-recipe > my.toml                   a recipe to edit, then: train --recipe my.toml
   train --resume runs/short                        continue an interrupted run")]
 pub(super) struct TrainArgs {
     #[arg(long, value_name = "NAME or FILE", default_value = DEFAULT_RECIPE, help = recipe_help("The recipe: ", ""))]

@@ -14,7 +14,7 @@
 
 use selvedge_augment::Augmentation;
 use selvedge_augment::parameter::PerAxis;
-use selvedge_model::{Kernel, LayerSpec};
+use selvedge_model::{Kernel, LayerSpec, TestTimeAveraging};
 
 use super::spec::{Normalisation, Recipe};
 use crate::data::{TrainingData, flat};
@@ -99,7 +99,12 @@ fn fit(recipe: &mut Recipe, facts: &Facts) -> Vec<String> {
         recipe.augmentation.retain(|operation| {
             !matches!(operation, Augmentation::HorizontalFlip(_) | Augmentation::AlternatingFlip(_))
         });
-        if recipe.augmentation.len() < chain {
+        let averaged = recipe.test_time_averaging.is_some_and(|averaging| averaging.mirror);
+        recipe.test_time_averaging = recipe
+            .test_time_averaging
+            .map(|averaging| TestTimeAveraging { mirror: false, ..averaging })
+            .filter(|averaging| averaging.shift > 0);
+        if averaged || recipe.augmentation.len() < chain {
             notes.push("mirrored writing is other writing: images are not mirrored".to_owned());
         }
     }
@@ -190,6 +195,7 @@ mod tests {
 epochs = 10
 batch = 1000
 augmentation = [{ op = "alternating_flip" }, { op = "translate", max = 2 }]
+test_time_averaging = { mirror = true, shift = 1 }
 tuned_on = { side = 28, images = 60000 }
 input = { mean = 0.286, std = 0.353 }
 optimizer = { kind = "sgd", learning_rate = 0.4 }
@@ -290,6 +296,7 @@ layers = [
     fn writing_is_not_mirrored() {
         let (recipe, notes) = fitted(Facts { mirrors: false, ..FACTS });
         assert_eq!(recipe.augmentation.len(), 1);
+        assert_eq!(recipe.test_time_averaging, Some(TestTimeAveraging { mirror: false, shift: 1 }));
         assert!(notes.contains("not mirrored"), "{notes}");
     }
 }

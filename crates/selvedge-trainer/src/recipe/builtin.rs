@@ -2,6 +2,8 @@
 
 /// Name and text of every built-in recipe.
 pub const BUILT_IN: &[(&str, &str)] = &[
+    ("fast", include_str!("../../recipes/fast.toml")),
+    ("quick", include_str!("../../recipes/quick.toml")),
     ("seed", include_str!("../../recipes/seed.toml")),
     ("seed-notebook", include_str!("../../recipes/seed-notebook.toml")),
     ("resnet9", include_str!("../../recipes/resnet9.toml")),

@@ -211,6 +211,6 @@ fn later_checks_can_name_the_line() {
 
 #[test]
 fn names_and_files_are_told_apart() {
-    assert_has(&RecipeSource::find("sead").unwrap_err().to_string(), &["sead", "built in: seed"]);
+    assert_has(&RecipeSource::find("sead").unwrap_err().to_string(), &["sead", "built in: fast, quick, seed"]);
     assert_has(&RecipeSource::find("./nowhere/x.toml").unwrap_err().to_string(), &["nowhere", "cannot be read"]);
 }

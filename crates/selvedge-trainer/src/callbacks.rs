@@ -1,5 +1,6 @@
 //! Callbacks at the end of an epoch: [`ReduceLrOnPlateau`] cuts the learning rate, [`EarlyStopping`] ends the run, [`Best`]
-//! keeps track of the best epoch. The first two behave exactly as Keras' callbacks of these names.
+//! keeps track of the best epoch. The first two behave as Keras' callbacks of these names, except that no epoch in which the rate
+//! rises is judged a plateau, and cuts multiply by the factor exactly.
 //!
 //! Their state is plain numbers that a checkpoint stores, so a resumed run decides as an uninterrupted one.
 
@@ -65,7 +66,7 @@ impl ReduceLrOnPlateau {
     }
 
     /// Takes the figures of an epoch whose last step had the learning rate `rate`, earlier cuts included. Returns whether
-    /// it cut the rate.
+    /// it cut the rate. Epochs during warm-up are not for it: their figures say little about the peak rate.
     pub fn end_epoch(&mut self, figures: &EpochFigures, rate: f64) -> bool {
         let Some(value) = figures.get(self.spec.monitor) else { return false };
         let (spec, state) = (&self.spec, &mut self.state);
@@ -85,8 +86,8 @@ impl ReduceLrOnPlateau {
         if state.wait < spec.patience || rate <= spec.min_lr {
             return false;
         }
-        let new = (rate * spec.factor).max(spec.min_lr);
-        state.factor *= new / rate;
+        // A quotient of rates would be off by a rounding error for each cut.
+        state.factor *= if rate * spec.factor < spec.min_lr { spec.min_lr / rate } else { spec.factor };
         state.cooldown = spec.cooldown;
         state.wait = 0;
         true
@@ -213,6 +214,20 @@ mod tests {
         let found = rates(spec, &[0.5; 5]);
         for (found, expected) in found.iter().zip([1.0, 1.0, 0.1, 0.05, 0.05]) {
             assert!((found - expected).abs() < 1e-12, "{found} for {expected}");
+        }
+    }
+
+    /// 2e-4 · 0.3 / 2e-4 is not 0.3: after some cuts the rate would be another number than the recipe says.
+    #[test]
+    fn cuts_multiply_by_the_factor_exactly() {
+        let spec = ReduceLrOnPlateauSpec { factor: 0.3, patience: 1, ..ReduceLrOnPlateauSpec::default() };
+        let mut callback = ReduceLrOnPlateau::new(spec);
+        let (mut expected, peak) = (1.0, 2e-4);
+        callback.end_epoch(&figures(0.5), peak);
+        for _ in 0..10 {
+            assert!(callback.end_epoch(&figures(0.5), peak * callback.factor()));
+            expected *= 0.3;
+            assert_eq!(callback.factor(), expected);
         }
     }
 

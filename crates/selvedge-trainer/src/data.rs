@@ -249,12 +249,15 @@ pub struct Partition {
     pub train: Vec<u32>,
     /// The images to validate on.
     pub validation: Vec<u32>,
+    /// The classes of which an image stays in training although their share of the validation images would be all they have.
+    pub kept: Vec<u8>,
 }
 
 /// Holds out `count` images, stratified by class and chosen by the seed.
 ///
 /// A class of `n` of the `N` images gives the integer part of `count · n / N`. The images still missing come, one each, from
-/// the classes with the largest remainders; of equal ones, from the first.
+/// the classes with the largest remainders; of equal ones, from the first. No class gives its last image while another has more
+/// than one left: then that one gives an image in its place.
 ///
 /// # Panics
 /// If `count` is more than there are labels.
@@ -264,17 +267,9 @@ pub fn stratified(labels: &[u8], count: usize, seed: u64) -> Partition {
     for (index, &label) in (0u32..).zip(labels) {
         by_class[usize::from(label)].push(index);
     }
-    let share = |images: &Vec<u32>| (images.len() as u128 * count as u128, labels.len().max(1) as u128);
-    let mut quotas: Vec<usize> = by_class.iter().map(share).map(|(above, below)| (above / below) as usize).collect();
-    let mut by_remainder: Vec<usize> = (0..256).collect();
-    by_remainder.sort_by_key(|&class| {
-        let (above, below) = share(&by_class[class]);
-        std::cmp::Reverse(above % below)
-    });
-    let missing = count - quotas.iter().sum::<usize>();
-    by_remainder[..missing].iter().for_each(|&class| quotas[class] += 1);
-
-    let mut partition = Partition { train: Vec::new(), validation: Vec::new() };
+    let mut partition = Partition { train: Vec::new(), validation: Vec::new(), kept: Vec::new() };
+    let (quotas, kept) = quotas(&by_class, labels.len(), count);
+    partition.kept = kept;
     for (class, (mut images, quota)) in (0u64..).zip(by_class.into_iter().zip(quotas)) {
         shuffle(&mut images, &mut stream(seed, Purpose::ValidationSplit, class));
         partition.validation.extend(&images[..quota]);
@@ -283,6 +278,36 @@ pub fn stratified(labels: &[u8], count: usize, seed: u64) -> Partition {
     partition.train.sort_unstable();
     partition.validation.sort_unstable();
     partition
+}
+
+/// How many of `count` validation images each class gives, and the classes that keep their last image although their share
+/// would be all they have.
+fn quotas(by_class: &[Vec<u32>], images: usize, count: usize) -> (Vec<usize>, Vec<u8>) {
+    let share = |images_of: &Vec<u32>| (images_of.len() as u128 * count as u128, images.max(1) as u128);
+    let mut quotas: Vec<usize> = by_class.iter().map(share).map(|(above, below)| (above / below) as usize).collect();
+    let mut by_remainder: Vec<usize> = (0..by_class.len()).collect();
+    by_remainder.sort_by_key(|&class| {
+        let (above, below) = share(&by_class[class]);
+        std::cmp::Reverse(above % below)
+    });
+    let missing = count - quotas.iter().sum::<usize>();
+    by_remainder[..missing].iter().for_each(|&class| quotas[class] += 1);
+
+    let mut kept = Vec::new();
+    for class in 0..by_class.len() {
+        if quotas[class] == 0 || quotas[class] < by_class[class].len() {
+            continue;
+        }
+        // The class with the most images left gives one more; of equal ones, the first.
+        let left = |other: &usize| by_class[*other].len() - quotas[*other];
+        let giver = (0..by_class.len()).rev().max_by_key(left).filter(|giver| left(giver) > 1);
+        if let Some(giver) = giver {
+            quotas[class] -= 1;
+            quotas[giver] += 1;
+            kept.push(class as u8);
+        }
+    }
+    (quotas, kept)
 }
 
 #[cfg(test)]
@@ -308,14 +333,42 @@ mod tests {
     fn the_split_is_stratified_and_complete() {
         let labels = labels();
         for (count, expected) in [(0, [0, 0, 0]), (10, [6, 3, 1]), (15, [9, 5, 1]), (100, [60, 30, 10])] {
-            let Partition { train, validation } = stratified(&labels, count, 3);
+            let Partition { train, validation, kept } = stratified(&labels, count, 3);
             let of = |class: u8| validation.iter().filter(|&&i| labels[i as usize] == class).count();
             assert_eq!([of(0), of(3), of(9)], expected);
+            assert!(kept.is_empty());
             let mut all: Vec<u32> = train.iter().chain(&validation).copied().collect();
             all.sort_unstable();
             assert_eq!(all, (0..100).collect::<Vec<_>>());
             assert!(train.is_sorted() && validation.is_sorted());
         }
+    }
+
+    #[test]
+    fn the_last_image_of_a_class_stays_in_training() {
+        // One image of class 2, two of class 5, 97 of class 7.
+        let labels: Vec<u8> = (0..100)
+            .map(|i| {
+                if i == 40 {
+                    2
+                } else if i % 50 == 3 {
+                    5
+                } else {
+                    7
+                }
+            })
+            .collect();
+        let held = |count: usize| {
+            let Partition { train, validation, kept } = stratified(&labels, count, 3);
+            assert_eq!((train.len(), validation.len()), (100 - count, count));
+            let of = |class: u8| validation.iter().filter(|&&i| labels[i as usize] == class).count();
+            ([of(2), of(5), of(7)], kept)
+        };
+        assert_eq!(held(50), ([0, 1, 49], vec![2]));
+        assert_eq!(held(90), ([0, 1, 89], vec![2, 5]));
+        assert_eq!(held(97), ([0, 1, 96], vec![2, 5]));
+        // There is nothing left to give in place of class 5.
+        assert_eq!(held(98).0.iter().sum::<usize>(), 98);
     }
 
     #[test]

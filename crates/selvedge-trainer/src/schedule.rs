@@ -43,11 +43,25 @@ impl Schedule {
         self.peak * self.factor(step)
     }
 
+    /// Whether the rate of a step is one of the warm-up, or of the rise of a schedule that has one.
+    pub fn rises(&self, step: u64) -> bool {
+        let is_rise = match self.spec {
+            ScheduleSpec::OneCycle { rise, .. } | ScheduleSpec::Linear { rise, .. } => self.done(step) < rise,
+            ScheduleSpec::Constant | ScheduleSpec::Step { .. } | ScheduleSpec::Cosine { .. } => false,
+        };
+        step < self.warmup_steps || is_rise
+    }
+
+    /// The share of the steps after warm-up that are done.
+    fn done(&self, step: u64) -> f64 {
+        step.saturating_sub(self.warmup_steps) as f64 / (self.total_steps - self.warmup_steps).max(1) as f64
+    }
+
     fn factor(&self, step: u64) -> f64 {
         if step < self.warmup_steps {
             return between(self.warmup.start, 1.0, (step + 1) as f64 / self.warmup_steps as f64);
         }
-        let done = (step - self.warmup_steps) as f64 / (self.total_steps - self.warmup_steps).max(1) as f64;
+        let done = self.done(step);
         match &self.spec {
             ScheduleSpec::Constant => 1.0,
             ScheduleSpec::Step { milestones, gamma } => {
@@ -126,6 +140,16 @@ mod tests {
         assert_rates(&triangle, &[(0, 0.2), (10, 0.6), (20, 1.0), (60, 0.535), (100, 0.07)]);
         assert_rates(&schedule(&["schedule={kind='linear'}"]), &[(0, 1.0), (50, 0.5), (100, 0.0)]);
         assert_rates(&schedule(&["schedule={kind='linear', rise=1.0}"]), &[(0, 0.0), (50, 0.5), (100, 1.0)]);
+    }
+
+    #[test]
+    fn rates_rise_in_warm_up_and_up_to_the_peak() {
+        let rising = |sets: &[&str]| (0..100).take_while(|&step| schedule(sets).rises(step)).count();
+        assert_eq!(rising(&[]), 0);
+        assert_eq!(rising(&["warmup.epochs=1.5"]), 15);
+        assert_eq!(rising(&["schedule={kind='one_cycle'}"]), 30);
+        assert_eq!(rising(&["schedule={kind='linear', rise=0.2}", "warmup.epochs=5"]), 60);
+        assert_eq!(rising(&["schedule={kind='cosine'}", "warmup.epochs=5"]), 50);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use selvedge_augment::{Augmenter, ImageShape};
 use selvedge_compute::{Cpu, Precision, Threads};
-use selvedge_model::{BuildOptions, InputSpec, ModelSpec, Network};
+use selvedge_model::{BuildOptions, InputSpec, LayerSpec, ModelSpec, Network};
 
 use crate::data::{Partition, TrainingData, stratified};
 use crate::download::{self, FetchOptions};
@@ -144,6 +144,8 @@ impl Inputs {
         loaded.adapt(&data).iter().for_each(|text| note(text));
         settle(&mut loaded, precision, &data.dir);
         let images = threads.install(|| Images::prepare(&loaded, data))?;
+        images.notes().iter().for_each(|text| note(text));
+        norm_of_one_value(&loaded.recipe, images.partition.train.len()).iter().for_each(|text| note(text));
         let mut network = build_network(&loaded, &images.augmenter, precision, threads)?;
         whiten(&mut network, &images, &loaded)?;
         let recipe_text = loaded.to_toml();
@@ -192,6 +194,48 @@ impl Images {
         };
         Ok(Self { data, partition, augmenter, class_weights, offline })
     }
+
+    /// What a user should know about the classes: those so small that the split spares them, and those with no image to train on.
+    fn notes(&self) -> Vec<String> {
+        let names = &self.data.class_names;
+        let list =
+            |classes: &[usize]| classes.iter().map(|&class| names[class].as_str()).collect::<Vec<_>>().join(", ");
+        let mut images = vec![0_usize; names.len()];
+        self.partition.train.iter().for_each(|&index| images[usize::from(self.data.labels()[index as usize])] += 1);
+        let kept: Vec<usize> = self.partition.kept.iter().map(|&class| usize::from(class)).collect();
+        let untrained: Vec<usize> = (0..names.len()).filter(|&class| images[class] == 0).collect();
+        let mut notes = Vec::new();
+        if !kept.is_empty() {
+            notes.push(format!(
+                "too few images to hold out their share: {}; the last image of each stays in training, and other classes give \
+                 one more to validation",
+                list(&kept)
+            ));
+        }
+        if !untrained.is_empty() {
+            notes.push(format!("no training image is of {}: the network cannot learn it", list(&untrained)));
+        }
+        notes
+    }
+}
+
+/// What to note if a batch of the run has one image, and a batch norm sees one pixel of it: one value has no variance.
+fn norm_of_one_value(recipe: &Recipe, images: usize) -> Option<String> {
+    let is_lonely = recipe.batch == 1 || (images % recipe.batch == 1 && !recipe.drop_last);
+    let mut layers = recipe.model.layers.iter().map(LayerSpec::kind);
+    // From here on, activations have one pixel.
+    let is_one_pixel = |kind: &str| kind == "flatten" || kind == "dense" || kind.ends_with("_pool");
+    let has_norm = layers.by_ref().any(is_one_pixel) && layers.any(|kind| kind == "batch_norm");
+    let (batch, cure) = match recipe.batch {
+        1 => ("every batch has", "a larger batch would have one"),
+        _ => ("the last batch of an epoch has", "drop_last = true leaves it out"),
+    };
+    (is_lonely && has_norm).then(|| {
+        format!(
+            "{batch} 1 image, and a batch norm after the last image-shaped layer sees one value of each channel: it has no \
+             variance, so the running variance stays as it is; {cure}"
+        )
+    })
 }
 
 /// The recipe's network for the images of its augmenter. Each of the recipe's groups has parameters in it.
@@ -281,6 +325,21 @@ fn hold_out(loaded: &LoadedRecipe, data: &TrainingData) -> Result<Partition, Tra
 mod tests {
     use super::*;
     use crate::recipe::{BUILT_IN, Override};
+
+    #[test]
+    fn a_batch_norm_that_sees_one_value_is_noted() {
+        let note = |sets: &[&str], images: usize| {
+            let overrides: Vec<Override> = sets.iter().map(|set| Override::parse(set).unwrap()).collect();
+            norm_of_one_value(&RecipeSource::find("seed").unwrap().load(&overrides).unwrap().recipe, images)
+        };
+        // After the first dense layer; where `seed` has a ReLU between two convolutions.
+        let (dense, conv) = ("model.layers.13={layer='batch_norm'}", "model.layers.5={layer='batch_norm'}");
+        assert_eq!(note(&[conv], 129), None);
+        assert_eq!(note(&[dense], 128), None);
+        assert_eq!(note(&[dense, "drop_last=true"], 129), None);
+        assert!(note(&[dense], 129).unwrap().starts_with("the last batch of an epoch has 1 image"));
+        assert!(note(&[dense, "batch=1", "drop_last=true"], 129).unwrap().starts_with("every batch has 1 image"));
+    }
 
     #[test]
     fn every_built_in_recipe_builds() {

@@ -8,6 +8,7 @@ use std::process::Output;
 
 use assert_cmd::cargo::cargo_bin_cmd;
 use common::{Workplace, assert_fails, stdout, write_part};
+use selvedge_compute::{Cpu, Precision};
 
 impl Workplace {
     /// Trains the small recipe.
@@ -160,6 +161,32 @@ fn a_run_can_be_evaluated_and_predict() {
 
     fs::write(place.path().join("run/model.safetensors"), "broken").unwrap();
     place.assert_fails(&place.run(&["evaluate", "run"]), 1, &["model.safetensors"]);
+}
+
+/// In each precision that the processor has.
+#[test]
+fn evaluate_prints_the_figures_of_the_summary() {
+    for (name, precision) in [("f32", Precision::F32), ("bf16", Precision::Bf16)] {
+        if let Err(lacks) = Cpu::detect().and_then(|cpu| cpu.check(precision)) {
+            eprintln!("SKIPPED: {lacks}");
+            continue;
+        }
+        let place = Workplace::new();
+        stdout(&place.train(&["--epochs", "8", "--out", "run", "--precision", name]));
+        let json = fs::read_to_string(place.path().join("run/summary.json")).unwrap();
+        let summary: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let figure = |key: &str| format!("{:.4}", summary[key].as_f64().unwrap());
+        let report = stdout(&place.run(&["evaluate", "run", "--threads", "1"]));
+        let line = report.lines().next().unwrap();
+        assert!(line.starts_with(&format!("accuracy {} ", figure("test_accuracy"))), "{name}: {report}");
+        assert!(line.contains(&format!("  loss {}  ", figure("test_loss"))), "{name}: {json} {report}");
+        // A machine without that precision says that figures may differ.
+        let mut evaluate = place.command(&["evaluate", "run"]);
+        let elsewhere = evaluate.env("SELVEDGE_ISA", "portable").output().unwrap();
+        let stderr = String::from_utf8_lossy(&elsewhere.stderr);
+        stdout(&elsewhere);
+        assert_eq!(stderr.contains("the run was in bf16, this is in f32"), precision == Precision::Bf16, "{stderr}");
+    }
 }
 
 #[test]

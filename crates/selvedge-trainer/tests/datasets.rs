@@ -88,6 +88,28 @@ fn a_run_without_validation_has_a_best_checkpoint() {
     assert!(dir.path().join("run/best.ckpt").is_file());
 }
 
+/// The only image of a class is worth more in training than in validation, and a user hears of it.
+#[test]
+fn a_class_with_one_image_stays_in_training() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    write_dataset(&data, 100, [8, 8], 3);
+    let train = ["train", "--recipe", "odd.toml", "--dataset", "data", "--set", "validation=0.5"];
+    let note = "note: too few images to hold out their share: 0; the last image of each stays in training";
+    let usual = selvedge(dir.path(), &[&train[..], &["--out", "run"]].concat());
+    summary(dir.path(), &usual);
+    assert!(!String::from_utf8_lossy(&usual.stderr).contains(note));
+    // One image of class 0, and none of class 2.
+    let labels = ndarray::Array1::from_shape_fn(100, |i| u8::from(i != 7));
+    write(data.join("train-labels-idx1-ubyte.gz"), &labels, Compression::Gzip).unwrap();
+    fs::write(data.join("classes.txt"), "0\n1\n2\n").unwrap();
+    fs::remove_file(data.join("selvedge.lock")).unwrap();
+    let rare = selvedge(dir.path(), &[&train[..], &["--out", "rare"]].concat());
+    let stderr = String::from_utf8_lossy(&rare.stderr);
+    assert!(rare.status.success() && stderr.contains(note), "{stderr}");
+    assert!(stderr.contains("note: no training image is of 2: the network cannot learn it"), "{stderr}");
+}
+
 #[test]
 fn fewer_images_than_a_batch_and_a_single_class_are_refused() {
     for (count, classes, parts) in [

@@ -177,7 +177,7 @@ pub fn backward(
 }
 
 /// Moves running averages towards a batch's statistics, as PyTorch defines it: running += `momentum`·(batch − running), with
-/// the unbiased variance. Keras' momentum is 1 minus this one.
+/// the unbiased variance; a single element has none and leaves the running one as it is. Keras' momentum is 1 minus this one.
 ///
 /// # Errors
 /// If the averages are not a number for each channel of the statistics.

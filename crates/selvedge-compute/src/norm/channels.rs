@@ -115,7 +115,8 @@ pub fn affine(
 }
 
 /// Updates the running mean and variance, which inference normalises by: running += `momentum`·(new − running), as
-/// PyTorch defines it. The new variance is the unbiased one, `squared_deviations` / (`count` − 1).
+/// PyTorch defines it. The new variance is the unbiased one, `squared_deviations` / (`count` − 1). One element has none, and
+/// leaves the running variance as it is: PyTorch refuses such a batch.
 ///
 /// # Panics
 /// If the lengths differ.
@@ -140,7 +141,9 @@ pub fn update_running(
     let blend = |old: f32, new: f64| (f64::from(old) + f64::from(momentum) * (new - f64::from(old))) as f32;
     for c in 0..stride {
         running_mean[c] = blend(running_mean[c], mean[c]);
-        running_variance[c] = blend(running_variance[c], squared_deviations[c] / count.saturating_sub(1).max(1) as f64);
+        if count > 1 {
+            running_variance[c] = blend(running_variance[c], squared_deviations[c] / (count - 1) as f64);
+        }
     }
 }
 

@@ -252,6 +252,16 @@ fn matches_pytorch() {
     }
 }
 
+#[test]
+fn a_single_element_moves_the_running_mean_and_not_the_variance() {
+    let (mut mean, mut variance) = ([1.0], [4.0]);
+    update_running(1, &[3.0], &[0.0], 0.5, &mut mean, &mut variance);
+    assert_eq!((mean, variance), ([2.0], [4.0]));
+    // With two elements the unbiased variance is the sum of squared deviations.
+    update_running(2, &[2.0], &[2.0], 0.5, &mut mean, &mut variance);
+    assert_eq!((mean, variance), ([2.0], [3.0]));
+}
+
 /// A mean a thousand times the standard deviation leaves the squared deviations accurate.
 #[test]
 fn moments_survive_a_large_mean() {

@@ -16,7 +16,7 @@ use crate::trained::TrainedRun;
 
 /// Evaluate the network of a finished run on the test set
 ///
-/// Prints accuracy with its standard error and loss, a table with recall, precision and F1 of each class, and the confusion
+/// In the precision of the run, if the processor has it. Prints accuracy with its standard error and loss, a table with recall, precision and F1 of each class, and the confusion
 /// matrix. With test-time averaging, which the run's recipe or --tta decides, accuracy and loss are printed both without and
 /// with it, and the tables are those with it.
 #[derive(Debug, Args)]
@@ -41,9 +41,10 @@ pub(super) struct EvaluateArgs {
 
 impl EvaluateArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let TrainedRun { summary, mut network } = TrainedRun::load(&self.run, self.threads.count()?)?;
+        let mut console = Console::new();
+        let TrainedRun { summary, mut network } = TrainedRun::load(&self.run, self.threads.count()?, &mut console)?;
         let dataset = self.dataset.as_deref().unwrap_or(&summary.dataset);
-        let dir = download::ensure(dataset, &self.data_dir.path(), &FetchOptions::default(), &mut Console::new())
+        let dir = download::ensure(dataset, &self.data_dir.path(), &FetchOptions::default(), &mut console)
             .map_err(DataError::from)
             .map_err(TrainError::from)?;
         let input = &network.spec().input;

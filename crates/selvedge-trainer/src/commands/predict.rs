@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::Args;
 use ndarray::ArrayView1;
 
+use crate::observer::Console;
 use crate::options::{TestTimeAveragingOption, ThreadsOption};
 use crate::predict::{list_pictures, read_picture};
 use crate::trained::TrainedRun;
@@ -41,7 +42,8 @@ pub(super) struct PredictArgs {
 
 impl PredictArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let TrainedRun { summary, mut network } = TrainedRun::load(&self.run, self.threads.count()?)?;
+        let TrainedRun { summary, mut network } =
+            TrainedRun::load(&self.run, self.threads.count()?, &mut Console::new())?;
         let input = &network.spec().input;
         let shape = [input.height, input.width, input.channels];
         let paths = list_pictures(&self.images)?;

@@ -101,8 +101,8 @@ fn kernel(size: impl Strategy<Value = usize> + Clone) -> impl Strategy<Value = K
 
 /// Any initial weights.
 fn init() -> impl Strategy<Value = Init> {
-    use Init::{Dirac, GlorotUniform, HeNormal, LecunUniform, Whitening, Zeros};
-    proptest::sample::select(vec![GlorotUniform, HeNormal, LecunUniform, Dirac, Zeros, Whitening])
+    use Init::{Dirac, FanInUniform, GlorotUniform, HeNormal, Whitening, Zeros};
+    proptest::sample::select(vec![GlorotUniform, HeNormal, FanInUniform, Dirac, Zeros, Whitening])
 }
 
 /// Any spec at all: hardly one of them is possible.

@@ -74,7 +74,7 @@ fn a_frozen_layer_that_whitens_keeps_its_filters_and_trains_its_bias() {
         { layer = "batch_norm", scale = false },
         { layer = "gelu" },
         { layer = "flatten" },
-        { layer = "dense", units = "classes", bias = false, init = "lecun_uniform" },
+        { layer = "dense", units = "classes", bias = false, init = "fan_in_uniform" },
         "#,
     );
     let (images, labels) = images(64, 3);

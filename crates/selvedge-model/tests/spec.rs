@@ -55,8 +55,8 @@ fn every_way_of_writing_a_value() {
         let dense = layer(&format!(r#"{{ layer = "dense", units = {text} }}"#)).unwrap();
         assert_eq!(dense, LayerSpec::Dense { units: expected, bias: true, init: Init::GlorotUniform, frozen: false });
     }
-    use Init::{Dirac, GlorotUniform, HeNormal, LecunUniform, Whitening, Zeros};
-    for init in [GlorotUniform, HeNormal, LecunUniform, Dirac, Zeros, Whitening] {
+    use Init::{Dirac, FanInUniform, GlorotUniform, HeNormal, Whitening, Zeros};
+    for init in [GlorotUniform, HeNormal, FanInUniform, Dirac, Zeros, Whitening] {
         let text = format!(r#"{{ layer = "dense", units = 3, init = "{init}", frozen = true }}"#);
         let expected = LayerSpec::Dense { units: Units::Count(3), bias: true, init, frozen: true };
         assert_eq!(layer(&text).unwrap(), expected);

@@ -47,9 +47,9 @@ fn weights(init: Init, shape: &[usize], random: ChaCha8Rng) -> Vec<f32> {
             let normal = Normal::new(0.0, deviation).expect("the fan in is at least 1, so the deviation is finite");
             normal.sample_iter(random).take(count).collect()
         }
-        Init::LecunUniform | Init::Whitening => uniform(1.0 / fan_in as f64).sample_iter(random).take(count).collect(),
+        Init::FanInUniform | Init::Whitening => uniform(1.0 / fan_in as f64).sample_iter(random).take(count).collect(),
         Init::Dirac => {
-            let mut weights = weights(Init::LecunUniform, shape, random);
+            let mut weights = weights(Init::FanInUniform, shape, random);
             pass_on(&mut weights, shape);
             weights
         }
@@ -144,9 +144,9 @@ mod tests {
     }
 
     #[test]
-    fn lecun_uniform_fills_its_range_evenly() {
+    fn fan_in_uniform_fills_its_range_evenly() {
         let limit = 1.0 / 12.0;
-        for init in [Init::LecunUniform, Init::Whitening] {
+        for init in [Init::FanInUniform, Init::Whitening] {
             let weights: Vec<f64> = drawn(init, 7).into_iter().map(f64::from).collect();
             let count = weights.len() as f64;
             let (mean, variance) =
@@ -176,7 +176,7 @@ mod tests {
             assert_eq!(at_one, ones);
             assert_eq!(found.iter().filter(|&&w| w != 0.0 && w != 1.0).count(), drawn);
             // The others are those of the uniform draw.
-            let uniform = weights(Init::LecunUniform, &shape, stream(7, 0));
+            let uniform = weights(Init::FanInUniform, &shape, stream(7, 0));
             let others = |weights: &[f32]| -> Vec<f32> {
                 weights.chunks(shape[3]).flat_map(|outputs| outputs.iter().skip(shape[2]).copied()).collect()
             };
@@ -223,7 +223,7 @@ mod tests {
         assert_eq!(bits, [3_190_935_308, 3_168_244_888, 3_183_240_838, 1_031_129_156]);
         let first = |init| drawn(init, 1).iter().take(3).map(|w| w.to_bits()).collect::<Vec<_>>();
         assert_eq!(first(Init::HeNormal), [3_193_930_009, 3_178_990_534, 1_043_014_979]);
-        assert_eq!(first(Init::LecunUniform), [3_159_281_552, 3_180_978_398, 1_007_571_552]);
+        assert_eq!(first(Init::FanInUniform), [3_159_281_552, 3_180_978_398, 1_007_571_552]);
         // The first 16 outputs of the first tap are zero, the others drawn.
         let dirac: Vec<u32> = drawn(Init::Dirac, 1)[15..18].iter().map(|w| w.to_bits()).collect();
         assert_eq!(dirac, [0, 1_025_423_390, 1_033_553_387]);

@@ -16,11 +16,10 @@ pub enum Init {
     GlorotUniform,
     /// Normal with standard deviation √(2 / fan in) (He et al., 2015), not truncated: PyTorch's `kaiming_normal_` for ReLU.
     HeNormal,
-    /// Uniform in ±√(1 / fan in), as PyTorch initialises its layers. The initializer that Keras calls by this name is √3 times as
-    /// wide.
-    LecunUniform,
+    /// Uniform in ±√(1 / fan in), as PyTorch initialises its layers. (Keras' `lecun_uniform` is √3 times as wide.)
+    FanInUniform,
     /// The first outputs, as many as there are inputs, pass one input each on: 1 at the kernel's centre, 0 elsewhere. The others
-    /// begin as [`Init::LecunUniform`]. For `conv2d` alone. It is PyTorch's `dirac_` on the first filters, as in Keller Jordan's
+    /// begin as [`Init::FanInUniform`]. For `conv2d` alone. It is PyTorch's `dirac_` on the first filters, as in Keller Jordan's
     /// airbench (arXiv 2404.00498).
     Dirac,
     /// Zero.
@@ -28,7 +27,7 @@ pub enum Init {
     /// The eigenvectors of the images' patches, each divided by the square root of its eigenvalue + 5e-4, and their negatives, so
     /// that outputs are uncorrelated and have a variance of about 1 (arXiv 2404.00498). For a `conv2d` that is the network's first
     /// layer, usually with frozen weights; half of its filters are at most the numbers of a patch. [`crate::Network::whiten`]
-    /// computes them from images; until then they are those of [`Init::LecunUniform`].
+    /// computes them from images; until then they are those of [`Init::FanInUniform`].
     Whitening,
 }
 
@@ -43,7 +42,7 @@ impl Init {
         match self {
             Init::GlorotUniform => "glorot_uniform",
             Init::HeNormal => "he_normal",
-            Init::LecunUniform => "lecun_uniform",
+            Init::FanInUniform => "fan_in_uniform",
             Init::Dirac => "dirac",
             Init::Zeros => "zeros",
             Init::Whitening => "whitening",

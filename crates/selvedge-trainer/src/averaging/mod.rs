@@ -1,4 +1,4 @@
-//! [`Averaging`]: an average of the weights over the steps of a run.
+//! An average of the weights over the steps of a run.
 //!
 //! It is updated after the optimizer, elementwise in the layout of the kernels, and part of a checkpoint. To evaluate it, it
 //! trades places with the network's weights, and back.

@@ -1,6 +1,10 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+mod file_system;
+
+pub use file_system::{Lock, syncs_folders, try_lock};
+
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -161,7 +165,7 @@ impl AtomicFile {
     }
 
     /// Gives the finished file its name: flush, sync, rename over an older file if there is one, and on Unix sync the
-    /// folder.
+    /// folder, where its file system does that ([`syncs_folders`]).
     ///
     /// # Errors
     /// [`Error`]; the path then holds what it held before, unless only the folder's sync failed.
@@ -193,14 +197,8 @@ fn create_new(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).open(path)
 }
 
-#[cfg(unix)]
+/// A folder that its file system cannot sync is left as it is.
 fn sync_folder_of(path: &Path) -> Result<(), Error> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("sync the folder", folder))
-}
-
-/// The standard library opens no folder as a file here.
-#[cfg(not(unix))]
-fn sync_folder_of(_: &Path) -> Result<(), Error> {
-    Ok(())
+    syncs_folders(folder).map(drop)
 }

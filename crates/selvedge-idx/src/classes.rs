@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use crate::error::{IdxError, Offset, Problem};
+use crate::locate::folder_of_files;
 
 /// The name of the file with the class names, in the folder of the four data files.
 pub const CLASSES_FILE: &str = "classes.txt";
@@ -16,8 +17,31 @@ pub const MAX_CLASSES: usize = 256;
 /// Ample for 256 names; a larger file is not read whole.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Reads `classes.txt` in `dir`, if there is one.
-pub(crate) fn read_names(dir: &Path) -> Result<Option<Vec<String>>, IdxError> {
+/// The lines of `classes.txt` in `dir`, the first for label 0; `None` without that file. Where `dir` stands for the only folder
+/// in it ([`locate`](crate::locate)), the file may be in either.
+///
+/// # Errors
+/// [`Problem::ClassNames`] as [`class_names`](crate::class_names), [`IdxError::Io`].
+///
+/// ```
+/// let folder = tempfile::tempdir()?;
+/// assert_eq!(selvedge_idx::listed_class_names(folder.path())?, None);
+/// std::fs::write(folder.path().join("classes.txt"), "cat\ndog\n")?;
+/// assert_eq!(selvedge_idx::listed_class_names(folder.path())?.unwrap(), ["cat", "dog"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn listed_class_names(dir: impl AsRef<Path>) -> Result<Option<Vec<String>>, IdxError> {
+    let dir = dir.as_ref();
+    match read_names(dir)? {
+        None => match folder_of_files(dir)? {
+            folder if folder == dir => Ok(None),
+            folder => read_names(&folder),
+        },
+        names => Ok(names),
+    }
+}
+
+fn read_names(dir: &Path) -> Result<Option<Vec<String>>, IdxError> {
     let path = dir.join(CLASSES_FILE);
     let file = match File::open(&path) {
         Ok(file) => file,

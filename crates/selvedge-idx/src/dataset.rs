@@ -6,9 +6,10 @@ use std::thread;
 
 use ndarray::{Array1, Array4, ArrayD, Ix1, Ix4};
 
-use crate::classes::{self, read_names};
+use crate::classes::{self, listed_class_names};
 use crate::error::{IdxError, Offset, Problem};
 use crate::header::Header;
+use crate::locate::{locate, missing};
 use crate::read;
 
 /// One of the two parts of a published data set.
@@ -21,18 +22,26 @@ pub enum Part {
 }
 
 impl Part {
-    /// The file name of the images. A file with `.gz` appended is accepted too.
+    /// The file names of both parts: training images and labels, test images and labels.
+    pub const FILE_NAMES: [&str; 4] = [
+        Self::Train.image_file_name(),
+        Self::Train.label_file_name(),
+        Self::Test.image_file_name(),
+        Self::Test.label_file_name(),
+    ];
+
+    /// The file name of the images. [`locate`] says which other names are accepted.
     #[must_use]
-    pub fn image_file_name(self) -> &'static str {
+    pub const fn image_file_name(self) -> &'static str {
         match self {
             Self::Train => "train-images-idx3-ubyte",
             Self::Test => "t10k-images-idx3-ubyte",
         }
     }
 
-    /// The file name of the labels. A file with `.gz` appended is accepted too.
+    /// The file name of the labels. [`locate`] says which other names are accepted.
     #[must_use]
-    pub fn label_file_name(self) -> &'static str {
+    pub const fn label_file_name(self) -> &'static str {
         match self {
             Self::Train => "train-labels-idx1-ubyte",
             Self::Test => "t10k-labels-idx1-ubyte",
@@ -42,7 +51,7 @@ impl Part {
     /// The file that the images of this part are read from.
     ///
     /// # Errors
-    /// [`Problem::MissingFile`] if `dir` has neither the gzipped nor the plain file.
+    /// [`Problem::MissingFile`] if `dir` has none that is accepted; those of [`locate`].
     pub fn image_file(self, dir: impl AsRef<Path>) -> Result<PathBuf, IdxError> {
         find(dir.as_ref(), self.image_file_name())
     }
@@ -50,7 +59,7 @@ impl Part {
     /// The file that the labels of this part are read from.
     ///
     /// # Errors
-    /// [`Problem::MissingFile`] if `dir` has neither the gzipped nor the plain file.
+    /// [`Problem::MissingFile`] if `dir` has none that is accepted; those of [`locate`].
     pub fn label_file(self, dir: impl AsRef<Path>) -> Result<PathBuf, IdxError> {
         find(dir.as_ref(), self.label_file_name())
     }
@@ -68,8 +77,8 @@ pub struct Split {
 impl Split {
     /// Loads one part of the data set in `dir`, labels and images in parallel.
     ///
-    /// The image file has rank 3 (`[N, H, W]`) or 4 (`[N, H, W, C]`), the label file rank 1, both of unsigned bytes. If
-    /// a file exists both gzipped and plain, the gzipped one is read, since published checksums are for it.
+    /// The image file has rank 3 (`[N, H, W]`) or 4 (`[N, H, W, C]`), the label file rank 1, both of unsigned bytes.
+    /// [`locate`] finds the files.
     ///
     /// # Errors
     /// Those of [`read_as`](crate::read_as), and [`Problem::MissingFile`],
@@ -88,7 +97,7 @@ impl Split {
         let dir = dir.as_ref();
         let image_file = part.image_file(dir)?;
         let label_file = part.label_file(dir)?;
-        let (images, labels) = in_parallel(&label_file, || read_images(&image_file), || read_labels(&label_file));
+        let (images, labels) = in_parallel(|| read_images(&image_file), || read_labels(&label_file));
         let (images, labels) = (images?, labels?);
         if images.dim().0 != labels.len() {
             return Err(IdxError::invalid(
@@ -157,8 +166,8 @@ impl Dataset {
     /// ```
     pub fn load(dir: impl AsRef<Path>) -> Result<Self, IdxError> {
         let dir = dir.as_ref();
-        let names = read_names(dir)?;
-        let (train, test) = in_parallel(dir, || Split::load(dir, Part::Train), || Split::load(dir, Part::Test));
+        let names = listed_class_names(dir)?;
+        let (train, test) = in_parallel(|| Split::load(dir, Part::Train), || Split::load(dir, Part::Test));
         let (train, test) = (train?, test?);
         check_image_sizes(&train, &test, dir)?;
 
@@ -201,7 +210,7 @@ impl Dataset {
 /// ```
 pub fn class_names(dir: impl AsRef<Path>) -> Result<Vec<String>, IdxError> {
     let dir = dir.as_ref();
-    match read_names(dir)? {
+    match listed_class_names(dir)? {
         Some(names) => Ok(names),
         None => Ok(numbers(&read_labels(&Part::Train.label_file(dir)?)?)),
     }
@@ -213,21 +222,7 @@ fn numbers(labels: &Array1<u8>) -> Vec<String> {
 }
 
 fn find(dir: &Path, name: &str) -> Result<PathBuf, IdxError> {
-    let plain = dir.join(name);
-    let gzipped = dir.join(format!("{name}.gz"));
-    for path in [&gzipped, &plain] {
-        if path.try_exists().map_err(|e| IdxError::io(path, "look for the file", e))? {
-            return Ok(path.clone());
-        }
-    }
-    Err(IdxError::invalid(
-        &plain,
-        Problem::MissingFile,
-        Offset::File(0),
-        format!("this file, or {name}.gz beside it"),
-        if dir.is_dir() { "neither" } else { "no such folder" },
-        "give the folder that holds the four files of the data set, or download them again",
-    ))
+    locate(dir, name)?.ok_or_else(|| missing(dir, name))
 }
 
 fn read_images(path: &Path) -> Result<Array4<u8>, IdxError> {
@@ -329,18 +324,14 @@ fn folder_name(dir: &Path) -> String {
     name(dir).or_else(|| dir.canonicalize().ok().as_deref().and_then(name)).unwrap_or_else(|| dir.display().to_string())
 }
 
-/// Runs `second` on a thread of its own while `first` runs here.
-fn in_parallel<A, B: Send>(
-    path: &Path,
-    first: impl FnOnce() -> Result<A, IdxError>,
-    second: impl FnOnce() -> Result<B, IdxError> + Send,
-) -> (Result<A, IdxError>, Result<B, IdxError>) {
-    thread::scope(|scope| match thread::Builder::new().spawn_scoped(scope, second) {
+/// Runs `second` on a thread of its own while `first` runs here; after it, where the system starts no thread.
+fn in_parallel<A, B: Send>(first: impl FnOnce() -> A, second: impl Fn() -> B + Sync) -> (A, B) {
+    thread::scope(|scope| match thread::Builder::new().spawn_scoped(scope, &second) {
         Ok(handle) => {
             let first = first();
             let second = handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             (first, second)
         }
-        Err(error) => (first(), Err(IdxError::io(path, "start a thread to read it", error))),
+        Err(_) => (first(), second()),
     })
 }

@@ -222,3 +222,85 @@ fn a_truncated_file() {
     fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
     folder.fails(Problem::Truncated, &[TRAIN_IMAGES, "at byte 105", "106 bytes for 6×3×5 elements", "fetch it again"]);
 }
+
+/// What unpackers and archives make of the four files.
+#[test]
+fn the_names_that_unpackers_make_are_accepted() {
+    let expected = Dataset::load(Folder::new().path()).unwrap();
+    let layouts: [fn(&str) -> String; 5] = [
+        |name| name.replace("-idx", ".idx"),
+        |name| format!("{}.gz", name.replace("-idx", ".idx")),
+        |name| format!("{name}/{name}"),
+        |name| format!("{name}/{}", name.replace("-idx", ".idx")),
+        |name| format!("fashion-mnist/{name}.gz"),
+    ];
+    for layout in layouts {
+        let folder = Folder(tempfile::tempdir().unwrap());
+        for name in Part::FILE_NAMES {
+            let path = folder.path().join(layout(name));
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let gzip =
+                if path.extension().is_some_and(|found| found == "gz") { Compression::Gzip } else { Compression::None };
+            let count = if name.starts_with("train") { 6 } else { 4 };
+            match name.contains("images") {
+                true => write(path, &images(count, 3, 5), gzip).unwrap(),
+                false => write(path, &labels(count), gzip).unwrap(),
+            }
+        }
+        // What macOS adds to archives is no folder of data.
+        fs::create_dir(folder.path().join("__MACOSX")).unwrap();
+        let found = Dataset::load(folder.path()).unwrap();
+        assert_eq!(
+            (found.train, found.test),
+            (expected.train.clone(), expected.test.clone()),
+            "{}",
+            layout("NAME-idx")
+        );
+        assert_eq!(class_names(folder.path()).unwrap(), ["0", "1", "2"]);
+        folder.classes("a\nb\nc\n");
+        assert_eq!(class_names(folder.path()).unwrap(), ["a", "b", "c"]);
+    }
+}
+
+#[test]
+fn class_names_may_lie_beside_the_files_in_the_only_folder() {
+    let folder = Folder(tempfile::tempdir().unwrap());
+    let inner = folder.path().join("mine");
+    fs::rename(Folder::new().0.keep(), &inner).unwrap();
+    fs::write(inner.join("classes.txt"), "a\nb\nc\n").unwrap();
+    assert_eq!(Dataset::load(folder.path()).unwrap().class_names, ["a", "b", "c"]);
+    // Of two folders, neither is taken.
+    fs::create_dir(folder.path().join("other")).unwrap();
+    folder.fails(Problem::MissingFile, &["neither"]);
+}
+
+#[test]
+fn a_broken_gz_beside_a_sound_plain_file_is_passed_over() {
+    for broken in [&b""[..], b"<html>404</html>", b"\x1f\x8b\x08\x00cut"] {
+        let folder = Folder::new();
+        fs::write(folder.path().join(format!("{TRAIN_IMAGES}.gz")), broken).unwrap();
+        assert_eq!(Split::load(folder.path(), Part::Train).unwrap().images.dim(), (6, 3, 5, 1));
+        let gz = folder.path().join(format!("{TRAIN_IMAGES}.gz"));
+        assert_eq!(selvedge_idx::broken_gz(folder.path(), TRAIN_IMAGES).unwrap(), Some(gz));
+        // If both are broken, the gzipped file is the one to report.
+        fs::write(folder.path().join(TRAIN_IMAGES), b"too").unwrap();
+        let error = Dataset::load(folder.path()).unwrap_err();
+        assert!(error.file().ends_with(format!("{TRAIN_IMAGES}.gz")), "{error}");
+        assert_eq!(selvedge_idx::broken_gz(folder.path(), TRAIN_IMAGES).unwrap(), None);
+    }
+}
+
+#[test]
+fn near_misses_are_named() {
+    let folder = Folder::new();
+    for name in ["Train-Images-idx3-ubyte.zip", "test_images.idx3"] {
+        fs::remove_file(folder.path().join(TRAIN_IMAGES)).ok();
+        fs::write(folder.path().join(name), "").unwrap();
+    }
+    folder.fails(Problem::MissingFile, &["neither, but Train-Images-idx3-ubyte.zip;", "unpack or rename"]);
+    fs::create_dir(folder.path().join(TRAIN_IMAGES)).unwrap();
+    folder.fails(Problem::MissingFile, &["Train-Images-idx3-ubyte.zip, train-images-idx3-ubyte/"]);
+    folder.put("train-images.idx3-ubyte", &images(6, 3, 5));
+    fs::remove_file(folder.path().join(format!("{TEST_IMAGES}.gz"))).unwrap();
+    folder.fails(Problem::MissingFile, &["neither, but test_images.idx3;"]);
+}

@@ -3,6 +3,8 @@
 //! Training uses the training split only; evaluation ([`crate::evaluate`]) reads the test split.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use ndarray::ArrayView4;
 use rand_chacha::ChaCha8Rng;
@@ -49,6 +51,33 @@ pub enum DataError {
         found: [usize; 3],
         /// Shape of the network's input.
         expected: [usize; 3],
+    },
+    /// The classes of the data set are not those of the run, or in another order.
+    #[error(
+        "{file} names the classes {found}; the run was trained with {expected}, so its answers would be counted for other \
+         classes: put the lines into that order, or add --map-classes to go by the names",
+        file = dir.join(selvedge_idx::CLASSES_FILE).display(), found = found.join(", "), expected = expected.join(", ")
+    )]
+    ClassOrder {
+        /// The data set's folder.
+        dir: PathBuf,
+        /// Its classes.
+        found: Vec<String>,
+        /// Those of the run.
+        expected: Vec<String>,
+    },
+    /// A class that the run does not have.
+    #[error(
+        "{file} names the class {name}, which the run does not have: it has {expected}",
+        file = dir.join(selvedge_idx::CLASSES_FILE).display(), expected = expected.join(", ")
+    )]
+    UnknownClass {
+        /// The data set's folder.
+        dir: PathBuf,
+        /// The class.
+        name: String,
+        /// Those of the run.
+        expected: Vec<String>,
     },
     /// Fewer than two classes.
     #[error("{dir}: the data set has {classes} classes, and a classifier needs at least 2", dir = dir.display())]
@@ -109,18 +138,24 @@ impl TrainingData {
         dataset: &str,
         data_dir: &Path,
         progress: &mut P,
-        verify: impl FnOnce(&mut Watch<'_, P>) -> Result<PathBuf, DownloadError> + Send,
+        verify: impl Fn(&mut Watch<'_, P>) -> Result<PathBuf, DownloadError> + Sync,
     ) -> Result<Self, DataError> {
         let registered = download::find(dataset);
         let expected_dir = registered.map_or_else(|| PathBuf::from(dataset), |known| data_dir.join(known.name));
-        let mut watch = Watch { inner: progress, fetched: false };
-        let (verified, early) = std::thread::scope(|scope| {
-            let verified = scope.spawn(|| verify(&mut watch));
-            let early = Split::load(&expected_dir, Part::Train);
-            (verified.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), early)
+        let watch = Mutex::new(Watch { inner: progress, fetched: false });
+        let locked = || watch.lock().unwrap_or_else(PoisonError::into_inner);
+        let verify = || verify(&mut locked());
+        let read = || Split::load(&expected_dir, Part::Train);
+        let (verified, early) = thread::scope(|scope| match thread::Builder::new().spawn_scoped(scope, verify) {
+            Ok(verified) => {
+                let early = read();
+                (verified.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), early)
+            }
+            // The system starts no more threads.
+            Err(_) => (verify(), read()),
         });
         let dir = verified?;
-        let split = if watch.fetched { Split::load(&dir, Part::Train)? } else { early? };
+        let split = if locked().fetched { Split::load(&dir, Part::Train)? } else { early? };
         let class_names = selvedge_idx::class_names(&dir)?;
         if class_names.len() < 2 {
             return Err(DataError::Classes { dir, classes: class_names.len() });

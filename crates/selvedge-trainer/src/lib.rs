@@ -5,6 +5,7 @@ pub mod averaging;
 pub mod callbacks;
 pub mod checkpoint;
 mod checks;
+mod class_order;
 pub mod commands;
 pub mod data;
 pub mod download;

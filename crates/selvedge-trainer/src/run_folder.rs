@@ -1,12 +1,12 @@
 //! [`RunFolder`]: the folder that a run writes its results into. A file there under its final name is complete.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use selvedge_atomic_file::AtomicFile;
+use selvedge_atomic_file::{AtomicFile, Lock, syncs_folders, try_lock};
 use serde::Serialize;
 use thiserror::Error;
 
@@ -22,6 +22,8 @@ pub const MODEL: &str = "model.safetensors";
 pub const LAST: &str = "last.ckpt";
 /// The state after the best epoch.
 pub const BEST: &str = "best.ckpt";
+/// The figures of all seeds, and which seeds there are, in a folder of several.
+pub const SEEDS: &str = "seeds.json";
 /// Locked while a process trains in the folder.
 const LOCK: &str = ".lock";
 
@@ -107,7 +109,10 @@ impl Destination {
                 let names = entries.map(|entry| entry.map(|entry| entry.file_name())).collect::<io::Result<Vec<_>>>();
                 // A process that was killed before it wrote its recipe has left no more than these.
                 let is_leftover = |name: &OsString| {
-                    name == LOCK || (name == HISTORY && fs::metadata(path.join(name)).is_ok_and(|file| file.len() == 0))
+                    let is_part = [RECIPE, SEEDS].into_iter().any(|file| *name == *part_of(file));
+                    name == LOCK
+                        || is_part
+                        || (name == HISTORY && fs::metadata(path.join(name)).is_ok_and(|file| file.len() == 0))
                 };
                 if names.map_err(refused("read", path))?.iter().all(is_leftover) {
                     Ok(())
@@ -120,25 +125,43 @@ impl Destination {
     }
 }
 
-/// A folder, locked against other processes while this value lives.
+/// The temporary name of a file of the folder.
+fn part_of(name: &str) -> String {
+    format!(".{name}.part")
+}
+
+/// A folder, locked against other processes while this value lives, if its file system has locks.
 #[derive(Debug)]
 pub(crate) struct LockedFolder {
     path: PathBuf,
     _lock: File,
+    /// Whether this value made the folder.
+    is_new: bool,
+    is_locked: bool,
+    is_synced: bool,
 }
 
 impl LockedFolder {
     /// Makes the folder; the name of a dated one ends with `name`.
     pub(crate) fn create(destination: &Destination, name: &str) -> Result<Self, FolderError> {
         destination.check()?;
-        let path = match destination {
+        let (path, is_new) = match destination {
             Destination::Folder(path) => {
+                let is_new = !path.exists();
                 fs::create_dir_all(path).map_err(refused("create", path))?;
-                path.clone()
+                (path.clone(), is_new)
             }
-            Destination::Below(parent) => create_dated(parent, name)?,
+            Destination::Below(parent) => (create_dated(parent, name)?, true),
         };
-        Self::open(&path)
+        match Self::open(&path) {
+            Ok(folder) => Ok(Self { is_new, ..folder }),
+            Err(error) => {
+                if is_new {
+                    remove(&path, &[LOCK]);
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Locks a folder that exists.
@@ -147,14 +170,23 @@ impl LockedFolder {
         // Without truncation: Windows refuses to change a file that another process has locked.
         let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&lock_path);
         let lock = lock.map_err(refused("write", &lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(FolderError::Busy { path: path.to_owned() }),
-            // A file system without locks: there the user must not train twice in one folder.
-            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {}
-            Err(TryLockError::Error(error)) => return Err(refused("lock", &lock_path)(error)),
-        }
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        let is_locked = match try_lock(&lock).map_err(refused("lock", &lock_path))? {
+            Lock::Taken => true,
+            Lock::Busy => return Err(FolderError::Busy { path: path.to_owned() }),
+            Lock::Missing => false,
+        };
+        let is_synced = syncs_folders(path).map_err(not_written)?;
+        Ok(Self { path: path.to_owned(), _lock: lock, is_new: false, is_locked, is_synced })
+    }
+
+    /// What the folder's file system cannot promise, for the user.
+    fn notes(&self) -> impl Iterator<Item = String> {
+        let path = self.path.display();
+        let locks = format!("{path}: the file system has no locks: do not start a second run in this folder");
+        let syncs = format!(
+            "{path}: the file system does not sync folders: after a power cut the last file may be missing or an older one"
+        );
+        [(self.is_locked, locks), (self.is_synced, syncs)].into_iter().filter(|(has, _)| !has).map(|(_, note)| note)
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -168,17 +200,21 @@ impl LockedFolder {
 
     /// Writes a file atomically: `name` is always a complete file, the old one or the new one.
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), FolderError> {
-        let (temporary, path) = (self.path.join(format!(".{name}.part")), self.path.join(name));
+        let (temporary, path) = (self.path.join(part_of(name)), self.path.join(name));
         // The folder is locked: what a killed process left under the one temporary name is replaced.
         let mut file = AtomicFile::create_through(temporary, &path).map_err(not_written)?;
         file.write_all(bytes).map_err(refused("write the file", &path))?;
         file.commit().map_err(not_written)
     }
 
-    /// Removes the lock's file, before the folder itself is removed.
-    pub(crate) fn remove_lock(&self) {
-        // A file that cannot be removed does no harm: it is locked by nobody.
-        let _ = fs::remove_file(self.file(LOCK));
+    /// Removes the folder with these files in it, if this value made it; else only the files.
+    pub(crate) fn abandon(&self, files: &[&str]) {
+        let files = [files, &[LOCK]].concat();
+        if self.is_new {
+            remove(&self.path, &files);
+        } else {
+            files.iter().for_each(|name| drop(fs::remove_file(self.file(name))));
+        }
     }
 }
 
@@ -223,6 +259,12 @@ impl JsonLines {
     }
 }
 
+/// Removes a folder with these files in it. What cannot be removed stays, and does no harm.
+fn remove(folder: &Path, files: &[&str]) {
+    files.iter().for_each(|name| drop(fs::remove_file(folder.join(name))));
+    let _ = fs::remove_dir(folder);
+}
+
 /// The folder of a run, locked against other processes while this value lives.
 #[derive(Debug)]
 pub struct RunFolder {
@@ -253,6 +295,18 @@ impl RunFolder {
     fn of(folder: LockedFolder) -> Result<Self, FolderError> {
         let history = JsonLines::open(folder.file(HISTORY))?;
         Ok(Self { folder, history })
+    }
+
+    /// What the folder's file system cannot promise, for the user: that two runs never write into the folder, or that its
+    /// files survive a power cut.
+    pub fn notes(&self) -> impl Iterator<Item = String> {
+        self.folder.notes()
+    }
+
+    /// Removes what [`RunFolder::create`] made, and the recipe: a run that failed before its first step leaves nothing that is in
+    /// the way of the next try.
+    pub fn abandon(self) {
+        self.folder.abandon(&[RECIPE, HISTORY]);
     }
 
     /// The folder.
@@ -365,11 +419,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let destination = Destination::Folder(dir.path().to_owned());
         drop(RunFolder::create(&destination, "seed").unwrap());
+        fs::write(dir.path().join(".recipe.toml.part"), "half").unwrap();
         let mut again = RunFolder::create(&destination, "seed").unwrap();
         assert!(matches!(RunFolder::create(&destination, "seed"), Err(FolderError::Busy { .. })));
         again.append_history(&"one").unwrap();
         drop(again);
         assert!(matches!(RunFolder::create(&destination, "seed"), Err(FolderError::NotEmpty { .. })));
+    }
+
+    #[test]
+    fn an_abandoned_folder_leaves_only_what_was_there() {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, stays) in [(dir.path().join("new"), false), (dir.path().to_owned(), true)] {
+            let folder = RunFolder::create(&Destination::Folder(path.clone()), "seed").unwrap();
+            folder.write(RECIPE, b"x").unwrap();
+            folder.abandon();
+            assert_eq!((path.exists(), path.join(RECIPE).exists(), path.join(LOCK).exists()), (stays, false, false));
+        }
     }
 
     #[test]

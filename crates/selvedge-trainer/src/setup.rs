@@ -123,8 +123,10 @@ impl Setup {
             (None, Run::New { destination, .. }) => RunFolder::create(destination, &inputs.recipe.name)?,
             (None, Run::Resume(path)) => RunFolder::open(path)?,
         };
-        if !resumed {
-            folder.write(RECIPE, inputs.recipe_text.as_bytes())?;
+        folder.notes().for_each(|note| observer.note(&note));
+        if !resumed && let Err(error) = folder.write(RECIPE, inputs.recipe_text.as_bytes()) {
+            folder.abandon();
+            return Err(error.into());
         }
         Ok(Self { inputs, network, folder, resumed })
     }

@@ -246,6 +246,32 @@ fn write_png(path: &Path, size: u32, pixels: &[u8]) {
 }
 
 #[test]
+fn classes_in_another_order_are_refused_or_mapped_and_the_test_files_suffice() {
+    let place = Workplace::new();
+    let data = place.path().join("data");
+    fs::write(data.join("classes.txt"), "top\nupper\nlower\nbottom\n").unwrap();
+    stdout(&place.train(&["--epochs", "2", "--out", "run"]));
+    let expected = stdout(&place.run(&["evaluate", "run"]));
+
+    // The same pictures, with the classes in the reverse order.
+    let other = place.path().join("other");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("classes.txt"), "bottom\nlower\nupper\ntop\n").unwrap();
+    fs::copy(data.join("t10k-images-idx3-ubyte"), other.join("t10k-images.idx3-ubyte")).unwrap();
+    let labels = fs::read(data.join("t10k-labels-idx1-ubyte")).unwrap();
+    let reversed: Vec<u8> = labels.iter().enumerate().map(|(i, &byte)| if i < 8 { byte } else { 3 - byte }).collect();
+    fs::write(other.join("t10k-labels-idx1-ubyte"), reversed).unwrap();
+    let evaluate = |options: &[&str]| place.run(&[&["evaluate", "run", "--dataset", "other"], options].concat());
+    let parts = ["classes bottom, lower, upper, top;", "with top, upper, lower, bottom,", "--map-classes"];
+    place.assert_fails(&evaluate(&[]), 1, &parts);
+    assert_eq!(stdout(&evaluate(&["--map-classes"])), expected);
+    fs::remove_file(other.join("classes.txt")).unwrap();
+    let output = evaluate(&[]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("note: other has no classes.txt"));
+    assert_ne!(stdout(&output), expected);
+}
+
+#[test]
 fn the_default_folder_is_in_runs() {
     let place = Workplace::new();
     stdout(&place.train(&["--epochs", "1"]));

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use selvedge_idx::Part;
 
+use crate::class_order::ClassOrder;
 use crate::data::{DataError, load_test};
-use crate::download::{self, FetchOptions};
+use crate::download::{self, FetchOptions, Progress};
 use crate::error::TrainError;
 use crate::evaluate::Evaluation;
 use crate::observer::Console;
@@ -16,9 +18,11 @@ use crate::trained::TrainedRun;
 
 /// Evaluate the network of a finished run on the test set
 ///
-/// In the precision of the run, if the processor has it. Prints accuracy with its standard error and loss, a table with recall, precision and F1 of each class, and the confusion
-/// matrix. With test-time averaging, which the run's recipe or --tta decides, accuracy and loss are printed both without and
+/// In the precision of the run, if the processor has it. Prints accuracy with its standard error and loss, a table with recall,
+/// precision and F1 of each class, and the confusion matrix. With test-time averaging, which the run's recipe or --tta decides, accuracy and loss are printed both without and
 /// with it, and the tables are those with it.
+///
+/// The data set needs only its two test files. A classes.txt in it must name the run's classes in their order.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -31,6 +35,9 @@ pub(super) struct EvaluateArgs {
     /// Another data set, by name or folder [default: the run's]
     #[arg(long, value_name = "NAME or DIR")]
     dataset: Option<String>,
+    /// Go by the names in the data set's classes.txt where their order is another than the run's
+    #[arg(long)]
+    map_classes: bool,
     #[command(flatten)]
     averaging: TestTimeAveragingOption,
     #[command(flatten)]
@@ -44,11 +51,15 @@ impl EvaluateArgs {
         let mut console = Console::new();
         let TrainedRun { summary, mut network } = TrainedRun::load(&self.run, self.threads.count()?, &mut console)?;
         let dataset = self.dataset.as_deref().unwrap_or(&summary.dataset);
-        let dir = download::ensure(dataset, &self.data_dir.path(), &FetchOptions::default(), &mut console)
+        let fetch = FetchOptions { part: Some(Part::Test), ..FetchOptions::default() };
+        let dir = download::ensure(dataset, &self.data_dir.path(), &fetch, &mut console)
             .map_err(DataError::from)
             .map_err(TrainError::from)?;
+        let order = ClassOrder::of(&dir, &summary.class_names, self.map_classes).map_err(TrainError::from)?;
+        order.note.iter().for_each(|note| console.note(note));
         let input = &network.spec().input;
-        let test = load_test(&dir, [input.height, input.width, input.channels], network.spec().classes)?;
+        let mut test = load_test(&dir, [input.height, input.width, input.channels], order.classes)?;
+        test.labels.mapv_inplace(|label| order.class_of(label));
         let averaging = self.averaging.or(summary.test_time_averaging);
         let evaluation = Evaluation::of(&mut network, &test, &summary.class_names, averaging);
         write!(io::stdout(), "{evaluation}")?;

@@ -16,7 +16,8 @@ pub enum DownloadError {
     /// The data set is neither a known name nor a folder.
     #[error(
         "data set {name:?} is neither a known name nor a folder; known names: {known}; \
-         a folder must hold the four IDX files (see `download --list`)"
+         a folder must hold the four IDX files (see `download --list`), and its path counts from the recipe's file if that names \
+         it, else from the current folder"
     )]
     UnknownDataset {
         /// The name as given.
@@ -88,7 +89,10 @@ pub enum DownloadError {
         problem: String,
     },
     /// The folder lacks a file of a data set.
-    #[error("{dir} has neither {name} nor {name}.gz; a data set is a folder with {}", super::registry::RAW_NAMES.join(", "), dir = dir.display())]
+    #[error(
+        "{dir} has neither {name} nor {name}.gz{}; a data set is a folder with {}",
+        passed_over(dir, name), super::registry::RAW_NAMES.join(", "), dir = dir.display()
+    )]
     MissingFile {
         /// The folder.
         dir: PathBuf,
@@ -121,6 +125,14 @@ impl DownloadError {
         move |source| Self::Io { action, path: path.to_owned(), source }
     }
 
+    /// A folder that cannot be searched for a file.
+    pub(crate) fn not_found(error: selvedge_idx::IdxError) -> Self {
+        match error {
+            selvedge_idx::IdxError::Io { file, action, source } => Self::Io { action, path: file, source },
+            error => Self::Io { action: "search", path: error.file().to_owned(), source: io::Error::other(error) },
+        }
+    }
+
     /// A file that could not be put in its place.
     pub(crate) fn not_written(error: selvedge_atomic_file::Error) -> Self {
         Self::Io { action: error.action, path: error.path, source: error.source }
@@ -145,6 +157,14 @@ impl DownloadError {
         };
         let _ = write!(by_hand, "  {hash}   # expected: {}", pin.gz_sha256);
         Self::AllSourcesFailed { dataset: dataset.name, file: pin.name, failures, by_hand }
+    }
+}
+
+/// What is in a folder in place of a file.
+fn passed_over(dir: &Path, name: &str) -> String {
+    match selvedge_idx::near_misses(dir, name) {
+        near if near.is_empty() => String::new(),
+        near => format!(", but {}: unpack or rename it", near.join(", ")),
     }
 }
 

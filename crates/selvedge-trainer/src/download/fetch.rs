@@ -4,16 +4,18 @@ use std::fs;
 use std::mem;
 use std::path::Path;
 
+use selvedge_idx as idx;
+
 use super::error::{DownloadError, SourceError, SourceFailure};
 use super::http::{Source, Timeouts};
 use super::part::Part;
-use super::registry::{NamedDataset, PinnedFile};
+use super::registry::{NamedDataset, PinnedFile, RAW_NAMES};
 use super::verify::{FileState, Matched, verify_file};
 
 /// How often a download that was cut off after some progress is resumed from the same source.
 const RESUMES: usize = 3;
 
-/// Where to download from, and how long to wait.
+/// What to download, where from, and how long to wait.
 #[derive(Debug, Clone, Default)]
 pub struct FetchOptions {
     /// Addresses with the files directly below them, tried in this order instead of the public sources; https, or http on
@@ -21,6 +23,19 @@ pub struct FetchOptions {
     pub mirrors: Vec<String>,
     /// When to give up on a source.
     pub timeouts: Timeouts,
+    /// The part whose files are needed; `None` for both.
+    pub part: Option<idx::Part>,
+}
+
+impl FetchOptions {
+    /// The names of the files that are needed, without `.gz`.
+    pub(crate) fn names(&self) -> &'static [&'static str] {
+        match self.part {
+            None => &RAW_NAMES,
+            Some(idx::Part::Train) => &RAW_NAMES[..2],
+            Some(idx::Part::Test) => &RAW_NAMES[2..],
+        }
+    }
 }
 
 /// Receives the events of a download. The provided methods do nothing.
@@ -67,7 +82,7 @@ pub struct FileOutcome {
     pub outcome: Outcome,
 }
 
-/// Verifies the four files of `dataset` in `dir` and downloads those that are missing or wrong.
+/// Verifies the needed files of `dataset` in `dir` and downloads those that are missing or wrong.
 ///
 /// It does not use the network if all files are right. It replaces a wrong file only by a verified one.
 ///
@@ -80,7 +95,12 @@ pub fn fetch(
     options: &FetchOptions,
     progress: &mut dyn Progress,
 ) -> Result<Vec<FileOutcome>, DownloadError> {
-    fetch_files(dir, dataset, &dataset.files, options, progress)
+    let files = match options.part {
+        None => &dataset.files[..],
+        Some(idx::Part::Train) => dataset.training_files(),
+        Some(idx::Part::Test) => &dataset.files[2..],
+    };
+    fetch_files(dir, dataset, files, options, progress)
 }
 
 /// Like [`fetch`], for some of the files.
@@ -144,6 +164,9 @@ fn fetch_file(
     progress: &mut dyn Progress,
 ) -> Result<Matched, DownloadError> {
     let mut part = Part::open(dir, pin)?;
+    if !part.is_locked() {
+        progress.note(&format!("{}: the file system has no locks: do not start a second download", dir.display()));
+    }
     let target = dir.join(pin.name);
     // A process that was killed between the last byte and the rename has left a complete file.
     if let Ok(matched) = part.check(pin)? {

@@ -85,15 +85,17 @@ pub fn ensure(
     if let Some(dataset) = find(name_or_dir) {
         let dir = data_dir.join(dataset.name);
         fetch(&dir, dataset, options, progress)?;
+        note_broken_files(&dir, options, progress)?;
         return Ok(dir);
     }
     let dir = PathBuf::from(name_or_dir);
     if !dir.is_dir() {
         return Err(DownloadError::unknown(name_or_dir));
     }
-    if let lock::Confirmation::NotWritable(reason) = lock::confirm(&dir, data_dir)? {
+    if let lock::Confirmation::NotWritable(reason) = lock::confirm(&dir, data_dir, options.names())? {
         progress.note(&reason);
     }
+    note_broken_files(&dir, options, progress)?;
     Ok(dir)
 }
 
@@ -116,4 +118,14 @@ pub(crate) fn ensure_training(
     }
     lock::compare_training(&dir)?;
     Ok(dir)
+}
+
+/// Says which gzipped files are passed over.
+fn note_broken_files(dir: &Path, options: &FetchOptions, progress: &mut dyn Progress) -> Result<(), DownloadError> {
+    for name in options.names() {
+        if let Some(broken) = selvedge_idx::broken_gz(dir, name).map_err(DownloadError::not_found)? {
+            progress.note(&format!("{} is broken: the unpacked file beside it is used", broken.display()));
+        }
+    }
+    Ok(())
 }

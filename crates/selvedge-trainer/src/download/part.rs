@@ -1,19 +1,23 @@
 //! [`Part`]: the temporary file of a download, which is renamed when it is complete and verified.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+
+use selvedge_atomic_file::{Lock, try_lock};
 
 use super::error::DownloadError;
 use super::registry::PinnedFile;
 use super::verify::{self, Matched};
 
-/// `NAME.part` beside the final file: open, locked against other processes, and removed if it stays empty.
+/// `NAME.part` beside the final file: open, locked against other processes if its file system has locks, and removed if it stays
+/// empty.
 #[derive(Debug)]
 pub(crate) struct Part {
     file: File,
     path: PathBuf,
     len: u64,
+    is_locked: bool,
 }
 
 impl Part {
@@ -32,23 +36,28 @@ impl Part {
                 .truncate(false)
                 .open(&path)
                 .map_err(DownloadError::io("write", &path))?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Err(DownloadError::Busy { path }),
-                Err(TryLockError::Error(error)) => return Err(DownloadError::io("lock", &path)(error)),
-            }
+            let is_locked = match try_lock(&file).map_err(DownloadError::io("lock", &path))? {
+                Lock::Taken => true,
+                Lock::Busy => return Err(DownloadError::Busy { path }),
+                Lock::Missing => false,
+            };
             let metadata = file.metadata().map_err(DownloadError::io("read", &path))?;
             // Between open and lock, another process may have renamed this file to its final name: writing to it would
             // damage a verified file.
             if !same_file(&path, &metadata) {
                 continue;
             }
-            let mut part = Self { file, path, len: metadata.len() };
+            let mut part = Self { file, path, len: metadata.len(), is_locked };
             if part.len > pin.max_bytes() {
                 part.clear()?;
             }
             return Ok(part);
         }
+    }
+
+    /// Whether other processes are kept out.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.is_locked
     }
 
     /// Bytes written so far.

@@ -3,8 +3,7 @@
 use std::fmt::Write;
 
 /// The names of the four files that every data set here has, without `.gz`.
-pub(crate) const RAW_NAMES: [&str; 4] =
-    ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"];
+pub(crate) const RAW_NAMES: [&str; 4] = selvedge_idx::Part::FILE_NAMES;
 
 /// The names of the two training files, without `.gz`.
 pub(super) const TRAINING_NAMES: [&str; 2] = [RAW_NAMES[0], RAW_NAMES[1]];

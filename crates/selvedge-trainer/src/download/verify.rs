@@ -38,7 +38,7 @@ pub enum FileState {
 pub struct FileReport {
     /// The published file.
     pub pin: PinnedFile,
-    /// The file that was checked: the gz, or the uncompressed file if there is no gz.
+    /// The file that was checked, or that is missing.
     pub path: PathBuf,
     /// Whether it is the published file.
     pub state: FileState,
@@ -46,7 +46,8 @@ pub struct FileReport {
 
 /// Compares the four files of `dataset` in `dir` with their pinned hashes. It reads no other file.
 ///
-/// A gz may be the published one or another gzip of the same bytes. Without a gz, the uncompressed file counts.
+/// A gz may be the published one or another gzip of the same bytes. Of several files, the one counts that is read
+/// ([`selvedge_idx::locate`]).
 ///
 /// # Errors
 /// [`DownloadError::Io`] if a file exists but cannot be read. A missing or wrong file is not an error.
@@ -55,16 +56,13 @@ pub fn verify(dir: &Path, dataset: &NamedDataset) -> Result<Vec<FileReport>, Dow
 }
 
 pub(crate) fn verify_file(dir: &Path, pin: &PinnedFile) -> Result<FileReport, DownloadError> {
-    let gz = dir.join(pin.name);
-    let plain = dir.join(pin.raw_name());
-    let path = if !gz.exists() && plain.exists() { plain } else { gz };
-    let state = match File::open(&path) {
-        Ok(mut file) => match check(&mut file, pin).map_err(DownloadError::io("read", &path))? {
-            Ok(matched) => FileState::Verified(matched),
-            Err(found) => FileState::Wrong { found },
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => FileState::Missing,
-        Err(error) => return Err(DownloadError::io("read", &path)(error)),
+    let Some(path) = selvedge_idx::locate(dir, pin.raw_name()).map_err(DownloadError::not_found)? else {
+        return Ok(FileReport { pin: *pin, path: dir.join(pin.name), state: FileState::Missing });
+    };
+    let checked = File::open(&path).and_then(|mut file| check(&mut file, pin));
+    let state = match checked.map_err(DownloadError::io("read", &path))? {
+        Ok(matched) => FileState::Verified(matched),
+        Err(found) => FileState::Wrong { found },
     };
     Ok(FileReport { pin: *pin, path, state })
 }

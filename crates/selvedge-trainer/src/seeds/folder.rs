@@ -13,8 +13,7 @@ use crate::run_folder::{Destination, FolderError, LockedFolder, RECIPE};
 use crate::setup::{choose_precision, settle};
 use crate::summary::Summary;
 
-/// The figures of all seeds, and which seeds there are.
-pub const SEEDS: &str = "seeds.json";
+pub use crate::run_folder::SEEDS;
 
 /// The folder of several seeds, locked against other processes while this value lives.
 #[derive(Debug)]
@@ -45,10 +44,15 @@ impl SeedsFolder {
         made.retain(is_new);
         let changes = recipe.changes().map(str::to_owned).collect();
         let summary = SeedsSummary::new(recipe.recipe.name.clone(), changes, seeds);
-        folder.write(RECIPE, recipe.to_toml().as_bytes())?;
         let created = Self { folder, made: Some(made), summary };
-        created.write()?;
-        Ok(created)
+        let written = created.folder.write(RECIPE, recipe.to_toml().as_bytes()).map_err(TrainError::from);
+        match written.and_then(|()| created.write()) {
+            Ok(()) => Ok(created),
+            Err(error) => {
+                created.remove_if_unused();
+                Err(error)
+            }
+        }
     }
 
     /// Opens a folder to continue its seeds, and `more`, if given: a number of seeds counts from the folder's first.
@@ -117,10 +121,7 @@ impl SeedsFolder {
         let started = self.summary.seeds.iter().any(|&seed| self.run(seed).exists());
         let Some(made) = self.made.as_ref().filter(|_| !started) else { return };
         // What cannot be removed stays, and does no harm.
-        for name in [SEEDS, RECIPE] {
-            let _ = fs::remove_file(self.folder.file(name));
-        }
-        self.folder.remove_lock();
+        self.folder.abandon(&[SEEDS, RECIPE]);
         made.iter().for_each(|folder| drop(fs::remove_dir(folder)));
     }
 

@@ -3,6 +3,9 @@
 // Every test program has this module, and none needs all of it.
 #![allow(dead_code)]
 
+#[cfg(target_os = "linux")]
+pub(crate) mod preload;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -19,7 +19,7 @@ fn folder() -> TempDir {
 }
 
 fn confirmed(dir: &Path) -> Result<Confirmation, DownloadError> {
-    confirm(dir, Path::new("no-such-data-folder"))
+    confirm(dir, Path::new("no-such-data-folder"), &RAW_NAMES)
 }
 
 #[test]
@@ -81,7 +81,47 @@ fn a_folder_of_a_named_data_set_gets_no_lock_file() {
     let broken = folder();
     let place = home.path().join("mnist");
     fs::rename(broken.path(), &place).unwrap();
-    let error = confirm(&place, home.path()).unwrap_err();
+    let error = confirm(&place, home.path(), &RAW_NAMES).unwrap_err();
     assert!(matches!(error, DownloadError::BrokenNamed { dataset: "mnist", .. }), "{error}");
     assert!(!place.join(LOCK_NAME).exists());
+}
+
+#[test]
+fn the_lock_is_completed_when_the_training_files_come() {
+    let dir = folder();
+    let train: Vec<_> = [format!("{}.gz", RAW_NAMES[0]), RAW_NAMES[1].to_owned()]
+        .into_iter()
+        .map(|name| (dir.path().join(&name), fs::read(dir.path().join(name)).unwrap()))
+        .collect();
+    train.iter().for_each(|(path, _)| fs::remove_file(path).unwrap());
+    let lock = dir.path().join(LOCK_NAME);
+    let test_alone = || confirm(dir.path(), Path::new("no-such-data-folder"), &RAW_NAMES[2..]);
+    assert_eq!(test_alone().unwrap(), Confirmation::Written(lock.clone()));
+    assert_eq!(test_alone().unwrap(), Confirmation::Unchanged);
+    assert!(matches!(confirmed(dir.path()), Err(DownloadError::MissingFile { .. })));
+
+    train.iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
+    assert_eq!(confirmed(dir.path()).unwrap(), Confirmation::Written(lock.clone()));
+    assert_eq!(fs::read_to_string(&lock).unwrap().lines().count(), 4);
+    assert_eq!(confirmed(dir.path()).unwrap(), Confirmation::Unchanged);
+    fs::write(&train[0].0, "changed").unwrap();
+    assert!(matches!(confirmed(dir.path()), Err(DownloadError::Changed { .. })));
+    assert_eq!(test_alone().unwrap(), Confirmation::Unchanged);
+}
+
+#[test]
+fn files_in_folders_of_their_names_are_listed_with_them() {
+    let dir = folder();
+    for name in RAW_NAMES {
+        let inside = dir.path().join(format!("in-{name}"));
+        fs::create_dir(&inside).unwrap();
+        let flat = [format!("{name}.gz"), name.to_owned()].map(|name| dir.path().join(name));
+        let flat = flat.into_iter().find(|path| path.is_file()).unwrap();
+        fs::rename(flat, inside.join(name.replace("-idx", ".idx"))).unwrap();
+        fs::rename(inside, dir.path().join(name)).unwrap();
+    }
+    assert!(matches!(confirmed(dir.path()).unwrap(), Confirmation::Written(_)));
+    let text = fs::read_to_string(dir.path().join(LOCK_NAME)).unwrap();
+    assert!(text.contains("  t10k-labels-idx1-ubyte/t10k-labels.idx1-ubyte\n"), "{text}");
+    assert_eq!(confirmed(dir.path()).unwrap(), Confirmation::Unchanged);
 }

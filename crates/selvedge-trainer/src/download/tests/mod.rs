@@ -104,7 +104,7 @@ impl Folder {
     /// The same with this idle time-out, for servers that stall.
     fn fetch_within(&self, idle: Duration, mirrors: &[String]) -> Result<Vec<FileOutcome>, DownloadError> {
         let timeouts = Timeouts { connect: Duration::from_secs(5), idle, least_bytes: 1024 };
-        let options = FetchOptions { mirrors: mirrors.to_vec(), timeouts };
+        let options = FetchOptions { mirrors: mirrors.to_vec(), timeouts, part: None };
         fetch(self.0.path(), &sample().dataset, &options, &mut NoProgress)
     }
 }

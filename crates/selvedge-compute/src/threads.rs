@@ -39,10 +39,15 @@ pub enum ThreadsError {
         available: usize,
     },
     /// The system refused to start the threads.
-    #[error("the system could not start {asked} threads: {source}")]
+    #[error(
+        "the system started {started} of the {asked} threads asked for: {source}. \
+         Ask for fewer, or raise the limit on processes (ulimit -u, or the container's)"
+    )]
     Start {
         /// The number asked for.
         asked: usize,
+        /// How many the system started; they have ended.
+        started: usize,
         /// The system's reason.
         source: rayon::ThreadPoolBuildError,
     },
@@ -60,17 +65,26 @@ impl Threads {
         if count == 0 || count > Self::MAX {
             return Err(ThreadsError::Count { asked: count, available: Self::available() });
         }
+        let mut started = 0;
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(count)
-            .stack_size(STACK)
-            .thread_name(|i| format!("selvedge-{i}"))
             .start_handler(|_| flush_denormals())
-            .build()
-            .map_err(|source| ThreadsError::Start { asked: count, source })?;
-        Ok(Self { pool: Arc::new(pool) })
+            .spawn_handler(|worker| {
+                let name = format!("selvedge-{}", worker.index());
+                std::thread::Builder::new().name(name).stack_size(STACK).spawn(|| worker.run())?;
+                started += 1;
+                Ok(())
+            })
+            .build();
+        match pool {
+            Ok(pool) => Ok(Self { pool: Arc::new(pool) }),
+            Err(source) => Err(ThreadsError::Start { asked: count, started, source }),
+        }
     }
 
-    /// How many threads the machine runs at a time, as the system tells.
+    /// How many threads the system lets this process run at a time: its processors, fewer where the process is bound to some
+    /// of them (`taskset`, a cpuset) or, on Linux, where a control group grants it less time than that (`cpu.max`, or
+    /// `cpu.cfs_quota_us` of version 1), rounded down to at least one. The standard library asks for all of these.
     pub fn available() -> usize {
         std::thread::available_parallelism().map_or(1, |n| n.get())
     }

@@ -9,7 +9,7 @@ use selvedge_compute::{Cpu, Precision, Threads, bf16, scratch};
 
 use crate::exec::engine::{Engine, Wanted};
 use crate::exec::images::Images;
-use crate::exec::memory::Capacity;
+use crate::exec::memory::{Capacity, Memory};
 use crate::exec::pass::{Batch, BatchMetrics, Loss, Metrics, StepKey, Targets};
 use crate::exec::timing::{PassTimes, Timing};
 use crate::params::snapshot::{self, NamedArray, Snapshot};
@@ -60,6 +60,49 @@ impl Network {
         let shape = NetworkShape::infer(spec)?;
         let initial = init::initial(&shape, options.seed);
         Ok(Self::assemble(cpu, spec.clone(), shape, &initial, options))
+    }
+
+    /// The bytes that [`Network::build`] takes for weights, gradients and the passes over a batch, known from the plan before any
+    /// are taken. A process that has no room for them would be aborted.
+    ///
+    /// Where a batch norm parts a pass into phases, what lives beyond a phase grows with [`BuildOptions::max_batch`]; the rest
+    /// grows with the threads.
+    ///
+    /// ```
+    /// use selvedge_model::{BuildOptions, ModelSpec, Network, Precision, Threads};
+    /// let spec: ModelSpec = toml::from_str(r#"
+    ///     classes = 10
+    ///     input = { height = 28, width = 28 }
+    ///     layers = [
+    ///         { layer = "conv2d", filters = 16, kernel = 3 },
+    ///         { layer = "batch_norm" },
+    ///         { layer = "relu" },
+    ///         { layer = "global_avg_pool" },
+    ///         { layer = "dense", units = "classes" },
+    ///     ]
+    /// "#)?;
+    /// let threads = Threads::new(1)?;
+    /// let bytes = |max_batch| {
+    ///     let options = BuildOptions { seed: 1, max_batch, precision: Precision::F32, threads: threads.clone() };
+    ///     Network::memory_bytes(&spec, &options)
+    /// };
+    /// // At least an image of 28 x 28 x 16 numbers of four bytes, for each of the batch.
+    /// assert!(bytes(64_000)? > 64_000 * 28 * 28 * 16 * 4 && bytes(64)? < 64_000_000);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Network::build`].
+    pub fn memory_bytes(spec: &ModelSpec, options: &BuildOptions) -> Result<u64, ModelError> {
+        Cpu::detect()?.check(options.precision)?;
+        let shape = NetworkShape::infer(spec)?;
+        let plan = lower(spec, &shape, options.precision);
+        let entries = Params::entries_of(&shape.params);
+        let capacity = Capacity { images: options.max_batch, threads: options.threads.count() };
+        let weights = 2 * Params::len_of(&entries) * size_of::<f32>();
+        let scratch = plan.scratch_bytes() * capacity.threads;
+        let passes = Memory::bytes(&plan, &entries, capacity);
+        Ok(passes.saturating_add((weights + plan.packed_bytes + scratch) as u64))
     }
 
     /// A network with the state of `snapshot`.

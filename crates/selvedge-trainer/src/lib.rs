@@ -15,6 +15,7 @@ mod finish;
 mod gradients;
 pub mod loader;
 mod machine;
+mod memory;
 pub mod observer;
 mod offline;
 pub mod optimizer;

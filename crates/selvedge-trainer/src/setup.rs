@@ -14,6 +14,7 @@ use crate::data::{Partition, TrainingData, stratified};
 use crate::download::{self, FetchOptions};
 use crate::error::TrainError;
 use crate::loader::steps_per_epoch;
+use crate::memory;
 use crate::observer::Observer;
 use crate::offline::Offline;
 use crate::optimizer::groups;
@@ -252,10 +253,26 @@ pub(crate) fn build_network(
     let input = InputSpec { height, width, channels, mean: recipe.input.mean, std: recipe.input.std };
     let spec = ModelSpec { input, classes: augmenter.classes(), layers: recipe.model.layers.clone() };
     let options = BuildOptions { seed: recipe.seed, max_batch: recipe.batch, precision, threads: threads.clone() };
+    check_memory(loaded, &spec, &options)?;
     let network = Network::build(&spec, &options).map_err(|error| loaded.error("model.layers", error))?;
     groups::check_members(&recipe.groups, &network.params().entries)
         .map_err(|refusal| loaded.error(&refusal.key, refusal.problem))?;
     Ok(network)
+}
+
+/// Refuses a network that the system has no room for.
+fn check_memory(loaded: &LoadedRecipe, spec: &ModelSpec, options: &BuildOptions) -> Result<(), RecipeError> {
+    let problem = |max_batch| {
+        let bytes = Network::memory_bytes(spec, &BuildOptions { max_batch, ..options.clone() });
+        Ok(memory::check(bytes.map_err(|error| loaded.error("model.layers", error))?).err())
+    };
+    let Some(needed) = problem(options.max_batch)? else { return Ok(()) };
+    Err(match problem(1)? {
+        None => loaded.error("batch", format!("{} {needed}: a smaller batch needs less", options.max_batch)),
+        Some(needed) => {
+            loaded.error("model.layers", format!("the network {needed}: smaller layers or fewer threads need less"))
+        }
+    })
 }
 
 /// Gives a first layer that whitens its weights: by the first training images, as they are without augmentation.

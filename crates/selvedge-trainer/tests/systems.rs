@@ -6,7 +6,9 @@ mod common;
 use std::fs;
 use std::process::{Command, Output};
 
-use common::preload::{FULL_FOR_A_SECOND_CHECKPOINT, NO_FOLDER_SYNC, NO_LOCKS, READ_ONLY_DATA, preload};
+use common::preload::{
+    FULL_FOR_A_SECOND_CHECKPOINT, NO_FOLDER_SYNC, NO_LOCKS, NO_THREADS, READ_ONLY_DATA, TWO_THREADS, preload,
+};
 use common::{Workplace, assert_fails, stdout};
 
 /// The command's output where a library answers some calls with an error; `None` where there is no C compiler.
@@ -86,6 +88,52 @@ fn a_disk_that_fills_up_leaves_the_last_checkpoint() {
         assert_eq!(fs::read(place.path().join("run/last.ckpt")).unwrap(), saved);
         stdout(&place.command(&["train", "--resume", "run"]).output().unwrap());
     }
+}
+
+#[test]
+fn threads_that_do_not_start_are_one_line() {
+    let place = Workplace::new();
+    let train = place.command(&["train", "--recipe", "small.toml", "--dataset", "data", "--threads", "8"]);
+    let Some(output) = output_with(&place, train, TWO_THREADS, "EAGAIN") else { return };
+    assert_fails(&output, 1, &["the system started 2 of the 8 threads asked for"]);
+    assert_eq!(String::from_utf8_lossy(&output.stderr).lines().count(), 1);
+    let train = place.training(&["--epochs", "1", "--out", "run"]);
+    let output = output_with(&place, train, NO_THREADS, "EAGAIN").unwrap();
+    assert_fails(&output, 1, &["the system started 0 of the 2 threads asked for"]);
+    assert!(!place.path().join("run").exists());
+    // Two workers are all that there may be: the data set is read without a thread of its own.
+    let train = place.training(&["--epochs", "1", "--out", "run"]);
+    assert!(output_with(&place, train, TWO_THREADS, "EAGAIN").unwrap().status.success());
+}
+
+/// The program with its address space limited.
+fn within(place: &Workplace, kilobytes: u64, command: &Command) -> Output {
+    let script = format!("ulimit -v {kilobytes}; exec \"$0\" \"$@\"");
+    let mut limited = Command::new("sh");
+    limited.current_dir(place.path()).arg("-c").arg(script).arg(command.get_program()).args(command.get_args());
+    limited.output().unwrap()
+}
+
+#[test]
+fn a_batch_without_room_is_refused_before_anything_is_taken() {
+    let place = Workplace::new();
+    // Of a network without a batch norm, only what its threads work on is in memory.
+    for (norm, filters, parts) in [
+        ("{layer='batch_norm'}, ", 16_384, ["--set batch=120: batch: 120 needs ", "a smaller batch needs less"]),
+        ("", 131_072, ["model.layers: the network needs ", "smaller layers or fewer threads"]),
+    ] {
+        let layers = format!(
+            "model.layers=[{{layer='conv2d', filters={filters}, kernel=1}}, {norm}{{layer='relu'}}, \
+             {{layer='global_avg_pool'}}, {{layer='dense', units='classes'}}]"
+        );
+        let train = place.training(&["--out", "run", "--set", &layers, "--set", "batch=120"]);
+        let output = within(&place, 1_500_000, &train);
+        assert_fails(&output, 1, &parts);
+        assert_fails(&output, 1, &[" bytes of memory (", "the limit on the address space (ulimit -v)"]);
+    }
+    assert!(!place.path().join("run").exists());
+    // The same limit is no obstacle to what fits.
+    stdout(&within(&place, 1_500_000, &place.training(&["--epochs", "1", "--out", "run"])));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use crate::exec::gradients::{GroupSums, SumLayout};
 use crate::exec::groups::Groups;
 use crate::exec::pass::BatchMetrics;
 use crate::exec::workers::Workers;
+use crate::params::entry::ParamEntry;
 use crate::plan::Plan;
 
 /// What a network's memory is planned for.
@@ -19,6 +20,26 @@ pub(crate) struct Capacity {
     pub images: usize,
     /// The threads of the pool that passes run on.
     pub threads: usize,
+}
+
+impl Capacity {
+    fn blocks(self) -> usize {
+        self.images.div_ceil(BLOCK).max(1)
+    }
+
+    /// A worker has an arena only while it has a block.
+    fn worker_arenas(self) -> usize {
+        self.blocks().min(self.threads)
+    }
+
+    fn groups(self) -> usize {
+        Groups::most(self.blocks().saturating_mul(BLOCK))
+    }
+}
+
+/// The numbers of a group's sums. At least one: the sums are divided into groups even where no parameter is summed by group.
+fn sums_stride(layout: &SumLayout) -> usize {
+    layout.len.max(1)
 }
 
 /// The memory of a network's passes.
@@ -38,18 +59,26 @@ pub(crate) struct Memory {
 impl Memory {
     /// Memory for a plan whose groups sum gradients in this layout.
     pub(crate) fn new(plan: &Plan, sum_layout: SumLayout, capacity: Capacity) -> Self {
-        let blocks = capacity.images.div_ceil(BLOCK).max(1);
-        // At least one element for each group: the sums are divided into groups even where no parameter is summed by group.
-        let sums_stride = sum_layout.len.max(1);
+        let blocks = capacity.blocks();
+        let sums_stride = sums_stride(&sum_layout);
         Self {
             arena_bytes: plan.arena_bytes,
             arenas: AlignedVec::zeroed(blocks * plan.arena_bytes),
-            workers: Workers::new(plan.worker_bytes, blocks.min(capacity.threads)),
-            sums: AlignedVec::zeroed(Groups::most(blocks * BLOCK) * sums_stride),
+            workers: Workers::new(plan.worker_bytes, capacity.worker_arenas()),
+            sums: AlignedVec::zeroed(capacity.groups() * sums_stride),
             sums_stride,
             sum_layout,
             losses: vec![BlockLoss::default(); blocks],
         }
+    }
+
+    /// The bytes that an engine's memory takes for a plan and the parameters of its network.
+    pub(crate) fn bytes(plan: &Plan, entries: &[ParamEntry], capacity: Capacity) -> u64 {
+        let sums = sums_stride(&SumLayout::new(plan, entries)) * size_of::<f32>();
+        let product = |count: usize, bytes: usize| (count as u64).saturating_mul(bytes as u64);
+        product(capacity.blocks(), plan.arena_bytes + size_of::<BlockLoss>())
+            .saturating_add(product(capacity.worker_arenas(), plan.worker_bytes))
+            .saturating_add(product(capacity.groups(), sums))
     }
 
     /// Images that a pass can take.

@@ -28,10 +28,20 @@ pub struct Params {
 impl Params {
     /// Parameters and gradients of these shapes, all zero.
     pub(crate) fn zeroed(shapes: &[ParamShape]) -> Self {
-        let ranges = ranges(shapes.iter().map(|param| &param.array));
-        let len = ranges.last().map_or(0, |last| last.end);
-        let entries = shapes.iter().zip(ranges).map(|(shape, range)| ParamEntry::new(shape, range.start)).collect();
+        let entries = Self::entries_of(shapes);
+        let len = Self::len_of(&entries);
         Self { values: AlignedVec::zeroed(len), grads: AlignedVec::zeroed(len), entries }
+    }
+
+    /// Where parameters of these shapes lie.
+    pub(crate) fn entries_of(shapes: &[ParamShape]) -> Vec<ParamEntry> {
+        let ranges = ranges(shapes.iter().map(|param| &param.array));
+        shapes.iter().zip(ranges).map(|(shape, range)| ParamEntry::new(shape, range.start)).collect()
+    }
+
+    /// The numbers of all these parameters, padding included.
+    pub(crate) fn len_of(entries: &[ParamEntry]) -> usize {
+        entries.last().map_or(0, |last| last.range.end)
     }
 }
 

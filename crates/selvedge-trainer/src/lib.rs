@@ -20,6 +20,7 @@ pub mod observer;
 mod offline;
 pub mod optimizer;
 mod options;
+mod panics;
 pub mod predict;
 mod preview;
 pub mod profile;
@@ -38,6 +39,7 @@ mod train;
 mod trained;
 
 pub use error::TrainError;
+pub use panics::report_panics;
 pub use setup::{Run, TrainOptions};
 pub use summary::{HistoryLine, Summary};
 pub use train::{Outcome, train};

@@ -7,7 +7,7 @@ use std::fs;
 use std::process::{Command, Output};
 
 use common::preload::{
-    FULL_FOR_A_SECOND_CHECKPOINT, NO_FOLDER_SYNC, NO_LOCKS, NO_THREADS, READ_ONLY_DATA, TWO_THREADS, preload,
+    FULL_FOR_A_SECOND_CHECKPOINT, NO_CLOCK, NO_FOLDER_SYNC, NO_LOCKS, NO_THREADS, READ_ONLY_DATA, TWO_THREADS, preload,
 };
 use common::{Workplace, assert_fails, stdout};
 
@@ -134,6 +134,25 @@ fn a_batch_without_room_is_refused_before_anything_is_taken() {
     assert!(!place.path().join("run").exists());
     // The same limit is no obstacle to what fits.
     stdout(&within(&place, 1_500_000, &place.training(&["--epochs", "1", "--out", "run"])));
+}
+
+#[test]
+fn a_panic_is_told_in_two_lines_and_has_its_own_exit_code() {
+    for (thread, name) in [("main", "on the thread main"), ("worker", "on the thread selvedge-")] {
+        let place = Workplace::new();
+        fs::write(place.path().join(format!("stop-{thread}")), "").unwrap();
+        let train = |backtrace| {
+            let mut train = place.training(&["--epochs", "1"]);
+            train.env_remove("RUST_LIB_BACKTRACE").env("RUST_BACKTRACE", backtrace);
+            train
+        };
+        let Some(output) = output_with(&place, train("0"), NO_CLOCK, "EINVAL") else { return };
+        assert_fails(&output, 70, &["error: a bug in selvedge ", name, "report this line"]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let told: Vec<&str> = stderr.lines().filter(|line| !line.starts_with("note: ")).collect();
+        assert_eq!(told.len(), 2, "{stderr}");
+        assert_fails(&output_with(&place, train("1"), NO_CLOCK, "EINVAL").unwrap(), 70, &["panics.rs"]);
+    }
 }
 
 #[test]

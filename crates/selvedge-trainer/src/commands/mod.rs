@@ -40,7 +40,7 @@ struct Cli {
 fn after_help() -> String {
     format!(
         "\
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 and 143 interrupted.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 70 a bug, 130 and 143 interrupted.
 Environment: SELVEDGE_ISA ({}) caps the instruction set; RAYON_NUM_THREADS sets
 the number of threads; SELVEDGE_DATA is the folder of the data sets; NO_COLOR is honoured.",
         Isa::ALL.map(Isa::name).join(", ")

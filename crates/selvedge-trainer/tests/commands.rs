@@ -155,6 +155,20 @@ fn a_run_can_be_evaluated_and_predict() {
     assert!(text.starts_with("a.png  2 ") && text.trim_end().ends_with('%') && text.lines().count() == 1, "{text}");
 
     place.assert_fails(&place.run(&["predict", "run", "a.png", "small.png"]), 1, &["small.png has 5 x 5", "10 x 10"]);
+    // A bad picture keeps no good one from being classified.
+    fs::create_dir(place.path().join("pictures")).unwrap();
+    for name in ["b.png", "c.png"] {
+        fs::copy(place.path().join("a.png"), place.path().join("pictures").join(name)).unwrap();
+    }
+    fs::write(place.path().join("pictures/._a.png"), [0, 5, 22, 7]).unwrap();
+    let output = place.run(&["predict", "run", "pictures", "none.png", "--top", "1"]);
+    place.assert_fails(
+        &output,
+        1,
+        &["._a.png is not a PNG image", "none.png cannot be read", "2 pictures classified, 2 refused"],
+    );
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.lines().count() == 2 && text.lines().all(|line| line.contains(".png  2 ")), "{text}");
     place.assert_fails(&place.run(&["predict", "run", "small.toml"]), 1, &["small.toml is not a PNG image"]);
     place.assert_fails(&place.run(&["predict", "run", "none.png"]), 1, &["none.png cannot be read"]);
     place.assert_fails(&place.run(&["predict", "run", "data"]), 1, &["no file that ends in .png"]);
@@ -269,6 +283,20 @@ fn classes_in_another_order_are_refused_or_mapped_and_the_test_files_suffice() {
     let output = evaluate(&[]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("note: other has no classes.txt"));
     assert_ne!(stdout(&output), expected);
+}
+
+#[test]
+fn a_recipe_names_a_data_set_from_its_own_folder() {
+    let place = Workplace::new();
+    let folder = place.path().join("cfg");
+    fs::create_dir_all(folder.join("elsewhere")).unwrap();
+    let recipe = fs::read_to_string(place.path().join("small.toml")).unwrap();
+    fs::write(folder.join("my.toml"), format!("\u{feff}dataset = '../data'\n{recipe}")).unwrap();
+    let mut command = place.command(&["train", "--recipe", "../my.toml", "--epochs", "1", "--out", "run"]);
+    stdout(&command.current_dir(folder.join("elsewhere")).output().unwrap());
+    let utf_16: Vec<u8> = recipe.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    fs::write(folder.join("my.toml"), [&[0xff, 0xfe], &utf_16[..]].concat()).unwrap();
+    place.assert_fails(&place.run(&["train", "--recipe", "cfg/my.toml"]), 1, &["UTF-16", "save it as UTF-8"]);
 }
 
 #[test]

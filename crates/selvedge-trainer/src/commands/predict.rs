@@ -5,20 +5,22 @@ use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::slice;
 
 use clap::Args;
 use ndarray::ArrayView1;
 
+use crate::download::tell;
 use crate::observer::Console;
 use crate::options::{TestTimeAveragingOption, ThreadsOption};
-use crate::predict::{list_pictures, read_picture};
+use crate::predict::{PictureError, list_pictures, read_picture};
 use crate::trained::TrainedRun;
 
 /// Classify PNG files with the network of a finished run
 ///
 /// A picture must look like the training images and have their size: for Fashion-MNIST, 28 x 28 pixels, white on black.
-/// Colours become grey. Prints one line per picture: its name and the most probable classes. If any picture cannot be
-/// read, only the error is printed.
+/// Colours become grey. Prints one line per picture: its name and the most probable classes. Pictures that cannot be read are
+/// named on standard error; the others are classified, and the exit code is then 1.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -46,10 +48,30 @@ impl PredictArgs {
             TrainedRun::load(&self.run, self.threads.count()?, &mut Console::new())?;
         let input = &network.spec().input;
         let shape = [input.height, input.width, input.channels];
-        let paths = list_pictures(&self.images)?;
-        let mut pixels = Vec::with_capacity(paths.len() * shape.iter().product::<usize>());
-        for path in &paths {
-            pixels.extend(read_picture(path, shape)?);
+        let (mut paths, mut pixels, mut refused) = (Vec::new(), Vec::new(), 0);
+        for listed in self.images.iter().map(|image| list_pictures(slice::from_ref(image))) {
+            let read = |path: PathBuf| read_picture(&path, shape).map(|pixels| (path, pixels));
+            let pictures = match listed {
+                Ok(listed) => listed.into_iter().map(read).collect(),
+                Err(error) => vec![Err(error)],
+            };
+            for picture in pictures {
+                match picture {
+                    Ok((path, picture)) => {
+                        paths.push(path);
+                        pixels.extend(picture);
+                    }
+                    // No picture can help.
+                    Err(error @ PictureError::Channels { .. }) => return Err(error.into()),
+                    Err(error) => {
+                        tell(&format!("error: {error}"));
+                        refused += 1;
+                    }
+                }
+            }
+        }
+        if paths.is_empty() {
+            return Ok(ExitCode::FAILURE);
         }
         let probabilities = match self.averaging.or(summary.test_time_averaging) {
             Some(averaging) => averaging.predict(&mut network, &pixels),
@@ -65,6 +87,10 @@ impl PredictArgs {
             text.push('\n');
         }
         io::stdout().write_all(text.as_bytes())?;
+        if refused > 0 {
+            tell(&format!("{} pictures classified, {refused} refused", paths.len()));
+            return Ok(ExitCode::FAILURE);
+        }
         Ok(ExitCode::SUCCESS)
     }
 }

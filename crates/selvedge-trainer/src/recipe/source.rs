@@ -8,6 +8,7 @@ use thiserror::Error;
 use toml::{Table, Value};
 
 use crate::data::TrainingData;
+use crate::download;
 
 use super::adapt::adapt;
 use super::spec::Recipe;
@@ -170,12 +171,14 @@ fn element<'a>(array: &'a mut [Value], segment: &str) -> Result<&'a mut Value, S
 pub struct RecipeSource {
     origin: String,
     text: String,
+    /// The folder of the file, which relative paths in it count from.
+    folder: Option<PathBuf>,
 }
 
 impl RecipeSource {
     /// A text; errors call it `origin`.
     pub fn from_text(origin: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { origin: origin.into(), text: text.into() }
+        Self { origin: origin.into(), text: text.into(), folder: None }
     }
 
     /// A built-in recipe by its name, or a file. A name that ends in `.toml` or contains a folder is a file.
@@ -205,18 +208,21 @@ impl RecipeSource {
         &self.text
     }
 
-    /// A file.
+    /// A file in UTF-8, with or without a byte-order mark. A relative path of a data set in it counts from the file's folder, or
+    /// from the current folder where there is no such folder.
     ///
     /// # Errors
-    /// [`RecipeError::Read`] if it cannot be read, is not text, or is larger than a recipe can be.
+    /// [`RecipeError::Read`] if it cannot be read, is not UTF-8, or is larger than a recipe can be.
     pub fn read(path: &Path) -> Result<Self, RecipeError> {
         let error = |source| RecipeError::Read { path: path.to_owned(), source };
+        let invalid = |problem: String| error(io::Error::new(io::ErrorKind::InvalidData, problem));
         let bytes = fs::metadata(path).map_err(error)?.len();
         if bytes > MAX_BYTES {
-            let problem = format!("it has {bytes} bytes, a recipe has at most {MAX_BYTES}");
-            return Err(error(io::Error::new(io::ErrorKind::InvalidData, problem)));
+            return Err(invalid(format!("it has {bytes} bytes, a recipe has at most {MAX_BYTES}")));
         }
-        Ok(Self::from_text(path.display().to_string(), fs::read_to_string(path).map_err(error)?))
+        let text = decode(fs::read(path).map_err(error)?).map_err(invalid)?;
+        let folder = path.parent().map(Path::to_owned);
+        Ok(Self { origin: path.display().to_string(), text, folder })
     }
 
     /// Applies the overrides in order and checks every value.
@@ -230,11 +236,14 @@ impl RecipeSource {
             change.apply(&mut table)?;
         }
         let origin = Origin { source: self, overrides: overrides.to_vec() };
-        let recipe = Recipe::deserialize(table.clone()).map_err(|error| {
+        let mut recipe = Recipe::deserialize(table.clone()).map_err(|error| {
             let key = place::blame::<Recipe>(&table, error.message());
             origin.error(&key, error.message().replace("unknown field", "unknown key"))
         })?;
         validate::validate(&recipe).map_err(|refusal| origin.error(&refusal.key, refusal.problem))?;
+        if let Some(dataset) = origin.dataset_beside_file(&recipe.dataset) {
+            recipe.dataset = dataset;
+        }
         Ok(LoadedRecipe { recipe, origin })
     }
 
@@ -245,6 +254,22 @@ impl RecipeSource {
     }
 }
 
+/// The text of a file, without a byte-order mark.
+fn decode(bytes: Vec<u8>) -> Result<String, String> {
+    let marks = [[0xff, 0xfe], [0xfe, 0xff]];
+    // Without a mark, UTF-16 gives itself away by the zeros in each character of a recipe.
+    if marks.iter().any(|mark| bytes.starts_with(mark)) || bytes.contains(&0) {
+        return Err("it is UTF-16 text, as `>` writes it in Windows PowerShell, and a recipe is UTF-8: save it as UTF-8, there \
+                    with `| Out-File -Encoding utf8 FILE` in place of `> FILE`"
+            .to_owned());
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        format!("byte {at} (counted from 0) is not UTF-8, as a recipe is: save it as UTF-8")
+    })?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+}
+
 #[derive(Clone, Debug)]
 struct Origin {
     source: RecipeSource,
@@ -252,6 +277,16 @@ struct Origin {
 }
 
 impl Origin {
+    /// The path of a data set's folder that the recipe's file names relative to itself.
+    fn dataset_beside_file(&self, dataset: &str) -> Option<String> {
+        let folder = self.source.folder.as_ref()?;
+        if download::find(dataset).is_some() || self.overrides.iter().any(|change| change.covers("dataset")) {
+            return None;
+        }
+        // A recipe is UTF-8: where a parent folder's name is not, the path stays as it is.
+        Some(folder.join(dataset)).filter(|path| path.is_dir())?.into_os_string().into_string().ok()
+    }
+
     fn error(&self, key: &str, problem: impl Into<String>) -> RecipeError {
         let changed = self.overrides.iter().rev().find(|change| change.covers(key));
         let mut place = match (changed, place::line_of(&self.source.text, key)) {

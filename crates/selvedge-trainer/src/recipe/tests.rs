@@ -1,5 +1,7 @@
 //! Tests of recipes: reading, overriding, refusing, and the messages.
 
+use std::path::Path;
+
 use super::*;
 
 const SMALL: &str = r#"name = "small"
@@ -213,4 +215,48 @@ fn later_checks_can_name_the_line() {
 fn names_and_files_are_told_apart() {
     assert_has(&RecipeSource::find("sead").unwrap_err().to_string(), &["sead", "built in: fast, quick, seed"]);
     assert_has(&RecipeSource::find("./nowhere/x.toml").unwrap_err().to_string(), &["nowhere", "cannot be read"]);
+}
+
+#[test]
+fn files_are_utf_8_with_or_without_a_mark() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("my.toml");
+    let text = RecipeSource::find("seed").unwrap().load(&[]).unwrap().to_toml();
+    let plain = RecipeSource::from_text("plain", text.clone()).load(&[]).unwrap().recipe;
+    std::fs::write(&path, format!("\u{feff}{text}")).unwrap();
+    let marked = RecipeSource::read(&path).unwrap().load(&[]).unwrap();
+    assert_eq!((&marked.recipe, marked.source_text()), (&plain, text.as_str()));
+
+    let little: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let big: Vec<u8> = text.encode_utf16().flat_map(u16::to_be_bytes).collect();
+    for bytes in [[&[0xff, 0xfe], &little[..]].concat(), [&[0xfe, 0xff], &big[..]].concat(), little, big] {
+        std::fs::write(&path, bytes).unwrap();
+        let message = RecipeSource::read(&path).unwrap_err().to_string();
+        assert!(message.contains("my.toml cannot be read: it is UTF-16") && message.contains("as UTF-8"), "{message}");
+    }
+    std::fs::write(&path, b"name = \"caf\xe9\"").unwrap();
+    let message = RecipeSource::read(&path).unwrap_err().to_string();
+    assert!(message.contains("byte 11") && message.contains("not UTF-8"), "{message}");
+}
+
+#[test]
+fn a_data_set_of_a_file_counts_from_its_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, data) = (dir.path().join("cfg"), dir.path().join("data/x"));
+    std::fs::create_dir_all(&config).unwrap();
+    std::fs::create_dir_all(&data).unwrap();
+    let dataset = |dataset: &str, overrides: &[Override]| {
+        let text =
+            RecipeSource::find("seed").unwrap().load(&[Override::new("dataset", dataset, "test")]).unwrap().to_toml();
+        std::fs::write(config.join("my.toml"), text).unwrap();
+        RecipeSource::read(&config.join("my.toml")).unwrap().load(overrides).unwrap().recipe.dataset
+    };
+    assert_eq!(Path::new(&dataset("../data/x", &[])), config.join("../data/x"));
+    assert_eq!(Path::new(&dataset(data.to_str().unwrap(), &[])), data);
+    // Named data sets, absent folders and options stay as they are.
+    for (written, overrides) in [("mnist", vec![]), ("../absent", vec![])] {
+        std::fs::create_dir_all(config.join("mnist")).unwrap();
+        assert_eq!(dataset(written, &overrides), written);
+    }
+    assert_eq!(dataset("other", &[Override::new("dataset", "../data/x", "--dataset ../data/x")]), "../data/x");
 }

@@ -1,7 +1,8 @@
 //! [`adapt`]: fits a recipe to a data set with other images than those it was tuned on.
 //!
 //! A recipe says what it was tuned on in the table `[tuned_on]`; a recipe without it is left as it is. Nothing changes on a data
-//! set of that size. What changes is returned in words, and stands in the `recipe.toml` of the run, which repeats it.
+//! set of that size, nor do values that the command line gives. What changes is returned in words, and stands in the `recipe.toml`
+//! of the run, which repeats it.
 //!
 //! | what differs | what changes |
 //! |---|---|
@@ -46,8 +47,9 @@ struct Facts {
     mirrors: bool,
 }
 
-/// Changes the recipe where the data set differs from what it was tuned on, and says what it changed.
-pub(crate) fn adapt(recipe: &mut Recipe, data: &TrainingData) -> Vec<String> {
+/// Changes the recipe where the data set differs from what it was tuned on, and says what it changed. A key that `is_given` on the
+/// command line stays as it is.
+pub(crate) fn adapt(recipe: &mut Recipe, data: &TrainingData, is_given: impl Fn(&str) -> bool) -> Vec<String> {
     if recipe.tuned_on.is_none() {
         return vec![];
     }
@@ -59,7 +61,7 @@ pub(crate) fn adapt(recipe: &mut Recipe, data: &TrainingData) -> Vec<String> {
         pixels: measure(flat(&data.split).0),
         mirrors: download::find(&recipe.dataset).is_none_or(|known| known.mirrors),
     };
-    fit(recipe, &facts)
+    fit(recipe, &facts, &is_given)
 }
 
 /// Mean and standard deviation of pixels, scaled to 0 to 1.
@@ -78,23 +80,26 @@ fn measure(pixels: &[u8]) -> Normalisation {
     Normalisation { mean: rounded(mean) as f32, std: if std > 0.0 { std as f32 } else { 1.0 } }
 }
 
-fn fit(recipe: &mut Recipe, facts: &Facts) -> Vec<String> {
+fn fit(recipe: &mut Recipe, facts: &Facts, is_given: &dyn Fn(&str) -> bool) -> Vec<String> {
     // Once adapted, a recipe is what it is: the one in a run's folder must not change again.
     let Some(tuned_on) = recipe.tuned_on.take() else { return vec![] };
     let mut notes = vec![];
     let was = recipe.input;
-    if (was.mean - facts.pixels.mean).abs() > PIXEL_TOLERANCE || (was.std - facts.pixels.std).abs() > PIXEL_TOLERANCE {
+    let differs = |own: f32, measured: f32| (own - measured).abs() > PIXEL_TOLERANCE;
+    if (differs(was.mean, facts.pixels.mean) || differs(was.std, facts.pixels.std))
+        && !["input.mean", "input.std"].into_iter().any(is_given)
+    {
         recipe.input = facts.pixels;
         let Normalisation { mean, std } = facts.pixels;
         notes.push(format!("pixels have mean {mean} and deviation {std}, not {} and {}", was.mean, was.std));
     }
     if facts.side != [tuned_on.side; 2] {
-        fit_size(recipe, facts.side, tuned_on.side, &mut notes);
+        fit_size(recipe, facts.side, tuned_on.side, is_given, &mut notes);
     }
     if facts.images < tuned_on.images {
-        fit_steps(recipe, facts.images, tuned_on.images, &mut notes);
+        fit_steps(recipe, facts.images, tuned_on.images, is_given, &mut notes);
     }
-    if !facts.mirrors {
+    if !facts.mirrors && !is_given("augmentation") {
         let chain = recipe.augmentation.len();
         recipe.augmentation.retain(|operation| {
             !matches!(operation, Augmentation::HorizontalFlip(_) | Augmentation::AlternatingFlip(_))
@@ -112,12 +117,41 @@ fn fit(recipe: &mut Recipe, facts: &Facts) -> Vec<String> {
 }
 
 /// Fits stride, poolings and shifts to the size of the images.
-fn fit_size(recipe: &mut Recipe, side: [usize; 2], tuned: usize, notes: &mut Vec<String>) {
+fn fit_size(
+    recipe: &mut Recipe,
+    side: [usize; 2],
+    tuned: usize,
+    is_given: &dyn Fn(&str) -> bool,
+    notes: &mut Vec<String>,
+) {
     let [height, width] = side;
+    if !is_given("model.layers") {
+        fit_layers(&mut recipe.model.layers, side, tuned, notes);
+    }
+    if is_given("augmentation") {
+        return;
+    }
+    for operation in &mut recipe.augmentation {
+        if let Augmentation::Translate(translate) = operation {
+            let scaled = |max: u16, side: usize| {
+                let max = (usize::from(max) * side + tuned / 2) / tuned;
+                max.clamp(1, side.saturating_sub(1).max(1)).min(usize::from(u16::MAX)) as u16
+            };
+            let max = PerAxis { y: scaled(translate.max.y, height), x: scaled(translate.max.x, width) };
+            if max != translate.max {
+                translate.max = max;
+                notes.push(format!("images are shifted by up to {max} pixels"));
+            }
+        }
+    }
+}
+
+/// Fits the stride of the first convolution and the poolings.
+fn fit_layers(layers: &mut Vec<LayerSpec>, [height, width]: [usize; 2], tuned: usize, notes: &mut Vec<String>) {
     // The nearest whole factor, rounded up from one and a half.
     let stride = (2 * height.max(width) + tuned) / (2 * tuned);
     let mut pixels = height.min(width);
-    let first = recipe.model.layers.iter_mut().find_map(|layer| match layer {
+    let first = layers.iter_mut().find_map(|layer| match layer {
         LayerSpec::Conv2d { kernel, stride, .. } => Some((kernel, stride)),
         _ => None,
     });
@@ -135,7 +169,7 @@ fn fit_size(recipe: &mut Recipe, side: [usize; 2], tuned: usize, notes: &mut Vec
         ));
     }
     let mut left_out = 0;
-    recipe.model.layers.retain(|layer| match layer {
+    layers.retain(|layer| match layer {
         LayerSpec::MaxPool2d { size, .. } | LayerSpec::AvgPool2d { size, .. } if pixels / size < 2 => {
             left_out += 1;
             false
@@ -150,26 +184,19 @@ fn fit_size(recipe: &mut Recipe, side: [usize; 2], tuned: usize, notes: &mut Vec
         let plural = if left_out == 1 { "pooling is" } else { "poolings are" };
         notes.push(format!("{left_out} {plural} left out for {height}x{width} pixels"));
     }
-    for operation in &mut recipe.augmentation {
-        if let Augmentation::Translate(translate) = operation {
-            let scaled = |max: u16, side: usize| {
-                let max = (usize::from(max) * side + tuned / 2) / tuned;
-                max.clamp(1, side.saturating_sub(1).max(1)).min(usize::from(u16::MAX)) as u16
-            };
-            let max = PerAxis { y: scaled(translate.max.y, height), x: scaled(translate.max.x, width) };
-            if max != translate.max {
-                translate.max = max;
-                notes.push(format!("images are shifted by up to {max} pixels"));
-            }
-        }
-    }
 }
 
 /// Fits batch, learning rate and epochs to a data set of fewer images.
-fn fit_steps(recipe: &mut Recipe, images: usize, tuned: usize, notes: &mut Vec<String>) {
+fn fit_steps(
+    recipe: &mut Recipe,
+    images: usize,
+    tuned: usize,
+    is_given: &dyn Fn(&str) -> bool,
+    notes: &mut Vec<String>,
+) {
     let steps = (recipe.epochs as f64 * tuned.div_ceil(recipe.batch) as f64 * SHARE_OF_STEPS).ceil() as u64;
     let most = (images / MIN_BATCHES / MIN_BATCH * MIN_BATCH).max(MIN_BATCH).min(images.max(1));
-    if most < recipe.batch {
+    if most < recipe.batch && !is_given("batch") {
         // The noise of a gradient falls with the root of the batch.
         let factor = (most as f64 / recipe.batch as f64).sqrt();
         recipe.optimizer = recipe.optimizer.with_rate_scaled(factor);
@@ -180,7 +207,7 @@ fn fit_steps(recipe: &mut Recipe, images: usize, tuned: usize, notes: &mut Vec<S
         recipe.batch = most;
     }
     let epochs = steps.div_ceil(images.div_ceil(recipe.batch).max(1) as u64);
-    if epochs > recipe.epochs {
+    if epochs > recipe.epochs && !is_given("epochs") {
         notes.push(format!("{epochs} epochs instead of {} for {images} images", recipe.epochs));
         recipe.epochs = epochs;
     }
@@ -216,8 +243,8 @@ layers = [
 
     fn fitted(facts: Facts) -> (Recipe, String) {
         let mut recipe = RecipeSource::from_text("tuned", TUNED).load(&[]).unwrap().recipe;
-        let notes = fit(&mut recipe, &facts).join("; ");
-        assert_eq!(fit(&mut recipe, &facts), Vec::<String>::new(), "a fitted recipe is not fitted again");
+        let notes = fit(&mut recipe, &facts, &|_| false).join("; ");
+        assert_eq!(fit(&mut recipe, &facts, &|_| false), Vec::<String>::new(), "a fitted recipe is not fitted again");
         (recipe, notes)
     }
 
@@ -290,6 +317,18 @@ layers = [
         let (recipe, notes) = fitted(Facts { pixels, ..FACTS });
         assert_eq!(recipe.input, pixels);
         assert_eq!(notes, "pixels have mean 0.5 and deviation 0.5, not 0.286 and 0.353");
+    }
+
+    #[test]
+    fn what_the_command_line_gives_stays() {
+        let facts = Facts { side: [8, 8], images: 300, pixels: measure(&[0, 255]), mirrors: false };
+        let tuned = RecipeSource::from_text("tuned", TUNED).load(&[]).unwrap().recipe;
+        let mut recipe = tuned.clone();
+        assert_eq!(fit(&mut recipe, &facts, &|_| true), Vec::<String>::new());
+        assert_eq!(recipe, Recipe { tuned_on: None, ..tuned.clone() });
+        let mut recipe = tuned;
+        let notes = fit(&mut recipe, &facts, &|key| key == "epochs").join("; ");
+        assert_eq!((recipe.epochs, recipe.batch), (10, 32), "{notes}");
     }
 
     #[test]

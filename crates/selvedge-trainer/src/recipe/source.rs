@@ -318,9 +318,11 @@ impl LoadedRecipe {
         self.origin.error(key, problem.to_string())
     }
 
-    /// Fits the recipe to a data set with other images than those it was tuned on, and says what that changed.
+    /// Fits the recipe to a data set with other images than those it was tuned on, and says what that changed. Values that
+    /// overrides gave stay as they are.
     pub(crate) fn adapt(&mut self, data: &TrainingData) -> Vec<String> {
-        adapt(&mut self.recipe, data)
+        let overrides = &self.origin.overrides;
+        adapt(&mut self.recipe, data, |key| overrides.iter().any(|change| change.covers(key)))
     }
 
     /// The command-line options that changed the recipe, in order.

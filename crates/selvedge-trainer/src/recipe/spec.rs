@@ -233,6 +233,8 @@ impl Default for Normalisation {
 ///   shifts in proportion;
 /// - for fewer images batches are smaller, with the learning rate multiplied by the root of their ratio, and epochs more;
 /// - writing (of the data sets known by name) is not mirrored.
+///
+/// Values given on the command line stay as they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TunedOn {

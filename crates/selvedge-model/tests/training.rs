@@ -3,6 +3,7 @@
 mod common;
 
 use common::{Adam, SIZE, build, build_in, bytes, convolutional, gradients, images, precisions, spec, threads};
+use ndarray::Array2;
 use selvedge_model::{BatchMetrics, Loss, ModelSpec, Network, Precision, Snapshot, StepKey, Targets};
 
 const KEY: StepKey = StepKey { seed: 5, step: 1 };
@@ -12,6 +13,30 @@ fn loss(network: &mut Network, images: &[u8], labels: &[u8]) -> f64 {
     network
         .forward_backward(images, Targets::Labels(labels), &Loss { label_smoothing: 0.1, class_weights: None }, KEY)
         .loss()
+}
+
+/// What a network makes of 75 images: the metrics and gradients of a training pass, the probabilities after it, and the names of
+/// its operations.
+struct Results {
+    metrics: BatchMetrics,
+    gradients: Vec<f32>,
+    probabilities: Array2<f32>,
+    operations: Vec<String>,
+}
+
+impl Results {
+    fn of(spec: &ModelSpec, precision: Precision) -> Self {
+        let (images, labels) = images(75, 6);
+        let mut network = build_in(precision, spec, 75, &threads(2));
+        let operations = network.operations(75).into_iter().map(|operation| operation.name).collect();
+        let metrics = network.forward_backward(&images, Targets::Labels(&labels), &Loss::default(), KEY);
+        Self { metrics, gradients: gradients(&mut network), probabilities: network.predict(&images), operations }
+    }
+
+    /// Those of a network, and of the same with a layer that does nothing where `layers` has its argument.
+    fn fused_and_apart(layers: impl Fn(&str) -> ModelSpec, precision: Precision) -> [Self; 2] {
+        ["", r#"{ layer = "dropout", rate = 0.0 },"#].map(|between| Self::of(&layers(between), precision))
+    }
 }
 
 /// Along a random direction the loss changes as its gradient says. With only smooth layers the central difference is
@@ -200,18 +225,13 @@ fn a_sum_in_the_pass_of_a_normalisation_changes_no_bit() {
         "#;
         spec(&layers.replace("BETWEEN", between))
     };
-    let (images, labels) = images(75, 6);
     for precision in precisions() {
-        let pass = |spec: &ModelSpec| {
-            let mut network = build_in(precision, spec, 75, &threads(2));
-            let sums =
-                network.operations(75).iter().filter(|operation| operation.name.ends_with(" + residual")).count();
-            let metrics = network.forward_backward(&images, Targets::Labels(&labels), &Loss::default(), KEY);
-            (sums, metrics, gradients(&mut network), network.predict(&images))
-        };
-        let (taken, apart) = (pass(&layers("")), pass(&layers(r#"{ layer = "dropout", rate = 0.0 },"#)));
-        assert_eq!((taken.0, apart.0), (2, 0));
-        assert!(taken.1 == apart.1 && taken.2 == apart.2 && taken.3 == apart.3, "a result in {precision}");
+        let [taken, apart] = Results::fused_and_apart(layers, precision);
+        let sums = |results: &Results| results.operations.iter().filter(|name| name.ends_with(" + residual")).count();
+        assert_eq!((sums(&taken), sums(&apart)), (2, 0));
+        assert!(taken.metrics == apart.metrics, "the metrics in {precision}");
+        assert!(taken.gradients == apart.gradients, "the gradients in {precision}");
+        assert!(taken.probabilities == apart.probabilities, "the probabilities in {precision}");
     }
 }
 
@@ -239,22 +259,18 @@ fn pooling_in_the_pass_of_a_normalisation_changes_nothing() {
         "#;
         spec(&layers.replace("BETWEEN", between))
     };
-    let (images, labels) = images(75, 6);
     for precision in precisions() {
-        let pass = |spec: &ModelSpec| {
-            let mut network = build_in(precision, spec, 75, &threads(2));
-            let names: Vec<String> = network.operations(75).into_iter().map(|operation| operation.name).collect();
-            let metrics = network.forward_backward(&images, Targets::Labels(&labels), &Loss::default(), KEY);
-            (metrics, gradients(&mut network), network.predict(&images), names)
-        };
-        let (fused, apart) = (pass(&layers("")), pass(&layers(r#"{ layer = "dropout", rate = 0.0 },"#)));
-        assert_eq!(fused.3[1], "1.batch_norm + relu + max_pool2d");
-        assert_eq!((fused.3.len(), apart.3.len()), (7, 13));
-        assert!(fused.0 == apart.0 && fused.2 == apart.2, "the loss and probabilities in {precision}");
+        let [fused, apart] = Results::fused_and_apart(layers, precision);
+        assert_eq!(fused.operations[1], "1.batch_norm + relu + max_pool2d");
+        assert_eq!((fused.operations.len(), apart.operations.len()), (7, 13));
+        assert!(
+            fused.metrics == apart.metrics && fused.probabilities == apart.probabilities,
+            "the loss and probabilities in {precision}"
+        );
         // A sum that rounds to another bf16 number moves what comes after it by as much.
         let tolerance = if precision == Precision::F32 { 1e-5 } else { 1e-3 };
-        let largest = fused.1.iter().fold(0.0f32, |largest, gradient| largest.max(gradient.abs()));
-        for (a, b) in fused.1.iter().zip(&apart.1) {
+        let largest = fused.gradients.iter().fold(0.0f32, |largest, gradient| largest.max(gradient.abs()));
+        for (a, b) in fused.gradients.iter().zip(&apart.gradients) {
             assert!((a - b).abs() <= tolerance * largest, "a gradient of {a}, not {b}, in {precision}");
         }
     }
@@ -281,28 +297,22 @@ fn pooling_in_the_pass_of_a_convolution_changes_rounding_alone() {
         "#;
         spec(&layers.replace("BETWEEN", between))
     };
-    let (images, labels) = images(75, 6);
     for precision in precisions() {
-        let pass = |spec: &ModelSpec| {
-            let mut network = build_in(precision, spec, 75, &threads(2));
-            let names: Vec<String> = network.operations(75).into_iter().map(|operation| operation.name).collect();
-            let metrics = network.forward_backward(&images, Targets::Labels(&labels), &Loss::default(), KEY);
-            (metrics.loss(), gradients(&mut network), network.predict(&images), names)
-        };
-        let (fused, apart) = (pass(&layers("")), pass(&layers(r#"{ layer = "dropout", rate = 0.0 },"#)));
-        assert_eq!(fused.3[0], "0.conv2d + max_pool2d");
-        assert_eq!(fused.3[2], "4.conv2d + max_pool2d + dropout");
-        assert_eq!((fused.3.len(), apart.3.len()), (5, 12));
+        let [fused, apart] = Results::fused_and_apart(layers, precision);
+        assert_eq!(fused.operations[0], "0.conv2d + max_pool2d");
+        assert_eq!(fused.operations[2], "4.conv2d + max_pool2d + dropout");
+        assert_eq!((fused.operations.len(), apart.operations.len()), (5, 12));
         let tolerance = if precision == Precision::F32 { 2e-5 } else { 3e-2 };
-        assert!((fused.0 - apart.0).abs() <= f64::from(tolerance) * apart.0, "a loss of {}, not {}", fused.0, apart.0);
+        let [loss, expected] = [&fused, &apart].map(|results| results.metrics.loss());
+        assert!((loss - expected).abs() <= f64::from(tolerance) * expected, "a loss of {loss}, not {expected}");
         let close = |what: &str, a: &[f32], b: &[f32]| {
             let largest = b.iter().fold(0.0f32, |largest, b| largest.max(b.abs()));
             for (a, b) in a.iter().zip(b) {
                 assert!((a - b).abs() <= tolerance * largest, "{what}: {a}, not {b}, in {precision}");
             }
         };
-        close("gradients", &fused.1, &apart.1);
-        close("predictions", fused.2.as_slice().unwrap(), apart.2.as_slice().unwrap());
+        close("gradients", &fused.gradients, &apart.gradients);
+        close("predictions", fused.probabilities.as_slice().unwrap(), apart.probabilities.as_slice().unwrap());
     }
 }
 
